@@ -1,0 +1,296 @@
+"""Which trials does a search space hold, and what work do they share?"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeAlias
+
+from pydantic import BaseModel, ValidationError
+
+from ablate.space.errors import InputError, nearest
+from ablate.space.files import Place, Source
+from ablate.space.methods import METHODS
+from ablate.space.trial import Pretraining, TrialSpec, flatten
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A search space, expanded."""
+
+    name: str
+    description: str
+    trials: tuple[TrialSpec, ...]
+    resolved: dict[str, Any]  # the file's content with overrides applied, as JSON values
+
+
+def _value_type(model: type[BaseModel], name: str) -> Any:
+    info = model.model_fields.get(name)
+    return info.annotation if info else None
+
+
+def _is_list_field(path: Sequence[str]) -> bool:
+    """Whether the trial field at `path` is a list itself, so that a list of it does not expand."""
+    models: list[type[BaseModel]] = [TrialSpec]
+    for name in path[:-1]:
+        annotation = _value_type(models[0], name)
+        if name == "pretrain":
+            models = [method.spec for method in METHODS.values()]
+        elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            models = [annotation]
+        else:
+            return False
+    kinds = (_value_type(model, path[-1]) for model in models)
+    return any(typing.get_origin(kind) is tuple for kind in kinds)
+
+
+Leaf: TypeAlias = tuple[tuple[str, ...], Any, Place]  # path in the trial, value, place in the file
+
+
+def _expand(value: Any, path: tuple[str, ...], place: Place, source: Source) -> list[list[Leaf]]:
+    """Expand a grid's value into its alternatives, each a list of leaves."""
+    if isinstance(value, dict):
+        parts = [_expand(item, (*path, str(name)), (*place, str(name)), source) for name, item in value.items()]
+        return [list(itertools.chain(*choice)) for choice in itertools.product(*parts)]
+    if isinstance(value, list):
+        if path and _is_list_field(path) and not any(isinstance(item, list) for item in value):
+            return [[(path, value, place)]]
+        if not value:
+            source.refuse(place, "a list of alternatives must not be empty")
+        if path and _is_list_field(path):
+            return [[(path, item, (*place, index))] for index, item in enumerate(value)]
+        return list(itertools.chain(*(_expand(v, path, (*place, i), source) for i, v in enumerate(value))))
+    return [[(path, value, place)]]
+
+
+def _leaves(value: Any, path: tuple[str, ...], place: Place) -> Iterator[Leaf]:
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _leaves(item, (*path, str(name)), (*place, str(name)))
+    else:
+        yield path, value, place
+
+
+def _nest(leaves: Iterable[tuple[tuple[str, ...], Any]]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, value in leaves:
+        node = tree
+        for name in path[:-1]:
+            inner = node.get(name)
+            node[name] = node = {} if not isinstance(inner, dict) else inner
+        node[path[-1]] = value
+    return tree
+
+
+def _known_fields(path: Sequence[str]) -> list[str]:
+    """Names of the fields beside the last name of `path`."""
+    annotation: Any = TrialSpec
+    for name in path[:-1]:
+        if name == "pretrain":
+            names = itertools.chain(*(method.spec.model_fields for method in METHODS.values()))
+            return sorted(set(names) - {"weights_sha256"})
+        annotation = _value_type(annotation, name)
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+    return sorted(annotation.model_fields)
+
+
+_RULES = (
+    ("^(Input|Value) should be ", ""),
+    ("^a valid (dictionary|mapping).*", "a mapping of fields"),
+    ("^a valid integer$", "a whole number"),
+    ("^a valid ", "a "),
+    ("^a string$", "text"),
+    ("greater than or equal to", "at least"),
+    ("less than or equal to", "at most"),
+    ("greater than", "above"),
+    ("less than", "below"),
+)
+"""Wordings of pydantic and ours, applied in order."""
+
+
+def _explain(error: Mapping[str, Any], method: str | None) -> str:
+    """Turn one of pydantic's errors into rule, value and cure."""
+    path = [str(part) for part in error["loc"]]
+    kind, value = error["type"], error.get("input")
+    if kind == "extra_forbidden":
+        known = _known_fields(path)
+        if len(path) == 2 and path[0] == "pretrain" and method in METHODS:
+            known = sorted(set(METHODS[method].spec.model_fields) - {"weights_sha256"})
+            return f"method {method} has no field {path[-1]!r}; it has {', '.join(known)}{nearest(path[-1], known)}"
+        return f"unknown key {path[-1]!r}; known: {', '.join(known)}{nearest(path[-1], known)}"
+    if kind == "missing":
+        return f"{'.'.join(path)} is required"
+    if kind == "value_error":
+        return str(error["ctx"]["error"])
+    rule = str(error["msg"])
+    name = next((part for part in reversed(path) if not part.isdigit()), "value")
+    if kind == "literal_error":
+        choices = re.findall(r"'([^']*)'", str(error["ctx"]["expected"]))
+        return f"{path[-1]} must be one of {', '.join(choices)}; got {value!r}{nearest(value, choices)}"
+    for wordy, plain in _RULES:
+        rule = re.sub(wordy, plain, rule)
+    return f"{name} must be {rule}; got {value!r}"
+
+
+def _validate(data: dict[str, Any], refuse: Callable[[tuple[str, ...], str], NoReturn]) -> TrialSpec:
+    """Validate one trial; hand the first problem's path and message to `refuse`."""
+    try:
+        return TrialSpec.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        path = tuple(str(part) for part in first["loc"])
+        pretrain = data.get("pretrain")
+        method = str(pretrain.get("method")) if isinstance(pretrain, dict) else None
+        message = _explain(first, method)
+        named = re.match(r"([a-z_]+(?:\.[a-z_0-9]+)*) (?:must|needs)", message)
+        if not path and named:  # a rule over several fields names the one at fault
+            path = tuple(named[1].split("."))
+        refuse(path, message)
+
+
+def load_trial(source: Source) -> TrialSpec:
+    """Return the trial that a YAML mapping describes; raise `InputError` with place and cure."""
+    if not isinstance(source.value, dict):
+        raise InputError(f"{source.name}: a trial must be a mapping of its fields; got {source.value!r}")
+    return _validate(source.value, lambda path, problem: source.refuse(path, problem))
+
+
+def _read_overrides(texts: Sequence[str]) -> list[Leaf]:
+    """Parse `--set finetune.epochs=20` into leaves, each with the text as its place."""
+    leaves: list[Leaf] = []
+    for text in texts:
+        name, equals, value = text.partition("=")
+        path = tuple(name.strip().split("."))
+        if not equals or not all(path):
+            raise InputError(f"--set {text}: must be FIELD=VALUE, for example --set finetune.epochs=20")
+        known = _known_fields(path)
+        if path[-1] not in known:
+            raise InputError(
+                f"--set {text}: unknown key {path[-1]!r}; known: {', '.join(known)}{nearest(path[-1], known)}"
+            )
+        leaves.append((path, Source.parse(value, f"--set {text}").value, (f"--set {text}",)))
+    return leaves
+
+
+def load_grid(source: Source, overrides: Sequence[str] = ()) -> Grid:
+    """Expand a search space into its distinct trials, in the file's order.
+
+    `overrides` are `FIELD=VALUE` texts that take the place of fields of `base`; one that no trial could
+    take, because every block sets the field itself, is refused. Raises `InputError` naming file, line,
+    place, rule, value and nearest valid name.
+    """
+    data = source.value
+    if not isinstance(data, dict):
+        raise InputError(f"{source.name}: a search space must be a mapping with name and blocks")
+    known = ("name", "description", "base", "blocks")
+    for name in data:
+        if name not in known:
+            source.refuse((str(name),), f"unknown key {name!r}; known: {', '.join(known)}{nearest(name, known)}")
+    for name, kind in (("name", str), ("description", str), ("base", dict), ("blocks", list)):
+        if name in data and not isinstance(data[name], kind):
+            source.refuse((name,), f"must be {'text' if kind is str else 'a ' + kind.__name__}; got {data[name]!r}")
+    if not data.get("name") or not data.get("blocks"):
+        raise InputError(f"{source.name}: a search space needs a name and at least one block")
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", data["name"]):
+        source.refuse(("name",), f"must be letters, digits, '.', '_' or '-'; got {data['name']!r}")
+    changes = _read_overrides(overrides)
+    overridden = {path for path, _, _ in changes}
+    base = [leaf for leaf in _leaves(data.get("base", {}), (), ("base",)) if leaf[0] not in overridden] + changes
+    for path, value, place in base:
+        if isinstance(value, list) and not _is_list_field(path):
+            _refuse_at(source, place, f"base never expands; put the list in a block's grid; got {value!r}")
+    trials: dict[str, TrialSpec] = {}
+    used: set[tuple[str, ...]] = set()
+    for index, block in enumerate(data["blocks"]):
+        here: Place = ("blocks", index)
+        if not isinstance(block, dict) or set(block) != {"grid"} or not isinstance(block["grid"], dict):
+            source.refuse(here, "a block must be a mapping with the one key grid")
+        for choice in _expand(block["grid"], (), (*here, "grid"), source):
+            spec = _trial_of(base, choice, (*here, "grid"), source, used)
+            trials.setdefault(spec.trial_id, spec)
+    for path, _, place in base:
+        if path not in used:
+            if path in overridden:
+                raise InputError(
+                    f"{place[0]}: has no effect: every block's grid sets {'.'.join(path)} itself, or no "
+                    "method in this search space has it; edit the search space instead"
+                )
+            if path[0] == "pretrain":
+                source.refuse(
+                    place,
+                    f"no method in this search space has a field {path[-1]!r}"
+                    f"{nearest(path[-1], _known_fields(path))}, or every block sets it",
+                )
+    resolved = {**data, "base": _nest((path, value) for path, value, _ in base)}
+    return Grid(data["name"], data.get("description", ""), tuple(trials.values()), resolved)
+
+
+def _refuse_at(source: Source, place: Place, problem: str) -> NoReturn:
+    if place and str(place[0]).startswith("--set "):
+        raise InputError(f"{place[0]}: {problem}")
+    source.refuse(place, problem)
+
+
+def _trial_of(
+    base: list[Leaf], choice: list[Leaf], block: Place, source: Source, used: set[tuple[str, ...]]
+) -> TrialSpec:
+    """Build one trial from the base and one choice of a block's grid."""
+    chosen = {path for path, _, _ in choice}
+    method = next((value for path, value, _ in choice if path == ("pretrain", "method")), None)
+    method = method or next((value for path, value, _ in base if path == ("pretrain", "method")), "scratch")
+    fields = METHODS[method].spec.model_fields if isinstance(method, str) and method in METHODS else None
+    leaves = []
+    for path, value, place in base:
+        if fields is not None and path[0] == "pretrain" and len(path) > 1 and path[1] not in fields:
+            continue  # base.pretrain speaks to the methods that have the field
+        if path not in chosen:
+            leaves.append((path, value, place))
+            used.add(path)
+    leaves += choice
+    places = {path: place for path, _, place in leaves}
+
+    def refuse(path: tuple[str, ...], problem: str) -> NoReturn:
+        for length in range(len(path), 0, -1):
+            for leaf_path, place in places.items():
+                if leaf_path[:length] == path[:length]:
+                    _refuse_at(source, place, problem)
+        source.refuse(block, problem)
+
+    return _validate(_nest((path, value) for path, value, _ in leaves), refuse)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The work of a search space: its trials, and the pre-trainings they share."""
+
+    trials: tuple[TrialSpec, ...]
+    pretrainings: dict[str, Pretraining]  # by key, each to the largest number of steps asked for
+    snapshots: dict[str, tuple[int, ...]]  # by key, the steps some trial starts from, ascending
+
+
+def plan_of(trials: Iterable[TrialSpec]) -> Plan:
+    """Gather trials into a plan in which equal pre-trainings are one."""
+    trials = tuple(trials)
+    pretrainings: dict[str, Pretraining] = {}
+    steps: dict[str, set[int]] = {}
+    for trial in trials:
+        pretraining = trial.pretraining
+        if pretraining is None:
+            continue
+        key = pretraining.key
+        steps.setdefault(key, set()).add(pretraining.fields.steps)
+        if key not in pretrainings or pretrainings[key].fields.steps < pretraining.fields.steps:
+            pretrainings[key] = pretraining
+    return Plan(trials, pretrainings, {key: tuple(sorted(values)) for key, values in steps.items()})
+
+
+def axes_of(trials: Sequence[TrialSpec]) -> dict[str, list[Any]]:
+    """Return the fields that differ between trials, by flattened name, with their distinct values in order."""
+    rows = [flatten(trial) for trial in trials]
+    names = dict.fromkeys(itertools.chain(*rows))
+    values = {name: list(dict.fromkeys(row[name] for row in rows if name in row)) for name in names}
+    return {name: found for name, found in values.items() if len(found) > 1}

@@ -1,0 +1,211 @@
+"""Which initialisations are there, and what can be chosen about each?"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, Self, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
+
+from ablate.space.errors import nearest
+
+NetworkKind: TypeAlias = Literal["unet", "encoder"]
+
+
+class Spec(BaseModel):
+    """Base of all specs: frozen, typed strictly, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class StartingWeights(Spec):
+    """A file of weights to start from, identified by its content."""
+
+    weights: str | None = Field(None, description="file (.safetensors, .pth, .pt) with the weights to start from")
+    weights_sha256: str | None = Field(None, description="SHA-256 of `weights`; filled in, checked when given")
+
+    @model_validator(mode="after")
+    def _hash_weights(self) -> Self:
+        if self.weights is None:
+            return self
+        path = Path(self.weights).expanduser().resolve()
+        try:
+            with path.open("rb") as file:
+                sha = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            if self.weights_sha256:  # the identity is known; whoever loads the file reports that it is gone
+                return self
+            raise ValueError(
+                f"weights must be a readable file; got '{self.weights}' ({error.strerror}); "
+                "give its path from the current folder"
+            ) from error
+        if self.weights_sha256 not in (None, sha):
+            raise ValueError(f"weights '{self.weights}' has changed: SHA-256 {sha}, expected {self.weights_sha256}")
+        object.__setattr__(self, "weights", str(path))
+        object.__setattr__(self, "weights_sha256", sha)
+        return self
+
+
+class Pretrain(StartingWeights):
+    """Fields every pre-training has; the base of the specs that have a training run."""
+
+    method: str
+    dataset: str = Field("", description="data set whose train and val images are used; default: the trial's own")
+    steps: Positive = Field(10_000, description="optimizer steps; the snapshot at this step is fine-tuned")
+    seed: int = Field(0, ge=0, description="seed of initial weights, data order, noise and views")
+    lr: Rate = Field(1e-4, description="AdamW learning rate, constant after the warm-up")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
+    warmup: int = Field(0, ge=0, description="optimizer steps of linear learning-rate warm-up")
+    batch_size: Positive = Field(4, description="images in one forward pass")
+    accumulate: Positive = Field(8, description="forward passes in one optimizer step")
+
+
+class DdpmSpec(Pretrain):
+    """Denoising diffusion (Ho et al. 2020), as in the paper."""
+
+    method: Literal["ddpm"] = "ddpm"
+    steps: Positive = Field(8_000, description="optimizer steps; the snapshot at this step is fine-tuned")
+    timesteps: int = Field(500, ge=2, description="T, the number of diffusion timesteps")
+    beta_schedule: Literal["linear", "cosine", "quadratic", "sigmoid"] = Field(
+        "linear", description="noise schedule; linear runs from 1e-4 to 0.02"
+    )
+    loss: Literal["l1", "l2", "huber"] = Field("l2", description="loss between true and predicted noise")
+    ema: Fraction = Field(0.995, description="decay of the exponential moving average of the weights")
+    clip: Rate = Field(1.0, description="gradient values are clipped to +- this")
+
+
+class SelfSupervised(Pretrain):
+    """Fields of methods that compare two augmented views of an image."""
+
+    min_crop: float = Field(0.2, gt=0, le=1, description="smallest share of the image's area that a view shows")
+
+
+class MocoV3Spec(SelfSupervised):
+    """MoCo v3 (Chen, Xie, He 2021): symmetric InfoNCE against a momentum encoder, no queue."""
+
+    method: Literal["mocov3"] = "mocov3"
+    projection_dim: Positive = Field(256, description="width of the projection head's output")
+    hidden_dim: Positive = Field(2048, description="width of the hidden layers of projection head and predictor")
+    temperature: Rate = Field(0.5, description="softmax temperature of the contrastive loss")
+    momentum: Fraction = Field(0.999, description="momentum of the momentum encoder")
+
+
+class MocoV2Spec(SelfSupervised):
+    """MoCo v2 (Chen et al. 2020): InfoNCE against a queue of keys from a momentum encoder."""
+
+    method: Literal["mocov2"] = "mocov2"
+    projection_dim: Positive = Field(128, description="width of the projection head's output")
+    hidden_dim: Positive = Field(2048, description="width of the projection head's hidden layer")
+    temperature: Rate = Field(0.2, description="softmax temperature of the contrastive loss")
+    momentum: Fraction = Field(0.999, description="momentum of the momentum encoder")
+    queue: Positive = Field(4096, description="keys held as negatives")
+
+
+class SimclrSpec(SelfSupervised):
+    """SimCLR (Chen et al. 2020): NT-Xent over the views in a batch, two-layer projection head."""
+
+    method: Literal["simclr"] = "simclr"
+    projection_dim: Positive = Field(128, description="width of the projection head's output")
+    hidden_dim: Positive = Field(2048, description="width of the projection head's hidden layer")
+    temperature: Rate = Field(0.5, description="softmax temperature of the contrastive loss")
+
+
+class SimclrV2Spec(SimclrSpec):
+    """SimCLR v2 (Chen et al. 2020b): as SimCLR with a three-layer projection head."""
+
+    method: Literal["simclrv2"] = "simclrv2"  # type: ignore[assignment]
+
+
+class DinoSpec(SelfSupervised):
+    """DINO (Caron et al. 2021): self-distillation from a momentum teacher over global and local crops."""
+
+    method: Literal["dino"] = "dino"
+    prototypes: Positive = Field(65_536, description="width of the projection head's output")
+    hidden_dim: Positive = Field(2048, description="width of the projection head's hidden layers")
+    bottleneck_dim: Positive = Field(256, description="width of the projection head's bottleneck")
+    student_temperature: Rate = Field(0.1, description="softmax temperature of the student")
+    teacher_temperature: Rate = Field(0.04, description="softmax temperature of the teacher")
+    momentum: Fraction = Field(0.996, description="momentum of the teacher")
+    center_momentum: Fraction = Field(0.9, description="momentum of the teacher output's centre")
+    local_crops: int = Field(6, ge=0, description="number of local crops beside the two global ones")
+
+
+class ByolSpec(SelfSupervised):
+    """BYOL (Grill et al. 2020): regression of a momentum encoder's projection, no negatives."""
+
+    method: Literal["byol"] = "byol"
+    projection_dim: Positive = Field(256, description="width of the projection head's output")
+    hidden_dim: Positive = Field(4096, description="width of the hidden layers of projection head and predictor")
+    momentum: Fraction = Field(0.996, description="momentum of the momentum encoder")
+
+
+class BarlowTwinsSpec(SelfSupervised):
+    """Barlow Twins (Zbontar et al. 2021): the views' cross-correlation is driven to the identity."""
+
+    method: Literal["barlow_twins"] = "barlow_twins"
+    projection_dim: Positive = Field(2048, description="width of the projection head's output")
+    hidden_dim: Positive = Field(2048, description="width of the projection head's hidden layers")
+    redundancy: Rate = Field(5e-3, description="weight of the off-diagonal terms (lambda)")
+
+
+class ImagenetSpec(StartingWeights):
+    """Weights trained on ImageNet, from segmentation-models-pytorch or from the file `weights`."""
+
+    method: Literal["imagenet"] = "imagenet"
+
+
+class ScratchSpec(Spec):
+    """Random initial weights."""
+
+    method: Literal["scratch"] = "scratch"
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to initialise a network."""
+
+    spec: type[Spec]
+    networks: tuple[NetworkKind, ...]  # allowed kinds, the default first
+    code: str | None  # module of the implementation; None: there is nothing to train
+    label: str  # as printed in tables
+
+
+METHODS: dict[str, Method] = {
+    "ddpm": Method(DdpmSpec, ("unet",), "ablate.pretrain.ddpm", "DDPM"),
+    "mocov3": Method(MocoV3Spec, ("encoder", "unet"), "ablate.pretrain.mocov3", "MoCo v3"),
+    "mocov2": Method(MocoV2Spec, ("encoder", "unet"), "ablate.pretrain.mocov2", "MoCo v2"),
+    "simclr": Method(SimclrSpec, ("encoder", "unet"), "ablate.pretrain.simclr", "SimCLR"),
+    "simclrv2": Method(SimclrV2Spec, ("encoder", "unet"), "ablate.pretrain.simclr", "SimCLR v2"),
+    "dino": Method(DinoSpec, ("encoder", "unet"), "ablate.pretrain.dino", "DINO"),
+    "byol": Method(ByolSpec, ("encoder", "unet"), "ablate.pretrain.byol", "BYOL"),
+    "barlow_twins": Method(BarlowTwinsSpec, ("encoder", "unet"), "ablate.pretrain.barlow_twins", "Barlow Twins"),
+    "imagenet": Method(ImagenetSpec, ("encoder",), None, "ImageNet"),
+    "scratch": Method(ScratchSpec, ("unet", "encoder"), None, "scratch"),
+}
+"""Every initialisation. A new method is one file under `ablate/pretrain/` and one row here."""
+
+
+def _pretrain_of(value: object) -> object:
+    """Choose the spec class by `method`, so that an error speaks of that method's fields alone."""
+    if isinstance(value, Spec):
+        return value
+    if not isinstance(value, Mapping) or "method" not in value:
+        raise ValueError(f"pretrain needs a method: one of {', '.join(METHODS)}")
+    method = METHODS.get(str(value["method"]))
+    if method is None:
+        raise ValueError(
+            f"pretrain.method must be one of {', '.join(METHODS)}; "
+            f"got {value['method']!r}{nearest(value['method'], METHODS)}"
+        )
+    return method.spec.model_validate(value)
+
+
+AnyPretrain: TypeAlias = Annotated[SerializeAsAny[Spec], BeforeValidator(_pretrain_of)]

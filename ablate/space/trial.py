@@ -1,0 +1,306 @@
+"""What is a trial, and when are two trials, or their pre-trainings, the same?"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from ablate.space.methods import (
+    METHODS,
+    AnyPretrain,
+    DdpmSpec,
+    NetworkKind,
+    Positive,
+    Pretrain,
+    Rate,
+    ScratchSpec,
+    SelfSupervised,
+    Spec,
+)
+
+SPEC_VERSION = 1
+"""Raised when a default changes its meaning, so that old identities are never mistaken for new ones."""
+
+PAPER_SIZE = 256
+"""Image size of the paper, the reference for sizes given in pixels (paper, section 4)."""
+
+BUILT_IN_DATASETS = ("chest", "cephalo", "hand", "synthetic")
+
+
+def _as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+class NetworkSpec(Spec):
+    """The network that is pre-trained and fine-tuned."""
+
+    kind: NetworkKind = Field("unet", description="unet: diffusers' UNet2DModel; encoder: U-Net on a named encoder")
+    channels: Annotated[tuple[Positive, ...], BeforeValidator(_as_tuple), Field(min_length=1)] = Field(
+        (64, 128, 256, 512), description="channels of the U-Net's levels (unet)"
+    )
+    layers_per_block: Positive = Field(2, description="residual layers of each level (unet)")
+    attention: Literal["none", "middle"] = Field("middle", description="where the U-Net attends (unet)")
+    encoder: str = Field("densenet161", description="encoder of segmentation_models_pytorch (encoder)")
+
+
+class AugmentSpec(Spec):
+    """Random shift, scale and rotation of fine-tuning images, the border replicated."""
+
+    shift: float = Field(0.02, ge=0, lt=1, description="largest shift, as a share of the image's side")
+    scale: float = Field(0.02, ge=0, lt=1, description="largest relative change of scale; default 0 on chest")
+    rotate: float = Field(2.0, ge=0, le=180, description="largest rotation in degrees")
+    probability: float = Field(0.5, ge=0, le=1, description="share of images that are augmented")
+
+
+class FinetuneSpec(Spec):
+    """Fine-tuning on the annotated images; defaults are the paper's."""
+
+    lr: Rate = Field(1e-5, description="AdamW learning rate; default 1e-4 from scratch")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
+    batch_size: Positive = Field(2, description="images in one forward pass")
+    accumulate: Positive = Field(8, description="forward passes in one optimizer step")
+    epochs: Positive = Field(200, description="most passes over the training images")
+    schedule: Literal["plateau", "linear", "constant"] = Field("plateau", description="learning-rate schedule")
+    plateau_patience: Positive = Field(13, description="epochs without improvement before the rate drops")
+    plateau_factor: float = Field(0.5, gt=0, lt=1, description="factor by which the rate drops on a plateau")
+    patience: Positive = Field(27, description="epochs without improvement before fine-tuning stops")
+    loss: Literal["ce", "spatial_ce", "mse"] = Field("ce", description="loss between heatmaps and target")
+    target: Literal["disk", "gaussian"] = Field("disk", description="shape of a landmark's target heatmap")
+    sigma: Rate = Field(5.0, description="the target's sigma in pixels; default 5 * image_size / 256")
+    timestep: int = Field(0, ge=0, description="diffusion timestep the U-Net is run with (unet)")
+    augment: AugmentSpec = AugmentSpec()
+
+
+class EvaluateSpec(Spec):
+    """How heatmaps become coordinates."""
+
+    decode: Literal["centroid", "local_mean", "argmax"] = Field("centroid", description="decoder of the heatmaps")
+
+
+def _shots(value: object) -> object:
+    if value == "all" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise ValueError(f"shots must be a whole number of at least 1, or all; got {value!r}")
+
+
+class TrialSpec(Spec):
+    """One trial: pre-training, fine-tuning and evaluation on the whole test set."""
+
+    dataset: str = Field(description="chest, cephalo, hand, synthetic or a folder with dataset.yaml")
+    image_size: int = Field(PAPER_SIZE, ge=16, description="side of the square network input in pixels")
+    shots: Annotated[int | Literal["all"], BeforeValidator(_shots)] = Field(
+        "all", description="annotated training images, or all"
+    )
+    few_shot: Literal["first", "random"] = Field(
+        "first", description="which training images: the first by file name (paper), or drawn by `seed`"
+    )
+    seed: int = Field(0, ge=0, description="seed of fine-tuning: new weights, data order, augmentation")
+    exclude_duplicates: bool = Field(
+        False, description="leave out test images that also occur in train or val; the paper keeps them"
+    )
+    pretrain: AnyPretrain = ScratchSpec()
+    network: NetworkSpec = NetworkSpec()
+    finetune: FinetuneSpec = FinetuneSpec()
+    evaluate: EvaluateSpec = EvaluateSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, value: object) -> object:
+        """Fill in the defaults that depend on other fields."""
+        if not isinstance(value, Mapping):
+            return value
+        data = {**value}
+        pretrain = data.get("pretrain", ScratchSpec())
+        data["pretrain"] = pretrain = _plain(pretrain)
+        method = METHODS.get(str(pretrain.get("method"))) if isinstance(pretrain, dict) else None
+        if method is None:
+            return data  # the field's own validator says what is wrong
+        if issubclass(method.spec, Pretrain) and not pretrain.get("dataset"):
+            pretrain["dataset"] = data.get("dataset", "")
+        network, finetune = _plain(data.get("network", {})), _plain(data.get("finetune", {}))
+        if isinstance(network, dict):
+            network.setdefault("kind", method.networks[0])
+            data["network"] = network
+        if isinstance(finetune, dict):
+            size = data.get("image_size", PAPER_SIZE)
+            finetune.setdefault("lr", 1e-4 if pretrain["method"] == "scratch" else 1e-5)
+            if isinstance(size, int) and size > 0:
+                finetune.setdefault("sigma", 5 * size / PAPER_SIZE)
+            augment = _plain(finetune.get("augment", {}))
+            if isinstance(augment, dict):
+                augment.setdefault("scale", 0.0 if data.get("dataset") == "chest" else 0.02)
+                finetune["augment"] = augment
+            data["finetune"] = finetune
+        return data
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> TrialSpec:
+        method = METHODS[self.method]
+        if not self.dataset or self.dataset.startswith(".") or re.search(r"[/\\\x00]", self.dataset):
+            raise ValueError(f"dataset must be the name of a folder in the data folder; got {self.dataset!r}")
+        if self.network.kind not in method.networks:
+            raise ValueError(
+                f"network.kind must be {' or '.join(method.networks)} for pretrain.method {self.method}; "
+                f"got {self.network.kind!r}; leave it out to take the method's own"
+            )
+        multiple = 32 if self.network.kind == "encoder" else 2 ** (len(self.network.channels) - 1)
+        if self.image_size % multiple:
+            raise ValueError(
+                f"image_size must be divisible by {multiple} for this network; got {self.image_size}; "
+                f"the nearest is {max(1, round(self.image_size / multiple)) * multiple}"
+            )
+        if isinstance(self.pretrain, SelfSupervised) and self.pretrain.batch_size < 2:
+            raise ValueError(
+                f"pretrain.batch_size must be at least 2 for {self.method}, whose loss or batch statistics compare "
+                f"images; got {self.pretrain.batch_size}"
+            )
+        if isinstance(self.pretrain, DdpmSpec) and self.finetune.timestep >= self.pretrain.timesteps:
+            raise ValueError(
+                f"finetune.timestep must be below pretrain.timesteps {self.pretrain.timesteps}; "
+                f"got {self.finetune.timestep}"
+            )
+        return self
+
+    @property
+    def method(self) -> str:
+        """Name of the initialisation, a key of `METHODS`."""
+        return str(getattr(self.pretrain, "method"))  # noqa: B009
+
+    @property
+    def shots_label(self) -> str:
+        """The shots as text: `10`, `all`."""
+        return str(self.shots)
+
+    @functools.cached_property
+    def trial_id(self) -> str:
+        """12 hex digits that name this trial in every run and on every machine."""
+        return _digest(canonical(self))
+
+    @functools.cached_property
+    def pretraining(self) -> Pretraining | None:
+        """The pre-training this trial starts from; None for scratch and imagenet."""
+        return Pretraining.of(self) if isinstance(self.pretrain, Pretrain) else None
+
+    @property
+    def pretrain_key(self) -> str | None:
+        """12 hex digits that name the pre-training; None where there is none."""
+        return self.pretraining.key if self.pretraining else None
+
+
+_UNUSED: dict[NetworkKind, tuple[str, ...]] = {
+    "unet": ("encoder",),
+    "encoder": ("channels", "layers_per_block", "attention"),
+}
+
+
+def _plain(value: object) -> Any:
+    """A spec as the fields that were set; a mapping as a dict; anything else as it is."""
+    if isinstance(value, Spec):
+        given = value.model_dump(exclude_unset=True)
+        return {**given, "method": value.method} if hasattr(value, "method") else given
+    return {**value} if isinstance(value, Mapping) else value
+
+
+def _full(spec: Spec) -> dict[str, Any]:
+    """A trial as nested JSON values, without what cannot change its result."""
+    data: dict[str, Any] = spec.model_dump(mode="json")
+    network = data["network"]
+    for name in _UNUSED[network["kind"]]:
+        network.pop(name)
+    if network["kind"] == "encoder":
+        data["finetune"].pop("timestep")
+    data["pretrain"].pop("weights", None)  # identified by its SHA-256
+    return data
+
+
+def _differences(value: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `value` that differ from `default`, nested."""
+    changed: dict[str, Any] = {}
+    for name, item in value.items():
+        if isinstance(item, dict):
+            inner = _differences(item, default.get(name) or {})
+            if inner:
+                changed[name] = inner
+        elif item != default.get(name):
+            changed[name] = item
+    return changed
+
+
+def canonical(spec: TrialSpec) -> dict[str, Any]:
+    """Return the fields of `spec` that differ from their defaults, and the spec version.
+
+    Defaults that depend on other fields (learning rate, network kind, sigma, ...) are taken for this
+    trial's data set, image size and method, so a value given in full and the same value left out agree.
+    """
+    key = {"dataset": spec.dataset, "image_size": spec.image_size, "method": spec.method}
+    default = TrialSpec.model_validate(
+        {
+            "dataset": spec.dataset,
+            "image_size": spec.image_size,
+            "pretrain": {"method": spec.method},
+            "network": {"kind": spec.network.kind, "channels": spec.network.channels},
+        }
+    )
+    base = _full(default)
+    base["network"] = {**NetworkSpec().model_dump(mode="json"), "kind": METHODS[spec.method].networks[0]}
+    return {**_differences(_full(spec), base), **key, "spec_version": SPEC_VERSION}
+
+
+def _digest(value: object) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class Pretraining(Spec):
+    """A pre-training apart from the trials that use it: all it depends on, and its number of steps."""
+
+    spec: AnyPretrain
+    network: NetworkSpec
+    image_size: int
+
+    @classmethod
+    def of(cls, trial: TrialSpec) -> Pretraining:
+        """Return the pre-training of `trial`, to the trial's number of steps."""
+        return cls(spec=trial.pretrain, network=trial.network, image_size=trial.image_size)
+
+    @property
+    def fields(self) -> Pretrain:
+        """The spec, typed as one that has a training run."""
+        assert isinstance(self.spec, Pretrain)
+        return self.spec
+
+    @functools.cached_property
+    def key(self) -> str:
+        """12 hex digits over everything the pre-training depends on except its number of steps."""
+        pretrain = self.fields
+        trial = TrialSpec.model_validate(
+            {
+                "dataset": pretrain.dataset,
+                "image_size": self.image_size,
+                "pretrain": self.spec,
+                "network": self.network,
+            }
+        )
+        identity = canonical(trial)
+        different = {name: value for name, value in identity.pop("pretrain", {}).items() if name != "steps"}
+        if different:
+            identity["pretrain"] = different
+        return _digest({**identity, "kind": "pretraining"})
+
+
+def flatten(spec: Spec, prefix: str = "") -> dict[str, Any]:
+    """Return every field under its path with dots replaced by `_`: `pretrain_steps`, `finetune_lr`, ..."""
+    row: dict[str, Any] = {}
+    for name in type(spec).model_fields:
+        value = getattr(spec, name)
+        if isinstance(value, Spec):
+            row |= flatten(value, f"{prefix}{name}_")
+        else:
+            row[f"{prefix}{name}"] = value
+    return row
