@@ -279,14 +279,24 @@ def check_network(network: NetworkSpec, image_size: int) -> None:
             f"network.channels must start with an even number, for the time embedding; got {network.channels[0]}"
         )
     try:
-        with torch.device("meta"):
-            built = build_network(network, num_outputs=2, image_size=image_size, seed=0)
-            images = torch.empty(2, 1, image_size, image_size)
+        built = _outline(network, image_size)
+        images = torch.empty(2, 1, image_size, image_size, device=next(built.parameters()).device)
+        with torch.no_grad():
             output_hw, features = built(images).shape[2:], built.features(images)
     except Exception as error:  # whatever a library raises, it means that this network cannot be had
         raise InputError(_unsuitable(network, image_size, f"{type(error).__name__}: {error}")) from error
     if tuple(output_hw) != (image_size, image_size) or features.shape != (2, built.feature_dim):
         raise InputError(_unsuitable(network, image_size, f"its output is {tuple(output_hw)}"))
+
+
+def _outline(network: NetworkSpec, image_size: int, head: Head = "landmarks") -> Network:
+    """Build a network without memory for its weights, or with, where its library cannot do without."""
+    build = functools.partial(build_network, network, num_outputs=1, image_size=image_size, seed=0, head=head)
+    try:
+        with torch.device("meta"):
+            return build()
+    except (RuntimeError, NotImplementedError):  # a constructor that looks at values of its tensors
+        return build()
 
 
 def _unsuitable(network: NetworkSpec, image_size: int, reason: str) -> str:
@@ -341,11 +351,8 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
         raise InputError(f"pretrain.weights '{file}' cannot be read: {reason}; give a file of tensors only") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
-    if (
-        not isinstance(content, Mapping)
-        or not content
-        or not all(isinstance(item, Tensor) for item in content.values())
-    ):
+    tensors: dict[str, Tensor] = dict(content) if isinstance(content, Mapping) else {}
+    if not tensors or not all(isinstance(item, Tensor) for item in tensors.values()):
         raise InputError(f"pretrain.weights '{file}' must hold tensors by name (a state_dict); it holds something else")
     return tensors
 
@@ -359,12 +366,10 @@ def check_weights(pretraining: Pretraining) -> None:
     weights = pretraining.fields.weights
     if weights is None:
         return
-    tensors = {name: tensor.to("meta") for name, tensor in read_weights(weights).items()}
     head: Head = "noise" if pretraining.fields.method == "ddpm" else "landmarks"
-    with torch.device("meta"):
-        network = build_network(
-            pretraining.network, num_outputs=1, image_size=pretraining.image_size, seed=0, head=head
-        )
+    network = _outline(pretraining.network, pretraining.image_size, head)
+    device = next(network.parameters()).device
+    tensors = {name: tensor.to(device) for name, tensor in read_weights(weights).items()}
     load_weights(network, tensors, weights)
 
 
@@ -423,9 +428,9 @@ def check_imagenet(network: NetworkSpec, weights: str | None = None) -> None:
         raise InputError(f"pretrain.method imagenet needs network.kind encoder; got '{network.kind}'")
     _check_encoder_name(network.encoder)
     if weights is not None:
-        tensors = {name: tensor.to("meta") for name, tensor in read_weights(weights).items()}
-        with torch.device("meta"):
-            built = build_network(network, num_outputs=1, image_size=64, seed=0)
+        built = _outline(network, 64)
+        device = next(built.parameters()).device
+        tensors = {name: tensor.to(device) for name, tensor in read_weights(weights).items()}
         assert isinstance(built, EncoderUNet)
         _load_encoder(built, tensors, weights)
         return
