@@ -7,6 +7,7 @@ taking a snapshot draws nothing.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
@@ -83,6 +84,21 @@ def seed_of(*parts: int | str) -> int:
 def seeded(device: torch.device | str, *parts: int | str) -> torch.Generator:
     """Return a generator on `device` for exactly this purpose; equal parts give equal draws."""
     return torch.Generator(device).manual_seed(seed_of(*parts))
+
+
+@contextlib.contextmanager
+def global_seed(device: torch.device | str, *parts: int | str) -> Iterator[None]:
+    """Seed torch's global generators, which initial weights, dropout and stochastic depth draw from, for a while.
+
+    Seeds those of the CPU and of `device`; afterwards they are as they were.
+    """
+    device = torch.device(device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed_of(*parts))
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed_of(*parts))
+        yield
 
 
 def stream_order(num_images: int, seed: int, start: int, count: int) -> np.ndarray:
