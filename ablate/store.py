@@ -132,28 +132,18 @@ class Store:
         With `writable=False` the store must exist and nothing is written. Raises `InputError` when the
         address cannot be used.
         """
-        store = _connect(str(address))
+        store = _connect(str(address), retry_s=10)
         with _explained(store.label):
             info = store.filesystem.get_file_info(store.root)
             if info.type == fs.FileType.File:
                 raise InputError(f"{store.label}: a store must be a folder, and this is a file; give another folder")
-            if not store.is_local:
-                store._check_bucket()
             if writable:
                 probe = f".probe.{uuid.uuid4().hex}.tmp"
                 store.write(probe, b"")
                 store.delete(probe)
             elif info.type == fs.FileType.NotFound:
                 raise InputError(f"{store.label}: there is no run here; give the folder that --out named")
-        return store
-
-    def _check_bucket(self) -> None:
-        bucket = self.root.partition("/")[0]
-        if self.filesystem.get_file_info(bucket).type == fs.FileType.NotFound:
-            raise InputError(
-                f"{self.label}: the bucket must exist, and there is no '{bucket}' at this endpoint and for "
-                "these credentials; create it or correct the address"
-            )
+        return _connect(store.address) if store.address.startswith("gs://") else store
 
     @property
     def label(self) -> str:
@@ -397,8 +387,8 @@ def _sync_folder(folder: Path) -> None:
 _QUERIES = {"s3": "endpoint_override, scheme, region", "gs": "endpoint_override, scheme, retry_limit_seconds"}
 
 
-def _connect(address: str) -> Store:
-    """Return the store at `address` without touching it."""
+def _connect(address: str, retry_s: int = 120) -> Store:
+    """Return the store at `address` without touching it; gs:// tries again for `retry_s` when it is disturbed."""
     if address.startswith("file://"):
         address = urlsplit(address).path
     scheme, separator, rest = address.partition("://")
@@ -408,8 +398,8 @@ def _connect(address: str) -> Store:
     if scheme not in _QUERIES or not rest.partition("?")[0].strip("/"):
         raise InputError(f"--out must be a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX; got '{address}'")
     uri = address
-    if scheme == "gs" and "retry_limit_seconds=" not in address:  # pyarrow would try for 15 minutes
-        uri += ("&" if "?" in address else "?") + "retry_limit_seconds=60"
+    if scheme == "gs" and "retry_limit_seconds=" not in address:  # pyarrow's own default is 15 minutes
+        uri += ("&" if "?" in address else "?") + f"retry_limit_seconds={retry_s}"
     store = Store(address, None, "")
     with _explained(store.label):
         try:
@@ -429,6 +419,7 @@ def _explained(label: str) -> Iterator[None]:
         yield
     except OSError as error:
         said = " ".join(str(error.strerror or error).split())
+        said = said if len(said) < 400 else f"{said[:400]} ..."
         cure = "give --out a folder that you may write to"
         if "://" in label:
             cure = "check the bucket's name, the endpoint, the region and the credentials in the environment"
@@ -468,6 +459,11 @@ class BackgroundPublisher:
             if step is None:
                 raise ValueError(f"only folders named by step_name can be pruned; got {folder!r}")
             self.store.prune(parent, keep=step)
+
+    @property
+    def idle(self) -> bool:
+        """Is nothing being written (or has writing failed, which `flush` raises)?"""
+        return self._pending is None or self._pending.done()
 
     def flush(self) -> None:
         """Wait until all is published; raise what went wrong."""

@@ -1,6 +1,9 @@
 """Fixtures shared by the tests."""
 
+import logging
 import os
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,3 +24,33 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     """Keep prepared data of tests out of the user's own cache."""
     if "ABLATE_CACHE" not in os.environ:
         monkeypatch.setenv("ABLATE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """Address of a server on loopback that speaks the S3 protocol; credentials for it are in the environment."""
+    server_module = pytest.importorskip("moto.server", reason="needs moto[server], from the test extra")
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }.items():
+            patch.setenv(name, value)
+        yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3_address(s3_server: str) -> str:
+    """Address of a store in a new, empty bucket, to be given to `--out`."""
+    import boto3
+
+    bucket = f"bucket-{uuid.uuid4().hex}"
+    boto3.client("s3", endpoint_url=s3_server).create_bucket(Bucket=bucket)
+    return f"s3://{bucket}/runs/one?endpoint_override={s3_server}"
