@@ -1,0 +1,325 @@
+"""Which trials may be averaged in one cell of a table, and which must not?
+
+A cell holds the trials that agree in everything but their seeds. Whatever else differs is either one of the two
+axes, or follows from them (a learning rate that depends on the method), or splits: a pre-training's own
+field becomes part of the initialisation's name ("DDPM (steps 2000)"), any other field gives a table for each of
+its values. Nothing is mixed silently.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import pandas as pd
+
+from ablate.results import TABLES
+from ablate.space import METHODS, InputError, nearest
+
+Value: TypeAlias = str | int | float | bool | tuple[object, ...] | None
+
+SEED_FIELDS = ("seed", "pretrain_seed")
+"""Fields that are averaged over: another value is another draw of the same thing."""
+
+_NAMES = TABLES["trials"].names
+FIELDS: tuple[str, ...] = tuple(
+    name
+    for name in _NAMES[_NAMES.index("pretrain_key") + 1 : _NAMES.index("status")]
+    if name not in ("shots_label", "pretrain_weights")  # told by shots, and by the weights' SHA-256
+)
+"""The fields of a trial that two trials can differ in, as columns of the table `trials`."""
+
+MISSING = "missing"
+"""Status of a trial that is planned and has no row in `trials` yet."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """One row or column: the axis' value and, for an initialisation, what tells it from others of its method."""
+
+    value: Value
+    variant: tuple[tuple[str, Value], ...] = ()
+
+    def label(self, field: str) -> str:
+        """Return the key as a reader knows it: `DDPM (steps 2000)`, `10`, `all`."""
+        text = value_label(field, self.value)
+        inner = ", ".join(f"{_short(name)} {value_label(name, value)}" for name, value in self.variant)
+        return f"{text} ({inner})" if inner else text
+
+
+@dataclass(frozen=True)
+class Group:
+    """The trials of one table: positions in the frame of `Grouping`, by row and column."""
+
+    fixed: tuple[tuple[str, Value], ...]  # what tells this table from the others
+    rows: tuple[Key, ...]
+    columns: tuple[Key, ...]
+    cells: Mapping[tuple[Key, Key], tuple[int, ...]]
+    notes: tuple[str, ...]  # what else differs along the axes
+
+    @property
+    def title(self) -> str:
+        """The values that all trials of this table share and those of other tables do not."""
+        return ", ".join(f"{field_label(name)} {value_label(name, value)}" for name, value in self.fixed)
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Trials laid out along two axes, in as many tables as it takes."""
+
+    trials: pd.DataFrame
+    rows: str
+    columns: str
+    groups: tuple[Group, ...]
+
+
+# --- values and their names -------------------------------------------------------------------------
+
+
+def plain(value: object) -> Value:
+    """Return a table's value as plain Python: None for a null, a tuple for a list."""
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return tuple(plain(item) for item in value)
+    if value is None or value is pd.NA or value is pd.NaT:
+        return None
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, (str, bool, int, float)):
+        return value
+    return str(value)
+
+
+def value_label(field: str, value: Value) -> str:
+    """Return a field's value as text for a reader."""
+    if field == "shots":
+        return "all" if value is None else str(value)
+    if value is None:
+        return "–"
+    if field == "pretrain_method":
+        return METHODS[str(value)].label if value in METHODS else str(value)
+    if field == "pretrain_weights_sha256":
+        return str(value)[:8]
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, tuple):
+        return "-".join(value_label("", plain(item)) for item in value)
+    return str(value)
+
+
+_FIELD_LABELS = {
+    "pretrain_method": "initialisation",
+    "pretrain_dataset": "pre-trained on",
+    "pretrain_steps": "pre-training steps",
+    "pretrain_timesteps": "timesteps",
+    "pretrain_weights_sha256": "weights",
+    "dataset": "data set",
+    "network_kind": "network",
+}
+
+
+def field_label(field: str) -> str:
+    """Return a field's name for a reader."""
+    return _FIELD_LABELS.get(field, field.replace("_", " "))
+
+
+def _short(field: str) -> str:
+    return {"pretrain_dataset": "from", "pretrain_weights_sha256": "weights"}.get(
+        field, field.removeprefix("pretrain_").replace("_", " ")
+    )
+
+
+def order_of(field: str, value: Value) -> tuple[object, ...]:
+    """Return a key that sorts a field's values: numbers by size, methods as in METHODS, `all` shots last."""
+    if field == "shots":
+        return (0, value) if isinstance(value, int) else (1, 0)
+    if field == "pretrain_method":
+        names = list(METHODS)
+        return (names.index(str(value)), "") if value in METHODS else (len(names), str(value))
+    if value is None:
+        return (2, 0.0, "")
+    if isinstance(value, (bool, int, float)):
+        return (0, float(value), "")
+    return (1, 0.0, str(value))
+
+
+def _key_order(field: str, key: Key) -> tuple[object, ...]:
+    return (order_of(field, key.value), tuple(order_of(name, value) for name, value in key.variant))
+
+
+# --- axes and filters -------------------------------------------------------------------------------
+
+
+def check_axis(option: str, name: str) -> str:
+    """Return the column that `name` (dots or underscores) stands for; raise `InputError` if there is none."""
+    column = name.strip().replace(".", "_")
+    column = {"shots_label": "shots", "method": "pretrain_method"}.get(column, column)
+    if column not in FIELDS:
+        raise InputError(
+            f"{option} must be a field of a trial: {', '.join(FIELDS)}; got {name!r}{nearest(column, FIELDS)}"
+        )
+    return column
+
+
+def filter_trials(trials: pd.DataFrame, filters: Sequence[str]) -> pd.DataFrame:
+    """Return the trials that meet every `FIELD=VALUE`; `FIELD=A,B` takes either.
+
+    Values are written as in the tables or as in a search space (`DDPM` and `ddpm`, `all`, `1e-4`, `none`).
+    Raises `InputError` for an unknown field, and for a value that no trial has.
+    """
+    for text in filters:
+        name, equals, wanted = text.partition("=")
+        if not equals or not name.strip() or not wanted.strip():
+            raise InputError(f"--filter {text}: must be FIELD=VALUE, for example --filter dataset=cephalo")
+        if name.strip() in ("status", "trial_id", "pretrain_key", "unit"):
+            column = name.strip()
+        else:
+            column = check_axis(f"--filter {text}: the field", name)
+        values = [plain(value) for value in trials[column]]
+        texts = {value: _spellings(column, value) for value in set(values)}
+        chosen: set[Value] = set()
+        for part in [wanted] if any(wanted.strip() in found for found in texts.values()) else wanted.split(","):
+            matching = {value for value, found in texts.items() if _matches(part.strip(), value, found)}
+            if not matching:
+                known = [value_label(column, value) for value in sorted(texts, key=lambda v: order_of(column, v))]
+                raise InputError(
+                    f"--filter {text}: no trial has {column} {part.strip()!r}{nearest(part.strip(), known)}; "
+                    f"the run has {', '.join(known) or 'no trials'}"
+                )
+            chosen |= matching
+        trials = trials[[value in chosen for value in values]]
+    return trials.reset_index(drop=True)
+
+
+def _spellings(column: str, value: Value) -> set[str]:
+    found = {value_label(column, value), str(value)}
+    if value is None and column != "shots":
+        found.add("none")
+    if isinstance(value, bool):
+        found.add(str(value).lower())
+    return found
+
+
+def _matches(text: str, value: Value, spellings: set[str]) -> bool:
+    if text in spellings:
+        return True
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        try:
+            return float(text) == value
+        except ValueError:
+            return False
+    return False
+
+
+# --- grouping ---------------------------------------------------------------------------------------
+
+_Record: TypeAlias = Mapping[str, Value]
+
+
+def _varies_within(records: Sequence[_Record], field: str, given: Iterable[str]) -> bool:
+    names = tuple(given)
+    seen: dict[tuple[Value, ...], Value] = {}
+    return any(
+        seen.setdefault(tuple(record[name] for name in names), record[field]) != record[field] for record in records
+    )
+
+
+def group_trials(
+    trials: pd.DataFrame, *, rows: str = "pretrain_method", columns: str = "shots", filters: Sequence[str] = ()
+) -> Grouping:
+    """Lay trials out along two fields, in one table for each combination of what else differs but the seeds.
+
+    Args:
+        trials: the table `trials` (rows of planned trials may be added with status `missing`).
+        rows: field down the side.
+        columns: field across.
+        filters: `FIELD=VALUE` texts, see `filter_trials`.
+
+    Raises:
+        InputError: an unknown field, twice the same field, or a filter that nothing meets.
+    """
+    rows, columns = check_axis("--rows", rows), check_axis("--columns", columns)
+    if rows == columns:
+        raise InputError(f"--rows and --columns must be two fields; got {rows!r} for both")
+    frame = filter_trials(trials, filters)
+    columns_of = {name: [plain(value) for value in frame[name]] for name in FIELDS}
+    records: list[_Record] = [
+        dict(zip(columns_of, values, strict=True)) for values in zip(*columns_of.values(), strict=True)
+    ]
+    axes = (rows, columns)
+    varying = [name for name in FIELDS if len({record[name] for record in records}) > 1]
+    varying = [name for name in varying if name not in axes and name not in SEED_FIELDS]
+    splits: list[str] = []
+    variants: list[str] = []
+    for name in sorted(varying, key=lambda name: name.startswith("pretrain_")):  # what is not the method's first
+        if _varies_within(records, name, (*axes, *splits, *variants)):
+            named = "pretrain_method" in axes and name.startswith("pretrain_")
+            (variants if named else splits).append(name)
+    members: dict[tuple[Value, ...], list[int]] = {}
+    for position, record in enumerate(records):
+        members.setdefault(tuple(record[name] for name in splits), []).append(position)
+    groups = [
+        _group(records, positions, axes, tuple(zip(splits, values, strict=True)), variants, varying)
+        for values, positions in sorted(
+            members.items(), key=lambda item: [order_of(n, v) for n, v in zip(splits, item[0], strict=True)]
+        )
+    ]
+    return Grouping(frame, rows, columns, tuple(groups))
+
+
+def _group(
+    records: Sequence[_Record],
+    positions: Sequence[int],
+    axes: tuple[str, str],
+    fixed: tuple[tuple[str, Value], ...],
+    variants: Sequence[str],
+    varying: Sequence[str],
+) -> Group:
+    shown = [name for name in variants if len({records[position][name] for position in positions}) > 1]
+
+    def key(axis: str, record: _Record) -> Key:
+        if axis != "pretrain_method":
+            return Key(record[axis])
+        same = [records[p] for p in positions if records[p][axis] == record[axis]]
+        own = [name for name in shown if len({other[name] for other in same}) > 1]
+        return Key(record[axis], tuple((name, record[name]) for name in own))
+
+    keys: dict[tuple[Value, ...], tuple[Key, Key]] = {}
+    cells: dict[tuple[Key, Key], list[int]] = {}
+    for position in positions:
+        record = records[position]
+        names = tuple(record[name] for name in (*axes, *shown))
+        if names not in keys:
+            keys[names] = (key(axes[0], record), key(axes[1], record))
+        cells.setdefault(keys[names], []).append(position)
+    rows = sorted({row for row, _ in cells}, key=lambda k: _key_order(axes[0], k))
+    columns = sorted({column for _, column in cells}, key=lambda k: _key_order(axes[1], k))
+    told = {name for name, _ in fixed} | set(variants)
+    notes = [
+        note
+        for name in varying
+        if name not in told and (note := _differs([records[p] for p in positions], name, axes))
+    ]
+    return Group(fixed, tuple(rows), tuple(columns), {k: tuple(v) for k, v in cells.items()}, tuple(notes))
+
+
+def _differs(records: Sequence[_Record], name: str, axes: tuple[str, str]) -> str:
+    """Say how a field goes along with the axes, where that is no matter of course."""
+    values = sorted({record[name] for record in records}, key=lambda value: order_of(name, value))
+    if len(values) < 2 or name.startswith("pretrain_"):
+        return ""
+    for axis in axes:
+        if not _varies_within(records, name, (axis,)):
+            parts = []
+            for value in values:
+                with_value = {record[axis] for record in records if record[name] == value}
+                labels = [value_label(axis, v) for v in sorted(with_value, key=lambda v: order_of(axis, v))]
+                parts.append(f"{value_label(name, value)} for {', '.join(labels)}")
+            return f"{field_label(name)} goes with the {field_label(axis)}: {'; '.join(parts)}"
+    return f"{field_label(name)} differs between cells: {', '.join(value_label(name, value) for value in values)}"
