@@ -465,6 +465,11 @@ class BackgroundPublisher:
         """Is nothing being written (or has writing failed, which `flush` raises)?"""
         return self._pending is None or self._pending.done()
 
+    @property
+    def idle(self) -> bool:
+        """Is nothing being published? (`flush` and `submit` would not wait.)"""
+        return self._pending is None or self._pending.done()
+
     def flush(self) -> None:
         """Wait until all is published; raise what went wrong."""
         pending, self._pending = self._pending, None
@@ -570,7 +575,7 @@ class RunLock:
     def acquire(self) -> None:
         """Take the lock and keep it alive; raise `InputError` if another driver holds it."""
         owner = self.owner()
-        if owner is not None and not self._is_gone(owner):
+        if owner is not None and not self.is_gone(owner):
             self._refuse(owner)
         self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
         with _exclusive(self.store):
@@ -588,7 +593,7 @@ class RunLock:
         self._thread.start()
         atexit.register(self.release)  # before pyarrow shuts its S3 client down
 
-    def _is_gone(self, owner: Owner) -> bool:
+    def is_gone(self, owner: Owner) -> bool:
         if owner.machine == _machine():
             return process_start(owner.pid) != owner.process_start
         if time.time() - owner.heartbeat < self.stale_s:

@@ -390,6 +390,7 @@ def test_submitting_returns_at_once_and_waits_when_the_previous_write_goes_on(sl
     with BackgroundPublisher(slow) as publisher:
         publisher.submit("s/step_000001", {"state": b"1"})
         assert slow.newest("s") is None
+        assert not publisher.idle
         second = threading.Thread(target=publisher.submit, args=("s/step_000002", {"state": b"2"}))
         second.start()
         second.join(0.2)
@@ -398,6 +399,7 @@ def test_submitting_returns_at_once_and_waits_when_the_previous_write_goes_on(sl
         second.join(20)
         assert slow.newest("s") in (1, 2)
         publisher.flush()
+        assert publisher.idle
         assert slow.newest("s") == 2
 
 
@@ -553,7 +555,7 @@ def test_the_lock_of_a_killed_driver_is_taken_over_at_once(store: Store) -> None
     assert RunLock(store).owner() is None
 
 
-def test_a_driver_that_is_a_zombie_is_gone(local: Store) -> None:
+def test_a_driver_that_is_a_zombieis_gone(local: Store) -> None:
     with held(local.address) as process:
         process.kill()
         deadline = time.monotonic() + 10
@@ -594,7 +596,7 @@ def test_a_driver_on_another_machine_keeps_the_lock_while_its_heartbeat_is_fresh
         RunLock(local, stale_s=60).acquire()
 
 
-def test_a_driver_on_another_machine_is_gone_when_its_heartbeat_is_old_and_does_not_move(local: Store) -> None:
+def test_a_driver_on_another_machineis_gone_when_its_heartbeat_is_old_and_does_not_move(local: Store) -> None:
     forge(local, machine="elsewhere", heartbeat=time.time() - 61)
     with RunLock(local, stale_s=60, heartbeat_s=0.1) as lock:
         assert lock.took_over is not None
