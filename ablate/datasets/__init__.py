@@ -1,0 +1,34 @@
+"""Radiographs with landmarks: the public sets, a user's own folder, and generated ones."""
+
+from ablate.datasets.builtin import DATASETS
+from ablate.datasets.check import CheckReport, check_dataset
+from ablate.datasets.loading import (
+    data_folder,
+    dataset_fingerprint,
+    dataset_names,
+    load_dataset,
+    prepare_dataset,
+    read_records,
+    require_dataset,
+)
+from ablate.datasets.preview import preview_dataset
+from ablate.datasets.types import Dataset, DatasetInfo, PaperScale, Record, Split
+
+__all__ = [
+    "DATASETS",
+    "CheckReport",
+    "Dataset",
+    "DatasetInfo",
+    "PaperScale",
+    "Record",
+    "Split",
+    "check_dataset",
+    "data_folder",
+    "dataset_fingerprint",
+    "dataset_names",
+    "load_dataset",
+    "prepare_dataset",
+    "preview_dataset",
+    "read_records",
+    "require_dataset",
+]

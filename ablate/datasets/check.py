@@ -1,0 +1,250 @@
+"""Is a data set fit for use, and what is worth knowing about it?
+
+`check_dataset` decodes every image and gathers all problems instead of stopping at the first. An error
+keeps the data from being used; a warning does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ablate.datasets.duplicates import find_duplicates, image_hash
+from ablate.datasets.images import has_orientation
+from ablate.datasets.layout import FileRecord
+from ablate.datasets.loading import Contents, dataset_names, num_threads, points_of, read_contents, sizes_of
+from ablate.datasets.types import SPLITS, Problems, Record, SplitName, Unit
+from ablate.space import InputError
+
+_LISTED = 8  # names written out in one warning
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """Two files of a data set that show the same radiograph; the splits are None if there are none."""
+
+    first: str
+    second: str
+    first_split: SplitName | None
+    second_split: SplitName | None
+    opposite: float  # share of opposite signs in the difference hash
+    label_distance: float  # mean distance of the landmarks, as a share of the side; NaN: none in common
+
+    @property
+    def crosses(self) -> bool:
+        """Whether the two lie in different splits."""
+        return self.first_split != self.second_split
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What `check_dataset` found."""
+
+    name: str
+    folder: Path | None
+    unit: Unit | None
+    num_landmarks: int
+    num_images: int  # labelled and in use
+    splits: dict[SplitName, int]
+    excluded: int  # left out as in the paper
+    unlabelled: int  # left out because they have no label
+    widths: tuple[int, int] | None  # smallest and largest, px
+    heights: tuple[int, int] | None
+    unit_per_pixel: tuple[float, float] | None  # smallest and largest
+    not_annotated: int  # landmarks without coordinates
+    unreadable: tuple[str, ...]  # file names
+    outside: tuple[str, ...]  # landmarks outside their image
+    duplicates: tuple[Duplicate, ...]
+    errors: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return what there is to print as (what, value)."""
+        crossing = sum(pair.crosses for pair in self.duplicates)
+        rows = [
+            ("data set", self.name if self.folder is None else f"{self.name} ({self.folder})"),
+            ("images", str(self.num_images)),
+            ("splits", ", ".join(f"{split} {count}" for split, count in self.splits.items())),
+            ("landmarks", f"{self.num_landmarks} per image, {self.not_annotated} not annotated"),
+        ]
+        if self.excluded or self.unlabelled:
+            rows.append(("left out", f"{self.excluded} excluded as in the paper, {self.unlabelled} without a label"))
+        if self.widths and self.heights:
+            rows.append(("image width", _range(*self.widths, "px")))
+            rows.append(("image height", _range(*self.heights, "px")))
+        if self.unit_per_pixel and self.unit:
+            rows.append(("scale", _range(*self.unit_per_pixel, f"{self.unit} per pixel")))
+        rows += [
+            ("unreadable", ", ".join(self.unreadable) or "none"),
+            ("landmarks outside their image", str(len(self.outside))),
+            ("radiographs that occur twice", f"{len(self.duplicates)} pairs, {crossing} of them in two splits"),
+        ]
+        return rows
+
+    def text(self) -> str:
+        """Return the report as plain text."""
+        width = max(len(what) for what, _ in self.rows())
+        lines = [f"{what:<{width}}  {value}" for what, value in self.rows()]
+        lines += [f"  {_pair(pair)}" for pair in self.duplicates]
+        lines += [f"warning: {message}" for message in self.warnings]
+        lines += [f"error: {message}" for message in self.errors]
+        return "\n".join(lines)
+
+
+def check_dataset(name: str, data_dir: Path | str | None = None) -> CheckReport:
+    """Read and decode everything and report all that is wrong or odd.
+
+    Raises `InputError` only if there is no data set of this name.
+    """
+    problems = Problems(stop=False)
+    try:
+        contents = read_contents(name, data_dir, problems)
+    except InputError as error:
+        if name not in dataset_names(data_dir):
+            raise
+        return _empty(name, str(error))
+    readable, hashes, unreadable = _decode(contents.records, problems)
+    outside = [text for record in contents.records for text in _outside(record)]
+    splits = {id(record): split for split in SPLITS for record in contents.splits[split]}
+    duplicates: list[Duplicate] = []
+    if readable:
+        for pair in find_duplicates(np.stack(hashes), points_of(readable), sizes_of(readable)):
+            first, second = readable[pair.first], readable[pair.second]
+            duplicates.append(
+                Duplicate(
+                    first.name,
+                    second.name,
+                    splits.get(id(first)),
+                    splits.get(id(second)),
+                    pair.opposite,
+                    pair.label_distance,
+                )
+            )
+    _warn(contents, outside, duplicates, problems)
+    sizes = sizes_of(contents.records) if contents.records else None
+    scales = [value for record in contents.records for value in record.unit_per_pixel]
+    return CheckReport(
+        name=name,
+        folder=contents.folder,
+        unit=contents.unit,
+        num_landmarks=contents.num_landmarks,
+        num_images=len(contents.records),
+        splits={split: len(contents.splits[split]) for split in SPLITS},
+        excluded=contents.excluded,
+        unlabelled=contents.unlabelled,
+        widths=None if sizes is None else (int(sizes[:, 0].min()), int(sizes[:, 0].max())),
+        heights=None if sizes is None else (int(sizes[:, 1].min()), int(sizes[:, 1].max())),
+        unit_per_pixel=(min(scales), max(scales)) if scales else None,
+        not_annotated=sum(int(np.isnan(record.points_K2[:, 0]).sum()) for record in contents.records),
+        unreadable=tuple(unreadable),
+        outside=tuple(outside),
+        duplicates=tuple(duplicates),
+        errors=tuple(problems.errors),
+        warnings=tuple(problems.warnings),
+    )
+
+
+def _decode(
+    records: Sequence[Record], problems: Problems
+) -> tuple[list[Record], list[npt.NDArray[np.int8]], list[str]]:
+    """Decode all; return the readable records, their hashes, and the names of the unreadable."""
+
+    def decode(record: Record) -> tuple[npt.NDArray[np.int8] | None, str, bool, bool]:
+        try:
+            grey_HW = record.grey()
+            turned = isinstance(record, FileRecord) and has_orientation(record.path)
+        except InputError as error:
+            return None, str(error), False, False
+        return image_hash(grey_HW), "", bool(grey_HW.min() == grey_HW.max()), turned
+
+    readable, hashes, unreadable, turned = [], [], [], []
+    with ThreadPoolExecutor(num_threads()) as pool:
+        for record, (signs, error, flat, orientation) in zip(records, pool.map(decode, records), strict=True):
+            if signs is None:
+                problems.error(error)
+                unreadable.append(record.name)
+                continue
+            readable.append(record)
+            hashes.append(signs)
+            if flat:
+                problems.warn(f"{record.name}: every pixel has the same grey value; the network sees a black image")
+            if orientation:
+                turned.append(record.name)
+    if turned:
+        problems.warn(
+            f"{len(turned)} images carry an EXIF orientation, which is not applied: landmarks must be in pixels as "
+            f"stored ({_some(turned)})"
+        )
+    return readable, hashes, unreadable
+
+
+def _warn(contents: Contents, outside: Sequence[str], duplicates: Sequence[Duplicate], problems: Problems) -> None:
+    if outside:
+        problems.warn(f"{len(outside)} landmarks lie outside their image: {_some(outside)}")
+    blank = [record.name for record in contents.records if np.isnan(record.points_K2).all()]
+    if blank:
+        problems.warn(f"{len(blank)} images have no annotated landmark: {_some(blank)}")
+    crossing = [pair for pair in duplicates if pair.crosses]
+    if crossing:
+        problems.warn(
+            f"{len(crossing)} radiographs occur in two splits, listed above; with exclude_duplicates: true, test "
+            "images that also occur in train or val are left out of the evaluation"
+        )
+    published = contents.num_images
+    if published is not None and len(contents.records) != published:
+        problems.warn(
+            f"{contents.name}: the published set has {published} labelled radiographs; found {len(contents.records)}; "
+            "splits and results are not comparable with the paper's"
+        )
+
+
+def _outside(record: Record) -> list[str]:
+    """Name the landmarks that lie beyond the outer edge of their image's pixels."""
+    width, height = record.size
+    return [
+        f"{record.name} landmark {index} at ({x:.1f}, {y:.1f}) of {width} x {height}"
+        for index, (x, y) in enumerate(record.points_K2)
+        if x < -0.5 or y < -0.5 or x > width - 0.5 or y > height - 0.5
+    ]
+
+
+def _empty(name: str, error: str) -> CheckReport:
+    return CheckReport(
+        name=name,
+        folder=None,
+        unit=None,
+        num_landmarks=0,
+        num_images=0,
+        splits=dict.fromkeys(SPLITS, 0),
+        excluded=0,
+        unlabelled=0,
+        widths=None,
+        heights=None,
+        unit_per_pixel=None,
+        not_annotated=0,
+        unreadable=(),
+        outside=(),
+        duplicates=(),
+        errors=(error,),
+        warnings=(),
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
+
+
+def _range(low: float, high: float, unit: str) -> str:
+    return f"{low:.4g} {unit}" if low == high else f"{low:.4g} to {high:.4g} {unit}"
+
+
+def _pair(pair: Duplicate) -> str:
+    first = f"{pair.first} ({pair.first_split})" if pair.first_split else pair.first
+    second = f"{pair.second} ({pair.second_split})" if pair.second_split else pair.second
+    return f"{first} = {second}"

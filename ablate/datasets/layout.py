@@ -1,0 +1,263 @@
+"""How do the files of a data set become labelled records and splits?
+
+A `Layout` says what is particular about a data set; the one reader below serves the public sets and a
+user's own folder. Shape suffixes: K landmarks, 2 = (x, y).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from ablate.datasets.images import IMAGE_SUFFIXES, is_image, read_grey, read_size
+from ablate.datasets.types import SPLITS, Float32Array, FloatArray, PaperScale, Problems, Record, SplitName, Unit
+from ablate.space import InputError, nearest
+
+
+@dataclass(frozen=True)
+class PerPixel:
+    """The same number of units in every pixel of every file."""
+
+    units: float
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The whole image, whatever its number of pixels, measures this many units."""
+
+    width: float
+    height: float
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Two landmarks lie a known number of units apart, so that each image has its own scale."""
+
+    first: int
+    second: int
+    units: float
+
+
+Scale: TypeAlias = PerPixel | Frame | Reference
+
+
+@dataclass(frozen=True)
+class SplitCounts:
+    """How many images, by sorted name, each split takes; test None: the rest."""
+
+    train: int
+    val: int
+    test: int | None = None
+
+
+@dataclass(frozen=True)
+class Label:
+    """The landmarks of one image, as its label file gives them."""
+
+    points_K2: FloatArray
+    where: str  # file, or file:line
+    split: SplitName | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What is particular about a data set."""
+
+    name: str
+    title: str
+    num_landmarks: int
+    unit: Unit
+    scale: Scale
+    sdr_thresholds: tuple[float, ...]
+    image_folder: str
+    label_file: str  # what holds an image's label, for messages
+    label_key: Callable[[str], str]  # image file name -> key of its label
+    read_labels: Callable[[Path, Problems], Mapping[str, Label | None]]  # None: unusable, and reported
+    splits: SplitCounts | None  # None: the labels say
+    fractions: bool = False  # labels are shares of width and height, not pixels
+    excluded: frozenset[str] = field(default_factory=frozenset)  # label keys
+    unlabelled: Literal["refuse", "leave out"] = "refuse"  # what becomes of an image without a label
+    spare_labels: int = 0  # labels that may lack an image
+    num_images: int | None = None  # as published, after exclusions
+    paper: PaperScale | None = None
+    source: str = ""  # where the data are obtained
+    tree: str = ""  # how they are laid out
+
+
+@dataclass(frozen=True)
+class FileRecord(Record):
+    """A radiograph that lies in a file."""
+
+    path: Path
+
+    def grey(self) -> Float32Array:
+        """Decode the file."""
+        return read_grey(self.path)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the file."""
+        try:
+            with self.path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise InputError(
+                f"{self.path}: must be a readable image file; {error.strerror}; restore it or remove its label"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The records of a data set, by sorted file name, and what was left out."""
+
+    records: tuple[FileRecord, ...]
+    excluded: int
+    unlabelled: int
+
+
+def units_per_pixel(scale: Scale, size: tuple[int, int], points_K2: FloatArray) -> tuple[float, float]:
+    """Return units per pixel on x and y for an image of `size` = (width, height) pixels.
+
+    Raises `ValueError` if the scale rests on landmarks that are not annotated or coincide.
+    """
+    match scale:
+        case PerPixel(units):
+            return units, units
+        case Frame(width, height):
+            return width / size[0], height / size[1]
+        case Reference(first, second, units):
+            distance = math.dist(points_K2[first], points_K2[second])
+            if not distance > 0:  # NaN too
+                raise ValueError(
+                    f"landmarks {first} and {second} must both be annotated and apart: they give the image's scale"
+                )
+            return units / distance, units / distance
+
+
+def read_layout(layout: Layout, folder: Path, problems: Problems) -> Reading:
+    """Read labels and file headers of the data set in `folder`; pixels stay undecoded.
+
+    Reports to `problems` every unreadable header, label without image, image without label and label that
+    cannot be used.
+    """
+    images = _list_images(layout, folder, problems)
+    if not images:
+        return Reading((), 0, 0)
+    labels = layout.read_labels(folder, problems)
+    records, unlabelled, excluded = [], [], 0
+    used = set()
+    for path in images:
+        key = layout.label_key(path.name)
+        if key in layout.excluded:
+            excluded += 1
+        elif key in used:
+            problems.error(
+                f"{path}: another image has the same label {key!r}; keep one file of each radiograph in {path.parent}"
+            )
+        elif key not in labels:
+            unlabelled.append(path)
+        else:
+            used.add(key)
+            label = labels[key]
+            record = _record(layout, path, label, problems) if label is not None else None
+            if record is not None:
+                records.append(record)
+    if unlabelled and layout.unlabelled == "refuse":
+        for path in unlabelled:
+            problems.error(
+                f"{path}: every image needs a label; there is none in {folder / layout.label_file}"
+                f"{nearest(layout.label_key(path.name), labels.keys() - used)}; add the label or remove the image"
+            )
+    elif unlabelled:
+        problems.warn(f"{layout.name}: {len(unlabelled)} images without a label are left out")
+    spare = {key: label for key, label in labels.items() if key not in used and key not in layout.excluded}
+    _report_spare_labels(layout, folder, spare, unlabelled, problems)
+    return Reading(tuple(records), excluded, len(unlabelled))
+
+
+def split_records(layout: Layout, records: Sequence[Record], problems: Problems) -> dict[SplitName, tuple[Record, ...]]:
+    """Divide records, sorted by name, into train, val and test; each keeps the order of the names."""
+    parts: dict[SplitName, tuple[Record, ...]] = {"train": (), "val": (), "test": ()}
+    if layout.splits is None:
+        parts = {name: tuple(record for record in records if record.split == name) for name in SPLITS}
+        for name, part in parts.items():
+            if records and not part:
+                problems.error(f"{layout.name}: split {name} must have at least one image; the split column gives none")
+        return parts
+    counts = layout.splits
+    fixed = counts.train + counts.val
+    test = len(records) - fixed if counts.test is None else counts.test
+    if test < 1 or fixed + test != len(records):
+        needed = f"at least {fixed + 1}" if counts.test is None else f"exactly {fixed + counts.test}"
+        rest = "the rest" if counts.test is None else counts.test
+        cure = "change splits in dataset.yaml, or leave test out for the rest"
+        if layout.source:
+            cure = f"complete the data set: {layout.source}"
+        problems.error(
+            f"{layout.name}: splits train {counts.train}, val {counts.val}, test {rest} need {needed} labelled images; "
+            f"found {len(records)}; {cure}"
+        )
+        return parts
+    parts["train"] = tuple(records[: counts.train])
+    parts["val"] = tuple(records[counts.train : fixed])
+    parts["test"] = tuple(records[fixed:])
+    return parts
+
+
+def _list_images(layout: Layout, folder: Path, problems: Problems) -> list[Path]:
+    image_folder = folder / layout.image_folder
+    kinds = ", ".join(suffix.lstrip(".") for suffix in IMAGE_SUFFIXES)
+    origin = f"; the {layout.title} is obtained from {layout.source}" if layout.source else ""
+    if not image_folder.is_dir():
+        problems.error(
+            f"{image_folder}: folder not found; the images ({kinds}) of '{layout.name}' belong there{origin}"
+        )
+        return []
+    images = sorted((path for path in image_folder.iterdir() if is_image(path)), key=lambda path: path.name)
+    others = [
+        path.name for path in image_folder.iterdir() if path.is_file() and path.name[0] != "." and not is_image(path)
+    ]
+    if others:
+        problems.warn(f"{image_folder}: {len(others)} files are no images and are left out, for example {min(others)}")
+    if not images:
+        problems.error(f"{image_folder}: must hold at least one image ({kinds}); found none; put them there{origin}")
+    return images
+
+
+def _record(layout: Layout, path: Path, label: Label, problems: Problems) -> FileRecord | None:
+    try:
+        size = read_size(path)
+        points_K2 = label.points_K2 * np.array(size) - 0.5 if layout.fractions else label.points_K2
+        scale = units_per_pixel(layout.scale, size, points_K2)
+    except InputError as error:
+        problems.error(str(error))
+    except ValueError as error:
+        problems.error(f"{label.where}: {error} (image {path.name}); annotate them or remove the image")
+    else:
+        return FileRecord(path.name, size, points_K2, scale, label.split, path)
+    return None
+
+
+def _report_spare_labels(
+    layout: Layout,
+    folder: Path,
+    spare: Mapping[str, Label | None],
+    unlabelled: Sequence[Path],
+    problems: Problems,
+) -> None:
+    if len(spare) <= layout.spare_labels:
+        if spare:
+            problems.warn(f"{layout.name}: labels without an image are left out: {', '.join(spare)}")
+        return
+    keys = [layout.label_key(path.name) for path in unlabelled]
+    for key, label in spare.items():
+        if label is not None:
+            problems.error(
+                f"{label.where}: image {key!r} is not in {folder / layout.image_folder}{nearest(key, keys)}; "
+                "add the image or remove its label"
+            )

@@ -1,0 +1,290 @@
+"""Which data sets are there, and what does one hold once it is prepared for a network?
+
+Shape suffixes: N images, H = W = image size, E signed differences, K landmarks, 2 = (x, y).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ablate.datasets import synthetic
+from ablate.datasets.builtin import DATASETS
+from ablate.datasets.cache import Prepared, cache_folder, cache_path, read_cache, write_cache
+from ablate.datasets.duplicates import find_duplicates, image_hash, seen_earlier
+from ablate.datasets.folder import DESCRIPTION, read_folder
+from ablate.datasets.images import prepare
+from ablate.datasets.layout import read_layout, split_records
+from ablate.datasets.types import (
+    SPLITS,
+    ByteArray,
+    Dataset,
+    DatasetInfo,
+    FloatArray,
+    IntArray,
+    PaperScale,
+    Problems,
+    Record,
+    Split,
+    SplitName,
+    Unit,
+)
+from ablate.space import BUILT_IN_DATASETS, InputError, nearest
+
+SMALLEST_IMAGE_PX = 16
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The records of a data set and what holds for all of them."""
+
+    name: str
+    folder: Path | None  # None: generated
+    num_landmarks: int
+    unit: Unit
+    sdr_thresholds: tuple[float, ...]
+    paper: PaperScale | None
+    records: tuple[Record, ...]  # all that are labelled, by sorted name
+    splits: Mapping[SplitName, tuple[Record, ...]]
+    excluded: int = 0  # images left out as in the paper
+    unlabelled: int = 0  # images left out because they have no label
+    num_images: int | None = None  # as published
+
+    @property
+    def ordered(self) -> list[Record]:
+        """The records in the order train, val, test."""
+        return [record for name in SPLITS for record in self.splits[name]]
+
+    @property
+    def split_names(self) -> list[SplitName]:
+        """The split of each record in `ordered`."""
+        return [name for name in SPLITS for _ in self.splits[name]]
+
+
+def data_folder(data_dir: Path | str | None) -> Path:
+    """Return the folder of data sets: as given, else `ABLATE_DATA`, else `./data`."""
+    return Path(data_dir if data_dir is not None else os.environ.get("ABLATE_DATA") or "data").expanduser()
+
+
+def dataset_names(data_dir: Path | str | None = None) -> list[str]:
+    """Return the built-in data sets, present or not, then the folders with `dataset.yaml` by name."""
+    root = data_folder(data_dir)
+    try:
+        own = sorted(path.name for path in root.iterdir() if path.name[0] != "." and (path / DESCRIPTION).is_file())
+    except OSError:  # no data folder: only built-in names
+        own = []
+    return [*BUILT_IN_DATASETS, *(name for name in own if name not in BUILT_IN_DATASETS)]
+
+
+def read_contents(
+    name: str, data_dir: Path | str | None, problems: Problems, *, split_problems: Problems | None = None
+) -> Contents:
+    """Read labels and file headers of a data set and divide it into splits; pixels stay undecoded.
+
+    A folder with `dataset.yaml` comes before the built-in layout of its name. Raises `InputError` if there is
+    no such data set or its description is wrong; all else goes to `problems`, what is wrong with the splits to
+    `split_problems` if given.
+    """
+    root = data_folder(data_dir)
+    plain_name = bool(name) and name[0] != "." and not set(name) & set("/\\\0")
+    folder = root / name
+    if plain_name and (folder / DESCRIPTION).is_file():
+        layout = read_folder(folder)
+    elif name == "synthetic":
+        return _synthetic_contents()
+    elif name in DATASETS:
+        layout = DATASETS[name]
+        if not folder.is_dir():
+            raise InputError(
+                f"{folder}: folder not found; data set '{name}' ({layout.title}) is not in the data folder {root}; "
+                f"obtain it from {layout.source} and lay it out as {name}/ with {layout.tree}; "
+                "or point --data or ABLATE_DATA to the folder that holds it"
+            )
+    else:
+        raise _unknown(name, root, folder if plain_name else None)
+    reading = read_layout(layout, folder, problems)
+    return Contents(
+        name=name,
+        folder=folder,
+        num_landmarks=layout.num_landmarks,
+        unit=layout.unit,
+        sdr_thresholds=layout.sdr_thresholds,
+        paper=layout.paper,
+        records=reading.records,
+        splits=split_records(layout, reading.records, split_problems or problems),
+        excluded=reading.excluded,
+        unlabelled=reading.unlabelled,
+        num_images=layout.num_images,
+    )
+
+
+def read_records(name: str, data_dir: Path | str | None = None) -> tuple[Record, ...]:
+    """Return every labelled radiograph by sorted name, whatever the splits; raise `InputError` on bad labels."""
+    return read_contents(name, data_dir, Problems(stop=True), split_problems=Problems(stop=False)).records
+
+
+def require_dataset(name: str, data_dir: Path | str | None = None) -> DatasetInfo:
+    """Return what labels and file headers tell; raise `InputError` if the data set cannot be used.
+
+    Every label and the header of every image is read, no pixel is decoded: `load_dataset` and
+    `prepare_dataset` also find images that are damaged behind their header.
+    """
+    problems = Problems(stop=True)
+    contents = read_contents(name, data_dir, problems)
+    train, val, test = (len(contents.splits[split]) for split in SPLITS)
+    return DatasetInfo(
+        name=name,
+        unit=contents.unit,
+        num_landmarks=contents.num_landmarks,
+        sdr_thresholds=contents.sdr_thresholds,
+        paper=contents.paper,
+        train=train,
+        val=val,
+        test=test,
+        folder=contents.folder,
+        warnings=tuple(problems.warnings),
+    )
+
+
+def dataset_fingerprint(name: str, data_dir: Path | str | None = None) -> str:
+    """Return the fingerprint that `load_dataset` gives, without decoding pixels."""
+    return _fingerprint(read_contents(name, data_dir, Problems(stop=True)))
+
+
+def load_dataset(name: str, data_dir: Path | str | None, image_size: int) -> Dataset:
+    """Return the data set with every image at `image_size` x `image_size`, from the cache where it is kept.
+
+    The cache is keyed by the content of images and labels: a changed file is decoded again. Raises
+    `InputError` for an unknown name, wrong labels, or an image that cannot be decoded.
+    """
+    if image_size < SMALLEST_IMAGE_PX:
+        raise InputError(f"image_size must be at least {SMALLEST_IMAGE_PX} px; got {image_size}")
+    contents = read_contents(name, data_dir, Problems(stop=True))
+    fingerprint = _fingerprint(contents)
+    path = cache_path(cache_folder(data_folder(data_dir)), name, image_size, fingerprint)
+    records = contents.ordered
+    prepared = read_cache(path, num_images=len(records), image_size=image_size)
+    if prepared is None:
+        prepared = _prepare(records, contents.split_names, image_size)
+        write_cache(path, prepared)
+    parts, start = [], 0
+    for split in SPLITS:
+        members = contents.splits[split]
+        part = slice(start, start := start + len(members))
+        parts.append(
+            Split(
+                names=tuple(record.name for record in members),
+                images_NHW=prepared.images_NHW[part],
+                points_NK2=points_of(members),
+                sizes_N2=sizes_of(members),
+                unit_per_pixel_N2=np.array([record.unit_per_pixel for record in members], dtype=np.float64),
+                duplicates_N=prepared.duplicates_N[part],
+            )
+        )
+    return Dataset(
+        name=name,
+        unit=contents.unit,
+        image_size=image_size,
+        num_landmarks=contents.num_landmarks,
+        sdr_thresholds=contents.sdr_thresholds,
+        paper=contents.paper,
+        train=parts[0],
+        val=parts[1],
+        test=parts[2],
+        fingerprint=fingerprint,
+    )
+
+
+def prepare_dataset(name: str, data_dir: Path | str | None, image_sizes: Iterable[int]) -> list[Path]:
+    """Fill the cache for each image size and return its files; raise `InputError` as `load_dataset` does."""
+    paths = []
+    for image_size in image_sizes:
+        dataset = load_dataset(name, data_dir, image_size)
+        paths.append(cache_path(cache_folder(data_folder(data_dir)), name, image_size, dataset.fingerprint))
+    return paths
+
+
+def points_of(records: Sequence[Record]) -> FloatArray:
+    """Return landmarks (N, K, 2) in pixels of the files."""
+    return np.stack([record.points_K2 for record in records])
+
+
+def sizes_of(records: Sequence[Record]) -> IntArray:
+    """Return (N, 2) width and height of the files."""
+    return np.array([record.size for record in records], dtype=np.int64)
+
+
+def num_threads() -> int:
+    """Threads that decode at once; decoders release the interpreter's lock."""
+    return min(4, os.cpu_count() or 1)
+
+
+def _prepare(records: Sequence[Record], splits: Sequence[SplitName], image_size: int) -> Prepared:
+    def decode(record: Record) -> tuple[ByteArray, npt.NDArray[np.int8]]:
+        grey_HW = record.grey()
+        return prepare(grey_HW, image_size), image_hash(grey_HW)
+
+    pool = ThreadPoolExecutor(num_threads())
+    try:
+        decoded = list(pool.map(decode, records))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    images_NHW = np.stack([image for image, _ in decoded])
+    hashes_NE = np.stack([signs for _, signs in decoded])
+    pairs = find_duplicates(hashes_NE, points_of(records), sizes_of(records))
+    return Prepared(images_NHW, seen_earlier(pairs, splits))
+
+
+def _fingerprint(contents: Contents) -> str:
+    """16 hex digits over pictures, labels to 1e-6 px, splits, scales, unit and thresholds."""
+    with ThreadPoolExecutor(num_threads()) as pool:
+        digests = list(pool.map(lambda record: record.digest(), contents.ordered))
+    rows = [
+        [
+            split,
+            record.name,
+            digest,
+            record.size,
+            [f"{value:.6f}" for value in record.points_K2.ravel()],
+            [f"{value:.9g}" for value in record.unit_per_pixel],
+        ]
+        for split, record, digest in zip(contents.split_names, contents.ordered, digests, strict=True)
+    ]
+    text = json.dumps([contents.unit, contents.sdr_thresholds, rows], separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _synthetic_contents() -> Contents:
+    records = synthetic.synthetic_records()
+    return Contents(
+        name="synthetic",
+        folder=None,
+        num_landmarks=len(synthetic.LANDMARKS),
+        unit="mm",
+        sdr_thresholds=synthetic.SDR_THRESHOLDS_MM,
+        paper=None,
+        records=records,
+        splits={split: tuple(record for record in records if record.split == split) for split in SPLITS},
+    )
+
+
+def _unknown(name: str, root: Path, folder: Path | None) -> InputError:
+    names = dataset_names(root)
+    own = ", ".join(names[len(BUILT_IN_DATASETS) :]) or "none"
+    cure = ""
+    if (root / DESCRIPTION).is_file():
+        cure = f"; {root} is itself a data set, give the folder above it as --data"
+    elif folder is not None and folder.is_dir():
+        cure = f"; {folder} has no {DESCRIPTION}"
+    return InputError(
+        f"dataset must be one of {', '.join(BUILT_IN_DATASETS)} or a folder with {DESCRIPTION} in {root} "
+        f"(found: {own}); got {name!r}{nearest(name, names)}{cure}"
+    )
