@@ -1,0 +1,314 @@
+"""The command line: parse, call, print. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ablate.space import Grid
+    from ablate.store import Store
+
+app = typer.Typer(
+    name="ablate",
+    help="Distributed ablations of few-shot landmark detection in X-ray images.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Check, look at and prepare data sets.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+GridOption = Annotated[str, typer.Option("--grid", "-g", help="name of a search space, or the path of its file")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="override a field of the search space's base: finetune.epochs=20")
+]
+DataOption = Annotated[
+    Path | None, typer.Option("--data", help="folder with the data sets; default $ABLATE_DATA, else ./data")
+]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="a run's folder, or s3:// or gs:// address")]
+FilterOption = Annotated[
+    list[str] | None, typer.Option("--filter", help="keep trials with this value only: network_kind=unet")
+]
+
+
+def main() -> None:
+    """Run the command line; refusals are one message on stderr and exit code 2."""
+    try:
+        app()
+    except BrokenPipeError:  # the reader of our output has gone, as in `ablate grids | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        from ablate.space import InputError  # not needed to print the help
+        from ablate.store import CorruptArtifact, StoreFull
+
+        if not isinstance(error, InputError | CorruptArtifact | StoreFull):
+            raise
+        sys.stdout.flush()
+        print(f"ablate: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def _grid(name: str, overrides: list[str] | None) -> Grid:
+    from ablate.space import find_grid, load_grid
+
+    return load_grid(find_grid(name), overrides or [])
+
+
+def _store(address: str) -> Store:
+    from ablate.store import Store
+
+    return Store.open(address, writable=False)
+
+
+def _data_dir(given: Path | None) -> Path:
+    return given if given is not None else Path(os.environ.get("ABLATE_DATA", "data"))
+
+
+def _version(show: bool) -> None:
+    if show:
+        from ablate import __version__
+
+        print(f"ablate {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    """Distributed ablations of few-shot landmark detection in X-ray images."""
+
+
+@app.command()
+def grids() -> None:
+    """List the search spaces that ship with ablate."""
+    from ablate.space import find_grid, load_grid, shipped_grids
+
+    for name in shipped_grids():
+        grid = load_grid(find_grid(name))
+        print(f"{name:<18}{len(grid.trials):>5} trials  {grid.description}")
+
+
+@app.command()
+def plan(
+    grid: GridOption,
+    set_: SetOption = None,
+    trials: Annotated[bool, typer.Option("--trials", help="list every trial with its id")] = False,
+) -> None:
+    """Print a search space's trials, pre-trainings and axes; runs nothing."""
+    from ablate.space import plan_of
+    from ablate.summary import plan_lines, trial_lines
+
+    found = _grid(grid, set_)
+    work = plan_of(found.trials)
+    print("\n".join(plan_lines(found, work)))
+    if trials:
+        print("\n".join(trial_lines(work.trials)))
+
+
+@app.command()
+def run(
+    grid: GridOption,
+    data: DataOption = None,
+    out: Annotated[
+        str | None,
+        typer.Option("--out", help="folder, s3:// or gs:// address; default runs/GRID; goes on if it exists"),
+    ] = None,
+    set_: SetOption = None,
+    address: Annotated[str | None, typer.Option(help="a running Ray cluster: auto or HOST:PORT")] = None,
+    gpus_per_pretrain: Annotated[float | None, typer.Option(help="default 1 where there is a GPU, else 0")] = None,
+    gpus_per_finetune: Annotated[float | None, typer.Option(help="default 0.25 where there is a GPU, else 0")] = None,
+    cpus_per_stage: Annotated[int, typer.Option(min=1, help="CPU cores, and threads, of each stage")] = 1,
+    max_concurrent: Annotated[int | None, typer.Option(min=1, help="most stages at a time")] = None,
+    max_failures: Annotated[int, typer.Option(min=0, help="retries of a stage whose worker or node was lost")] = 3,
+    checkpoint_minutes: Annotated[float, typer.Option(min=0, help="minutes between saved training states")] = 5.0,
+    no_share: Annotated[bool, typer.Option("--no-share", help="pre-train anew for every trial")] = False,
+    keep_weights: Annotated[
+        bool, typer.Option("--keep-weights", help="keep the fine-tuned weights, for predict")
+    ] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run failed trials again")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")] = False,
+) -> None:
+    """Run every trial of a search space, or go on with a run that was interrupted or whose grid has grown."""
+    from ablate import results as tables
+    from ablate.report.tables import pivot, render
+    from ablate.run import Options, closing_lines, run_grid
+    from ablate.space import plan_of
+    from ablate.summary import plan_lines
+
+    found = _grid(grid, set_)
+    print("\n".join(plan_lines(found, plan_of(found.trials))), flush=True)
+    if dry_run:
+        return
+    options = Options(
+        out=out or f"runs/{found.name}",
+        data_dir=_data_dir(data),
+        address=address,
+        gpus_per_pretrain=gpus_per_pretrain,
+        gpus_per_finetune=gpus_per_finetune,
+        cpus_per_stage=cpus_per_stage,
+        max_concurrent=max_concurrent,
+        max_failures=max_failures,
+        checkpoint_minutes=checkpoint_minutes,
+        share=not no_share,
+        keep_weights=keep_weights,
+        retry_failed=retry_failed,
+    )
+    result = run_grid(found, options, _console())
+    store = _store(options.out)
+    trials = tables.read_frame(store, "trials")
+    print()
+    if len(trials):
+        print(render(pivot(trials), "plain"))
+    print("\n".join(closing_lines(store, result)))
+    raise typer.Exit(result.exit_code)
+
+
+@app.command()
+def trial(
+    spec: Annotated[str, typer.Argument(metavar="SPEC.yaml|TRIAL_ID", help="a trial's file, or its id in --grid")],
+    out: Annotated[str, typer.Option("--out", help="folder, s3:// or gs:// address")],
+    data: DataOption = None,
+    grid: Annotated[str | None, typer.Option("--grid", "-g", help="the search space that holds TRIAL_ID")] = None,
+    set_: SetOption = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads")] = 1,
+    keep_weights: Annotated[
+        bool, typer.Option("--keep-weights", help="keep the fine-tuned weights, for predict")
+    ] = False,
+) -> None:
+    """Run one trial in this process, without Ray: for debugging and profiling."""
+    from ablate.run import find_trial, run_single
+
+    found = find_trial(spec, grid, set_ or [], out)
+    raise typer.Exit(run_single(found, out, _data_dir(data), threads, keep_weights, _console()))
+
+
+@app.command()
+def status(run_: RunArgument) -> None:
+    """Print how far a run is: trials, pre-trainings, attempts, and who is at work on it."""
+    from ablate.inspection import status_lines
+
+    print("\n".join(status_lines(_store(run_))))
+
+
+@app.command()
+def results(
+    run_: RunArgument,
+    metric: Annotated[str, typer.Option(help="a numeric column of `trials`, or sdr@2.5, paper_sdr@2.5")] = "mre",
+    rows: Annotated[str, typer.Option(help="field down the table")] = "pretrain_method",
+    columns: Annotated[str, typer.Option(help="field across the table")] = "shots",
+    filter_: FilterOption = None,
+    format_: Annotated[str, typer.Option("--format", help="plain, github, latex or csv")] = "plain",
+) -> None:
+    """Print a metric over two fields: mean and standard deviation over the seeds."""
+    from ablate import results as tables
+    from ablate.report.tables import pivot, render
+
+    trials = tables.read_frame(_store(run_), "trials")
+    print(render(pivot(trials, metric=metric, rows=rows, columns=columns, filters=filter_ or []), format_))
+
+
+@app.command()
+def report(run_: RunArgument) -> None:
+    """Write tables, figures and a web page to the run's `report/`, also while the run goes on."""
+    from ablate.report import write_report
+    from ablate.store import Store
+
+    _store(run_)  # refuses a folder that holds no run before anything is written
+    summary = write_report(Store.open(run_))
+    print("\n".join(summary.lines()))
+
+
+@app.command()
+def predict(
+    run_: RunArgument,
+    trial_id: Annotated[str, typer.Argument(help="a finished trial, run with --keep-weights")],
+    images: Annotated[Path, typer.Argument(help="folder of images, or one image")],
+    out: Annotated[Path, typer.Option("--out", help="folder for predictions.csv and the overlays")] = Path(
+        "predictions"
+    ),
+    overlays: Annotated[bool, typer.Option(help="draw the landmarks on each image")] = True,
+) -> None:
+    """Find the landmarks in new images with a finished trial's network: a CSV file and drawn overlays."""
+    from ablate.prediction import predict_folder
+
+    print("\n".join(predict_folder(_store(run_), trial_id, images, out, overlays=overlays)))
+
+
+@app.command()
+def clean(
+    run_: RunArgument,
+    states: Annotated[bool, typer.Option("--states", help="delete training states: nothing can be continued")] = False,
+    snapshots: Annotated[bool, typer.Option("--snapshots", help="delete pre-trained snapshots")] = False,
+    weights: Annotated[bool, typer.Option("--weights", help="delete fine-tuned weights")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
+) -> None:
+    """Print what a run stores, by kind and size, and delete kinds on request."""
+    from ablate.inspection import clean_run, storage_lines
+    from ablate.store import Store
+
+    store = _store(run_)
+    print("\n".join(storage_lines(store)))
+    kinds = [name for name, chosen in (("states", states), ("snapshots", snapshots), ("weights", weights)) if chosen]
+    if kinds:
+        if not yes:
+            typer.confirm(f"Delete the {' and '.join(kinds)} of {store.label}?", abort=True)
+        print("\n".join(clean_run(Store.open(run_), kinds)))
+
+
+@data_app.command("check")
+def data_check(name: Annotated[str, typer.Argument(help="a data set's name")], data: DataOption = None) -> None:
+    """Report counts, splits, unreadable files, stray landmarks, and radiographs that occur in two splits."""
+    from ablate.datasets import check_dataset
+
+    found = check_dataset(name, _data_dir(data))
+    print(found.text())
+    raise typer.Exit(2 if found.errors else 0)
+
+
+@data_app.command("preview")
+def data_preview(
+    name: Annotated[str, typer.Argument(help="a data set's name")],
+    data: DataOption = None,
+    out: Annotated[Path | None, typer.Option("--out", help="PNG file; default NAME.png")] = None,
+) -> None:
+    """Write a contact sheet of a data set with its landmarks drawn."""
+    from ablate.datasets import preview_dataset
+
+    path = out or Path(f"{name}.png")
+    preview_dataset(name, _data_dir(data), path)
+    print(path)
+
+
+@data_app.command("prepare")
+def data_prepare(
+    name: Annotated[str, typer.Argument(help="a data set's name")],
+    data: DataOption = None,
+    image_size: Annotated[list[int] | None, typer.Option(min=16, help="network input sizes; default 256")] = None,
+) -> None:
+    """Decode a data set into the cache ahead of a run."""
+    from ablate.datasets import prepare_dataset
+
+    for path in prepare_dataset(name, _data_dir(data), image_size or [256]):
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

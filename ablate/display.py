@@ -1,0 +1,196 @@
+"""What does a person see while a run goes on?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ablate.policy import Policy, Stage
+from ablate.space import METHODS, Pretrain, Spec, TrialSpec
+from ablate.training import Progress
+
+PLAIN_SECONDS = 30.0
+"""Where the output is no terminal, a line about the running stages is printed this often."""
+
+_OUTCOMES = {"finished": "green", "failed": "red", "interrupted": "yellow", "lost": "yellow"}
+
+
+def initialisation(spec: Spec) -> str:
+    """Return a pre-training in a few words: `DDPM T=500, 8000 steps`."""
+    words = METHODS[getattr(spec, "method")].label  # noqa: B009
+    timesteps = f" T={spec.timesteps}" if hasattr(spec, "timesteps") else ""
+    steps = f", {spec.steps} steps" if isinstance(spec, Pretrain) else ""
+    return words + timesteps + steps
+
+
+def trial_words(trial: TrialSpec) -> str:
+    """Return a trial in a few words: `cephalo, 10 shots, seed 0, DDPM T=500, 8000 steps`."""
+    return f"{trial.dataset}, {trial.shots_label} shots, seed {trial.seed}, {initialisation(trial.pretrain)}"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as `0:01:30`."""
+    return str(timedelta(seconds=round(max(0.0, seconds))))
+
+
+@dataclass
+class _Running:
+    """One stage on the screen."""
+
+    words: str
+    began: float
+    phase: str = "starting"
+    step: int = 0
+    total: int = 0
+    loss: float | None = None
+    rate: float | None = None
+    first: tuple[float, int] | None = None  # time and step of the phase's first report, for the time left
+    phases: dict[str, float] = field(default_factory=dict)
+
+    def update(self, progress: Mapping[str, Any]) -> None:
+        phase = str(progress["phase"])
+        if phase != self.phase or self.first is None:
+            self.first = (time.monotonic(), int(progress["step"]))
+        self.phase, self.step, self.total = phase, int(progress["step"]), int(progress["total"])
+        metrics: Mapping[str, float] = progress.get("metrics") or {}
+        self.loss = metrics.get("loss", self.loss)
+        self.rate = progress.get("rate") or self.rate
+
+    @property
+    def seconds_left(self) -> float | None:
+        if self.first is None or self.step <= self.first[1]:
+            return None
+        each = (time.monotonic() - self.first[0]) / (self.step - self.first[1])
+        return each * (self.total - self.step)
+
+    @property
+    def facts(self) -> list[str]:
+        """Phase, step, loss, rate and time left, as texts; empty where unknown."""
+        left = self.seconds_left
+        return [
+            self.phase,
+            f"{self.step}/{self.total}" if self.total else "",
+            "" if self.loss is None else f"loss {self.loss:.4g}",
+            "" if self.rate is None else f"{self.rate:.3g} images/s",
+            "" if left is None else f"{duration(left)} left",
+        ]
+
+
+class LineReporter:
+    """Prints a trial's progress as plain lines, at most one every few seconds; a `Report` that never stops."""
+
+    def __init__(self, console: Console, every_seconds: float = 5.0) -> None:
+        self._console, self._every, self._last = console, every_seconds, 0.0
+        self._running = _Running("", time.monotonic())
+
+    def __call__(self, progress: Progress) -> bool:
+        """Print where the trial is."""
+        row = {"metrics": progress.metrics, "rate": progress.images_per_second}
+        self._running.update({"phase": progress.phase, "step": progress.step, "total": progress.total, **row})
+        if time.monotonic() - self._last >= self._every:
+            self._last = time.monotonic()
+            self._console.print("  ".join(fact for fact in self._running.facts if fact), soft_wrap=True)
+        return False
+
+
+class Display:
+    """Live progress on a terminal, plain lines elsewhere; a `Watcher` of the tuner."""
+
+    def __init__(
+        self, console: Console, policy: Policy, *, already: int, also: Callable[[Stage, str, str | None], None]
+    ) -> None:
+        self._console, self._policy, self._also = console, policy, also
+        self._total, self._finished, self._failed = policy.num_trials, 0, 0
+        self._already = already
+        self._running: dict[Stage, _Running] = {}
+        self._began = time.monotonic()
+        self._last_plain = self._began
+        self._live = Live(get_renderable=self._screen, console=console, refresh_per_second=2, transient=True)
+
+    def __enter__(self) -> Display:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def say(self, text: str, style: str = "") -> None:
+        """Print a line above the live display."""
+        self._console.print(Text(text, style=style), soft_wrap=True)
+
+    # --- the tuner's watcher ------------------------------------------------------------------------
+
+    def started(self, stage: Stage) -> None:
+        """Show a stage that was handed to Ray."""
+        if stage.kind == "pretrain":
+            pretraining, _ = self._policy.pretraining(stage)
+            words = f"pretrain {initialisation(pretraining.spec)} on {pretraining.fields.dataset}"
+        else:
+            words = f"{stage.kind} {trial_words(self._policy.trial(stage))}"
+        self._running[stage] = _Running(words, time.monotonic())
+
+    def progressed(self, stage: Stage, progress: Mapping[str, Any]) -> None:
+        """Show how far a stage is."""
+        if stage in self._running:
+            self._running[stage].update(progress)
+        now = time.monotonic()
+        if not self._console.is_terminal and now - self._last_plain >= PLAIN_SECONDS:
+            self._last_plain = now
+            self.say(self._summary())
+            for running in self._running.values():
+                if running.total:
+                    self.say(f"  {running.words}: {', '.join(fact for fact in running.facts if fact)}")
+
+    def ended(self, stage: Stage, outcome: str, error: str | None) -> None:
+        """Show and count how a stage ended."""
+        running = self._running.pop(stage)
+        if stage.kind != "pretrain":
+            self._finished += outcome == "finished"
+            self._failed += outcome == "failed"
+        took = duration(time.monotonic() - running.began)
+        line = f"{outcome:<11} {running.words} ({stage.name}, {took})"
+        self.say(f"{line}: {error}" if error else line, _OUTCOMES.get(outcome, ""))
+        self._also(stage, outcome, error)
+
+    def released(self, trial_id: str, reason: str) -> None:
+        """Show and count a trial that fails with its pre-training."""
+        self._failed += 1
+        stage = Stage("finetune", trial_id)
+        self.say(f"{'failed':<11} finetune {trial_words(self._policy.trial(stage))} ({trial_id}): {reason}", "red")
+        self._also(stage, "failed", reason)
+
+    # --- what is drawn ------------------------------------------------------------------------------
+
+    def _summary(self) -> str:
+        done = f"{self._finished}/{self._total} trials finished"
+        skipped = f" ({self._already} more were finished before)" if self._already else ""
+        return (
+            f"{done}{skipped}, {len(self._running)} stages running, {self._failed} failed, "
+            f"{duration(time.monotonic() - self._began)} so far"
+        )
+
+    def _screen(self) -> Group:
+        table = Table(box=None, padding=(0, 1), show_header=False, expand=False)
+        for running in list(self._running.values()):
+            bar = ProgressBar(total=max(running.total, 1), completed=running.step, width=16)
+            table.add_row(
+                Text(running.words, overflow="ellipsis", no_wrap=True),
+                bar,
+                *(Text(fact, no_wrap=True) for fact in running.facts),
+            )
+        bar = ProgressBar(total=max(self._total, 1), completed=self._finished + self._failed, width=40)
+        return Group(table, bar, Text(self._summary()))
