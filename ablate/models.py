@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import pickle
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -64,6 +65,10 @@ class Network(nn.Module, ABC):
     def encoder_state(self) -> dict[str, Tensor]:
         """Return the tensors that self-supervision trains, named as in `state_dict()`."""
         return {name: tensor for name, tensor in self.state_dict().items() if name.startswith(self._encoder)}
+
+    @abstractmethod
+    def keep_encoder_only(self) -> None:
+        """Drop what `features` does not use; afterwards `state_dict()` is `encoder_state()` and `forward` fails."""
 
     def load_initial(self, tensors: Mapping[str, Tensor]) -> list[str]:
         """Start from pre-trained weights: the whole network but its output layer, or exactly its encoder.
@@ -151,6 +156,11 @@ class UNet(Network):
         pooled: Tensor = net.mid_block(hidden, embedding).mean((2, 3))
         return pooled
 
+    def keep_encoder_only(self) -> None:
+        """Drop the up blocks and the output."""
+        net: Any = self.net
+        net.up_blocks, net.conv_norm_out, net.conv_out = nn.ModuleList(), nn.Identity(), nn.Identity()
+
     @staticmethod
     def _timesteps(images_B1HW: Tensor, timesteps_B: Tensor | None) -> Tensor:
         if timesteps_B is None:
@@ -190,6 +200,11 @@ class EncoderUNet(Network):
         encoder: Any = self.net.encoder
         pooled: Tensor = encoder(self._rgb(images_B1HW))[-1].mean((2, 3))
         return pooled
+
+    def keep_encoder_only(self) -> None:
+        """Drop the decoder and the output."""
+        net: Any = self.net
+        net.decoder, net.segmentation_head = nn.Identity(), nn.Identity()
 
     def _rgb(self, images_B1HW: Tensor) -> Tensor:
         return (images_B1HW - self.mean_3[:, None, None]) / self.std_3[:, None, None]
@@ -454,7 +469,9 @@ def _load_encoder(network: EncoderUNet, tensors: dict[str, Tensor], file: str) -
         if tensors and all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     try:
-        encoder.load_state_dict(tensors)  # the encoder's own: drops the classifier, knows older names
+        with warnings.catch_warnings():  # a check loads into an encoder without memory
+            warnings.filterwarnings("ignore", message=".*copying from a non-meta parameter.*")
+            encoder.load_state_dict(tensors)  # the encoder's own: drops the classifier, knows older names
     except (RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise InputError(

@@ -1,0 +1,32 @@
+"""Barlow Twins: the cross-correlation of two views' projections is driven to the identity.
+
+Zbontar et al. 2021, "Barlow Twins: self-supervised learning via redundancy reduction". Deviations: AdamW in place of
+LARS; a projector of 2048 instead of 8192 by default; the correlation is that of one forward pass (`batch_size`).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ablate.pretrain.base import SelfSupervision
+from ablate.pretrain.heads import barlow_twins_head, barlow_twins_loss
+from ablate.space import BarlowTwinsSpec, Pretraining
+
+
+class BarlowTwins(SelfSupervision):
+    """Redundancy reduction between two views."""
+
+    def __init__(self, pretraining: Pretraining) -> None:
+        super().__init__(pretraining)
+        spec = pretraining.fields
+        assert isinstance(spec, BarlowTwinsSpec)
+        self.projector = barlow_twins_head(self.network.feature_dim, spec.hidden_dim, spec.projection_dim)
+        self.barlow_twins = barlow_twins_loss(spec.redundancy)
+
+    def loss(self, *prepared: Tensor) -> Tensor:
+        """Return the loss of two views, each (B, 1, H, W)."""
+        first, second = (self.projector(self.network.features(view)) for view in prepared)
+        return self.barlow_twins(first, second)
+
+
+METHOD = BarlowTwins

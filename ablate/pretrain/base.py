@@ -1,0 +1,116 @@
+"""What does every pre-training method have to provide to the training loop?
+
+Shapes: B images of one optimizer step or of one forward pass, H and W of the square image, C feature channels.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ablate.models import Head, Network, build_network, load_weights, read_weights
+from ablate.pretrain.views import View, random_view
+from ablate.space import Pretraining, SelfSupervised
+
+
+class Method(nn.Module, ABC):
+    """A pre-training method: the network it trains, its loss, and what follows an optimizer step.
+
+    Everything it needs to go on is in `state_dict()`. Whatever it does is a function of the pre-training's
+    fields, of the step and of the tensors it is given: nothing depends on the number of steps, and no
+    method keeps a generator. Methods are built by `ablate.pretrain.build_method`, which seeds their heads.
+    """
+
+    head: ClassVar[Head] = "landmarks"
+    clip: float | None = None
+    """Gradient values are clipped to +- this; None: they are not."""
+
+    def __init__(self, pretraining: Pretraining) -> None:
+        super().__init__()
+        fields = pretraining.fields
+        self.pretraining = pretraining
+        self.network: Network = build_network(
+            pretraining.network,
+            num_outputs=1,
+            image_size=pretraining.image_size,
+            seed=fields.seed,
+            head=self.head,
+        )
+        if fields.weights is not None:
+            load_weights(self.network, read_weights(fields.weights), fields.weights)
+
+    @abstractmethod
+    def prepare(self, images_B1HW: Tensor, generator: torch.Generator, step: int) -> tuple[Tensor, ...]:
+        """Make all random draws of one optimizer step.
+
+        Args:
+            images_B1HW: all images of the step, in [0, 1].
+            generator: on the images' device; seeded for this step.
+            step: counted from 1.
+
+        Returns:
+            Tensors whose first dimension is B: the loop slices them into forward passes.
+        """
+
+    @abstractmethod
+    def loss(self, *prepared: Tensor) -> Tensor:
+        """Return the loss, a mean over the images of `prepared`, slices of what `prepare` returned."""
+
+    def after_step(self, step: int) -> None:
+        """Do what follows optimizer step `step`: moving averages, queue, centre."""
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """Return the weights that fine-tuning starts from, for `Network.load_initial`."""
+        return self.network.encoder_state()
+
+
+class SelfSupervision(Method):
+    """Base of the methods that compare augmented views of an image.
+
+    Two views of the size of the image, drawn alike by every method (`ablate.pretrain.views`), so that methods are
+    compared and not their augmentations. The part of the network that is not trained is dropped.
+    """
+
+    def __init__(self, pretraining: Pretraining) -> None:
+        super().__init__(pretraining)
+        self.network.keep_encoder_only()
+        assert isinstance(pretraining.fields, SelfSupervised)
+        self.view = View(size=pretraining.image_size, min_area=pretraining.fields.min_crop)
+
+    def prepare(self, images_B1HW: Tensor, generator: torch.Generator, step: int) -> tuple[Tensor, ...]:
+        """Return two views (B, 1, H, W) of every image."""
+        return (
+            random_view(images_B1HW, self.view, generator),
+            random_view(images_B1HW, self.view, generator),
+        )
+
+
+class MomentumBranch(nn.Module):
+    """A slowly moving copy of a network's encoder and of a head: (B, 1, H, W) to (B, projection).
+
+    Its weights follow by `momentum * own + (1 - momentum) * other` after each optimizer step. Batch statistics are
+    those of its own forward passes, as in MoCo.
+    """
+
+    def __init__(self, network: Network, head: nn.Module, head_copy: nn.Module | None = None) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network)
+        self.head = copy.deepcopy(head) if head_copy is None else head_copy
+        self.head.load_state_dict(head.state_dict())
+        self.requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, images_B1HW: Tensor) -> Tensor:
+        """Return the projections (B, projection) without a graph."""
+        projected: Tensor = self.head(self.network.features(images_B1HW))
+        return projected
+
+    @torch.no_grad()
+    def follow(self, network: Network, head: nn.Module, momentum: float) -> None:
+        """Move towards the trained network and head."""
+        for own, other in ((self.network, network), (self.head, head)):
+            torch._foreach_lerp_(list(own.parameters()), list(other.parameters()), 1 - momentum)

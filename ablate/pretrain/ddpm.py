@@ -1,0 +1,207 @@
+"""DDPM: the whole U-Net learns to predict the noise in a noised image.
+
+Ho et al. 2020, "Denoising diffusion probabilistic models", set up as the paper does: epsilon-prediction, timesteps
+drawn from 1..T-1, gradient values clipped, weights averaged. Deviation: the average's decay starts low and rises to
+`ema`, see `WeightAverage`. Shapes: B images, N pictures of a strip, H and W of the square image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ablate.models import UNet, build_network
+from ablate.pretrain.base import Method
+from ablate.space import DdpmSpec, Pretraining
+from ablate.training import seeded
+
+SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2", "quadratic": "scaled_linear", "sigmoid": "sigmoid"}
+"""Names of the noise schedules in diffusers; all but cosine run from beta 1e-4 to 0.02."""
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": F.l1_loss, "l2": F.mse_loss, "huber": F.huber_loss}
+
+
+class NoiseSchedule:
+    """How much of an image is left at each timestep, and the way back; diffusers' DDPMScheduler with types."""
+
+    def __init__(self, spec: DdpmSpec) -> None:
+        from diffusers import DDPMScheduler
+
+        self.timesteps = spec.timesteps
+        self._scheduler: Any = DDPMScheduler(
+            num_train_timesteps=spec.timesteps,
+            beta_start=1e-4,
+            beta_end=0.02,
+            beta_schedule=SCHEDULES[spec.beta_schedule],
+            prediction_type="epsilon",
+        )
+
+    @property
+    def betas(self) -> Tensor:
+        """Variance of the noise that each timestep adds."""
+        betas: Tensor = self._scheduler.betas
+        return betas
+
+    def add_noise(self, scaled_B1HW: Tensor, noise_B1HW: Tensor, timesteps_B: Tensor) -> Tensor:
+        """Return images in [-1, 1] as they are after `timesteps_B` of noise."""
+        noised: Tensor = self._scheduler.add_noise(scaled_B1HW, noise_B1HW, timesteps_B)
+        return noised
+
+    def step_back(self, noise_B1HW: Tensor, noised_B1HW: Tensor, timestep: int, generator: torch.Generator) -> Tensor:
+        """Draw the images one timestep earlier, given the noise predicted in them."""
+        earlier: Tensor = self._scheduler.step(noise_B1HW, timestep, noised_B1HW, generator=generator).prev_sample
+        return earlier
+
+
+class WeightAverage(nn.Module):
+    """Exponential moving average of a network's parameters: diffusers' EMAModel as part of a state.
+
+    The decay after step n is min(decay, n / (9 + n)) and 0 at n = 1, EMAModel's own start: with a constant 0.995 a
+    pre-training of a few hundred steps would mostly return its random initial weights. It depends on n alone.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        super().__init__()
+        from diffusers.training_utils import EMAModel
+
+        self._average: Any = EMAModel(network.parameters(), decay=decay, foreach=True)
+
+    def follow(self, network: nn.Module) -> None:
+        """Take in the parameters after one more optimizer step."""
+        self._average.step(network.parameters())
+
+    def tensors(self, network: nn.Module) -> dict[str, Tensor]:
+        """Return the averaged parameters, and the network's other tensors as they are, by name."""
+        names = [name for name, _ in network.named_parameters()]
+        return {**network.state_dict(), **dict(zip(names, self._average.shadow_params, strict=True))}
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return the averages and the number of steps; called by `state_dict`."""
+        state: dict[str, Any] = self._average.state_dict()
+        return state
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Go on from `get_extra_state`; called by `load_state_dict`."""
+        device = self._average.shadow_params[0].device
+        self._average.load_state_dict(state)
+        self._average.to(device)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> WeightAverage:
+        """Follow the module to a device; called by `to`."""
+        self._average.shadow_params = [fn(tensor) for tensor in self._average.shadow_params]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+
+class Ddpm(Method):
+    """Noise prediction with the whole U-Net; the snapshot holds the averaged weights."""
+
+    head = "noise"
+
+    def __init__(self, pretraining: Pretraining) -> None:
+        super().__init__(pretraining)
+        spec = pretraining.fields
+        assert isinstance(spec, DdpmSpec)
+        self.clip = spec.clip
+        self.schedule = NoiseSchedule(spec)
+        self.average = WeightAverage(self.network, spec.ema)
+        self.distance = LOSSES[spec.loss]
+
+    def prepare(self, images_B1HW: Tensor, generator: torch.Generator, step: int) -> tuple[Tensor, ...]:
+        """Return scaled images, noise (both (B, 1, H, W)) and timesteps (B)."""
+        noise = torch.randn(images_B1HW.shape, generator=generator, device=images_B1HW.device)
+        timesteps = torch.randint(
+            1, self.schedule.timesteps, (len(images_B1HW),), generator=generator, device=images_B1HW.device
+        )
+        return UNet.scale(images_B1HW), noise, timesteps
+
+    def loss(self, *prepared: Tensor) -> Tensor:
+        """Return the distance between the noise and its prediction, a mean over images and pixels."""
+        scaled, noise, timesteps = prepared
+        network = self.network
+        assert isinstance(network, UNet)
+        return self.distance(network.denoise(self.schedule.add_noise(scaled, noise, timesteps), timesteps), noise)
+
+    def after_step(self, step: int) -> None:
+        """Move the average of the weights."""
+        self.average.follow(self.network)
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """Return the averaged weights of the whole U-Net."""
+        return self.average.tensors(self.network)
+
+
+METHOD = Ddpm
+
+
+@dataclass(frozen=True)
+class Strips:
+    """What a DDPM does, in pictures: uint8 (N, H, W) each."""
+
+    timesteps: tuple[int, ...]  # of the pictures of `noising`, ascending; `sampling` shows them descending
+    noising_NHW: np.ndarray
+    sampling_NHW: np.ndarray  # the last picture is the drawn image
+
+
+@torch.no_grad()
+def strips(
+    pretraining: Pretraining,
+    tensors: Mapping[str, Tensor],
+    image_HW: np.ndarray,
+    *,
+    num_pictures: int = 8,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Strips:
+    """Noise an image, and draw a new image from noise.
+
+    Sampling ends with timestep 1, the lowest the network was trained on. It starts from pure noise; with few timesteps
+    of the linear schedule the last one still shows some of the image, so that samples come out pale.
+
+    Args:
+        pretraining: a `ddpm` pre-training.
+        tensors: one of its snapshots.
+        image_HW: uint8, what is noised.
+        num_pictures: N, at least 2; no more than there are timesteps are made.
+        seed: of all noise.
+        device: where to compute.
+    """
+    spec = pretraining.fields
+    assert isinstance(spec, DdpmSpec)
+    schedule = NoiseSchedule(spec)
+    size = pretraining.image_size
+    network = build_network(pretraining.network, num_outputs=1, image_size=size, seed=spec.seed, head="noise")
+    network.load_initial(tensors)
+    assert isinstance(network, UNet)
+    network.to(device).eval()
+
+    shown = np.linspace(0, spec.timesteps - 1, min(num_pictures, spec.timesteps)).round().astype(int)
+    generator = seeded(device, seed, "noising strip")
+    scaled = UNet.scale(torch.as_tensor(image_HW, device=device).float()[None, None] / 255)
+    noise = torch.randn(scaled.shape, generator=generator, device=device)
+    noising = [
+        scaled if step == 0 else schedule.add_noise(scaled, noise, torch.tensor([step], device=device))
+        for step in shown
+    ]
+
+    generator = seeded(device, seed, "sampling strip")
+    sample = torch.randn(scaled.shape, generator=generator, device=device)
+    sampling = [sample]
+    for step in range(spec.timesteps - 1, 0, -1):
+        predicted = network.denoise(sample, torch.tensor([step], device=device))
+        sample = schedule.step_back(predicted, sample, step, generator)
+        if step - 1 in shown:
+            sampling.append(sample)
+    return Strips(tuple(int(step) for step in shown), _pictures(noising), _pictures(sampling))
+
+
+def _pictures(scaled: list[Tensor]) -> np.ndarray:
+    stacked = torch.cat(scaled)[:, 0].clamp(-1, 1)
+    pictures: np.ndarray = ((stacked + 1) * 127.5).round().to("cpu", torch.uint8).numpy()
+    return pictures

@@ -1,0 +1,99 @@
+"""DINO: a student's output on every crop is drawn to a momentum teacher's on the global crops.
+
+Caron et al. 2021, "Emerging properties in self-supervised vision transformers". Deviations: temperatures and momentum
+are constant, for their schedules would depend on the number of steps or epochs, and for the same reason the last
+layer is never frozen; the centre moves once per optimizer step, by the mean over all its forward passes; crops are
+augmented as in the other methods. Shapes: B images, P prototypes, D draws.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ablate.models import Network
+from ablate.pretrain.base import MomentumBranch, SelfSupervision
+from ablate.pretrain.heads import dino_head, dino_loss
+from ablate.pretrain.views import View, random_view
+from ablate.space import DinoSpec, Pretraining
+
+LOCAL_SIDE = 96 / 224  # of a local crop's side to a global crop's, as in DINO
+LOCAL_AREA = 0.05 / 0.4  # of the smallest local to the smallest global crop's area, as in DINO
+NUM_GLOBAL = 2
+
+
+def local_size(image_size: int, stride: int) -> int:
+    """Return the side of local crops in pixels: about 3/7 of the image's, whole positions of the encoder's last map.
+
+    A multiple of `stride` and at least two of them, for an encoder's last map of a single position leaves batch
+    norm nothing to normalise and pooling nothing to pool; but never above `image_size`.
+    """
+    positions = max(2, round(image_size * LOCAL_SIDE / stride))
+    return min(positions * stride, image_size)
+
+
+class Dino(SelfSupervision):
+    """Two global and `local_crops` local crops; the snapshot is the teacher's encoder.
+
+    Global crops show from `min_crop` of the image's area to all of it, local crops from 1/8 of `min_crop` to
+    `min_crop`; with `min_crop` 0.4 these are DINO's own.
+    """
+
+    def __init__(self, pretraining: Pretraining) -> None:
+        super().__init__(pretraining)
+        spec = pretraining.fields
+        assert isinstance(spec, DinoSpec)
+        self.spec = spec
+        dims = (self.network.feature_dim, spec.hidden_dim, spec.bottleneck_dim, spec.prototypes)
+        self.projector = dino_head(*dims)
+        self.teacher = MomentumBranch(self.network, self.projector, dino_head(*dims))
+        self.cross_entropy = dino_loss(spec.prototypes, spec.student_temperature, spec.teacher_temperature)
+        self.local_view = View(
+            size=local_size(pretraining.image_size, self.network.stride),
+            min_area=spec.min_crop * LOCAL_AREA,
+            max_area=spec.min_crop,
+        )
+        self._teacher_sum: Tensor | None = None  # over the forward passes since the last step
+        self._teacher_count = 0
+
+    @property
+    def center(self) -> Tensor:
+        """Moving average of the teacher's output, (1, 1, P)."""
+        return self.cross_entropy.get_buffer("center")
+
+    def prepare(self, images_B1HW: Tensor, generator: torch.Generator, step: int) -> tuple[Tensor, ...]:
+        """Return the two global crops (B, 1, H, W), then the local crops (B, 1, S, S), of every image."""
+        views = [self.view] * NUM_GLOBAL + [self.local_view] * self.spec.local_crops
+        return tuple(random_view(images_B1HW, view, generator) for view in views)
+
+    def loss(self, *prepared: Tensor) -> Tensor:
+        """Return the mean cross-entropy over all pairs of a teacher's and another student's crop."""
+        num_images = len(prepared[0])
+        global_crops, local_crops = torch.cat(prepared[:NUM_GLOBAL]), prepared[NUM_GLOBAL:]
+        teacher_output = self.teacher(global_crops)
+        self._teacher_sum = teacher_output.sum(0) + (0 if self._teacher_sum is None else self._teacher_sum)
+        self._teacher_count += len(teacher_output)
+        features = [self.network.features(global_crops)]
+        if local_crops:
+            features.append(self.network.features(torch.cat(local_crops)))
+        student_output = self.projector(torch.cat(features))
+        loss: Tensor = self.cross_entropy(
+            list(teacher_output.split(num_images)), list(student_output.split(num_images))
+        )
+        return loss
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """Move the centre by the teacher's outputs of this step, then the teacher."""
+        assert self._teacher_sum is not None
+        self.center.lerp_(self._teacher_sum / self._teacher_count, 1 - self.spec.center_momentum)
+        self._teacher_sum, self._teacher_count = None, 0
+        self.teacher.follow(self.network, self.projector, self.spec.momentum)
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """Return the teacher's encoder."""
+        teacher: Network = self.teacher.network
+        return teacher.encoder_state()
+
+
+METHOD = Dino

@@ -1,0 +1,87 @@
+"""The heads and losses that come from lightly, with types."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import TypeAlias
+
+from lightly.loss import BarlowTwinsLoss, DINOLoss, NegativeCosineSimilarity, NTXentLoss
+from lightly.models.modules import heads
+from torch import Tensor, nn
+
+PairLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""Mean loss of two views' vectors, each (B, projection)."""
+
+
+def moco_head(num_inputs: int, hidden_dim: int, projection_dim: int, *, batch_norm: bool) -> nn.Module:
+    """Return MoCo's two-layer head; batch norm after both layers for v3, none for v2."""
+    head: nn.Module = heads.MoCoProjectionHead(num_inputs, hidden_dim, projection_dim, batch_norm=batch_norm)
+    return head
+
+
+def simclr_head(num_inputs: int, hidden_dim: int, projection_dim: int, *, num_layers: int) -> nn.Module:
+    """Return SimCLR's head, of two layers in its first version and three in its second."""
+    head: nn.Module = heads.SimCLRProjectionHead(num_inputs, hidden_dim, projection_dim, num_layers=num_layers)
+    return head
+
+
+def byol_projector(num_inputs: int, hidden_dim: int, projection_dim: int) -> nn.Module:
+    """Return BYOL's projection head."""
+    head: nn.Module = heads.BYOLProjectionHead(num_inputs, hidden_dim, projection_dim)
+    return head
+
+
+def byol_predictor(projection_dim: int, hidden_dim: int) -> nn.Module:
+    """Return BYOL's prediction head, from projections to projections."""
+    head: nn.Module = heads.BYOLPredictionHead(projection_dim, hidden_dim, projection_dim)
+    return head
+
+
+def barlow_twins_head(num_inputs: int, hidden_dim: int, projection_dim: int) -> nn.Module:
+    """Return the three-layer head of Barlow Twins."""
+    head: nn.Module = heads.BarlowTwinsProjectionHead(num_inputs, hidden_dim, projection_dim)
+    return head
+
+
+def dino_head(num_inputs: int, hidden_dim: int, bottleneck_dim: int, prototypes: int) -> nn.Module:
+    """Return DINO's head with batch norm, as for convolutional encoders, and a weight-normalised last layer."""
+    with warnings.catch_warnings():  # lightly still uses the older weight_norm of torch
+        warnings.filterwarnings("ignore", category=FutureWarning, message=".*weight_norm.*")
+        head: nn.Module = heads.DINOProjectionHead(num_inputs, hidden_dim, bottleneck_dim, prototypes, batch_norm=True)
+    return head
+
+
+def nt_xent(temperature: float) -> PairLoss:
+    """Return SimCLR's NT-Xent: of 2 B views, each has one positive and the 2 B - 2 views of other images against it."""
+    loss: PairLoss = NTXentLoss(temperature=temperature, memory_bank_size=0)
+    return loss
+
+
+def negative_cosine() -> PairLoss:
+    """Return minus the cosine similarity."""
+    loss: PairLoss = NegativeCosineSimilarity()
+    return loss
+
+
+def barlow_twins_loss(redundancy: float) -> PairLoss:
+    """Return the loss of Barlow Twins with `redundancy` as lambda."""
+    loss: PairLoss = BarlowTwinsLoss(lambda_param=redundancy)
+    return loss
+
+
+def dino_loss(prototypes: int, student_temperature: float, teacher_temperature: float) -> nn.Module:
+    """Return DINO's loss, called with the lists of the teacher's and the student's outputs per crop.
+
+    Its buffer `center` (1, 1, prototypes) stays as it is in `forward`: lightly would move it in every forward
+    pass, so that an accumulated step moved it several times.
+    """
+    loss: nn.Module = DINOLoss(
+        output_dim=prototypes,
+        warmup_teacher_temp=teacher_temperature,
+        teacher_temp=teacher_temperature,
+        warmup_teacher_temp_epochs=1,
+        student_temp=student_temperature,
+        center_momentum=1.0,
+    )
+    return loss

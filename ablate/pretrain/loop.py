@@ -1,0 +1,186 @@
+"""How is a network pre-trained? The one training loop of all methods.
+
+Nothing in it depends on the number of steps asked for, so a snapshot taken in passing equals one of a shorter
+pre-training, and a longer pre-training goes on from the state of a shorter one. Shapes: N images of the data set, W
+images of one optimizer step, H and W of the square image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ablate.pretrain.base import Method
+from ablate.space import Pretraining
+from ablate.training import (
+    Checkpoint,
+    CurvePoint,
+    Diverged,
+    Interrupted,
+    Progress,
+    Report,
+    State,
+    Stopwatch,
+    curve_of,
+    curve_state,
+    global_seed,
+    micro_batches,
+    seeded,
+    silent,
+    stream_order,
+)
+
+CURVE_EVERY = 10
+"""Steps whose mean loss is one point of the learning curve."""
+
+Publish: TypeAlias = Callable[[int, dict[str, Tensor]], None]
+"""Called with a step and that snapshot's weights, on the CPU."""
+
+
+def run_pretraining(
+    pretraining: Pretraining,
+    images_NHW: np.ndarray,
+    *,
+    steps: int,
+    publish: Publish,
+    snapshots: Sequence[int] = (),
+    device: torch.device | str = "cpu",
+    state: State | None = None,
+    checkpoint: Checkpoint | None = None,
+    report: Report = silent,
+) -> list[CurvePoint]:
+    """Pre-train to `steps` optimizer steps, publishing snapshots on the way.
+
+    AdamW with a learning rate that is constant after `warmup` steps. Every step takes the next `batch_size *
+    accumulate` images of an endless shuffled stream, in `accumulate` forward passes. After a step, in this order: its
+    snapshot is published, its state is saved if that is due, it is reported. A state is therefore never ahead of a
+    snapshot that was asked for.
+
+    Args:
+        pretraining: what to do; its number of steps is not looked at.
+        images_NHW: uint8, H = W = `pretraining.image_size`; all of them are kept on the device.
+        steps: optimizer steps to end with, those before `state` included; at or below the state's step nothing is
+            trained.
+        publish: receives each snapshot.
+        snapshots: steps whose snapshot is wanted; none before the state's step, which has lost them.
+        device: where to train.
+        state: of an earlier attempt, as given to `checkpoint`; None to begin.
+        checkpoint: keeps states: when it says so, when `report` asks to stop, and after the last step.
+        report: called after every step with the loss; returns True to ask the loop to stop.
+
+    Returns:
+        The learning curve from the first step on: the mean loss of every 10 steps.
+
+    Raises:
+        Interrupted: `report` asked to stop before the last step; the state is saved.
+        Diverged: the loss is not finite; raised before the weights are changed.
+        ValueError: a snapshot is asked for that lies before the state.
+        InputError: `weights` cannot be loaded.
+    """
+    from ablate.pretrain import build_method
+
+    fields, device = pretraining.fields, torch.device(device)
+    method = build_method(pretraining).to(device)
+    parameters = [parameter for parameter in method.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=fields.lr, weight_decay=fields.weight_decay)
+    start, loss_sum, curve, seconds = 0, 0.0, [], 0.0
+    if state is not None:
+        start, loss_sum, seconds = int(state["step"]), float(state["loss_sum"]), float(state["seconds"])
+        curve = curve_of(state["curve"])
+        method.load_state_dict(state["method"])
+        optimizer.load_state_dict(state["optimizer"])
+    if lost := [step for step in snapshots if step < start]:
+        raise ValueError(f"snapshots at steps {lost} lie before the state at step {start}: begin without a state")
+
+    method.train()
+    images = torch.as_tensor(images_NHW).to(device)
+    window = fields.batch_size * fields.accumulate
+    watch = Stopwatch(seconds)
+    saved = start
+
+    def save(step: int) -> None:
+        nonlocal saved
+        if checkpoint is not None and step > saved:
+            checkpoint.save(
+                step,
+                {
+                    "step": step,
+                    "method": method.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "loss_sum": loss_sum,
+                    "curve": curve_state(curve),
+                    "seconds": watch.seconds,
+                },
+            )
+            saved = step
+
+    if start in snapshots:
+        publish(start, _snapshot(method))
+        if report(Progress("pretrain", start, steps, published=start)) and start < steps:
+            raise Interrupted
+    for step in range(start + 1, steps + 1):
+        order = torch.from_numpy(stream_order(len(images), fields.seed, (step - 1) * window, window))
+        batch_W1HW = images[order.to(device)][:, None].float() / 255
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(pretraining, step)
+        loss = _optimizer_step(method, optimizer, batch_W1HW, step)
+        method.after_step(step)
+
+        loss_sum += loss
+        if step % CURVE_EVERY == 0:
+            curve.append(CurvePoint(step, None, "loss", loss_sum / CURVE_EVERY, watch.seconds))
+            loss_sum = 0.0
+        published = step if step in snapshots else None
+        if published is not None:
+            publish(step, _snapshot(method))
+        if checkpoint is not None and checkpoint.due():
+            save(step)
+        rate = (step - start) * window / max(watch.seconds - seconds, 1e-9)
+        stop = report(Progress("pretrain", step, steps, {"loss": loss}, rate, published))
+        if stop and step < steps:
+            save(step)
+            raise Interrupted
+    save(max(start, steps))
+    return curve
+
+
+def learning_rate(pretraining: Pretraining, step: int) -> float:
+    """Return the learning rate of a step, counted from 1: a linear rise over `warmup` steps, then constant."""
+    fields = pretraining.fields
+    return fields.lr * min(1.0, step / fields.warmup) if fields.warmup else fields.lr
+
+
+def _optimizer_step(method: Method, optimizer: torch.optim.Optimizer, batch_W1HW: Tensor, step: int) -> float:
+    """Do one optimizer step and return its loss."""
+    fields, device = method.pretraining.fields, batch_W1HW.device
+    optimizer.zero_grad(set_to_none=True)
+    with global_seed(device, fields.seed, "dropout", step):
+        loss = backward(method, batch_W1HW, seeded(device, fields.seed, "draws", step), step)
+    if not math.isfinite(loss):
+        raise Diverged(
+            f"the pre-training loss of {fields.method} is {loss} at step {step}: lower pretrain.lr (now {fields.lr:g})"
+        )
+    if method.clip is not None:
+        torch.nn.utils.clip_grad_value_(method.parameters(), method.clip)
+    optimizer.step()
+    return loss
+
+
+def backward(method: Method, batch_W1HW: Tensor, generator: torch.Generator, step: int) -> float:
+    """Add the gradients of one optimizer step, forward pass by forward pass, and return its loss."""
+    prepared = method.prepare(batch_W1HW, generator, step)
+    total = torch.zeros((), device=batch_W1HW.device)
+    for part, share in micro_batches(len(batch_W1HW), method.pretraining.fields.batch_size):
+        loss = method.loss(*(tensor[part] for tensor in prepared)) * share
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+    return float(total)
+
+
+def _snapshot(method: Method) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in method.snapshot().items()}

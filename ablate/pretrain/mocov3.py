@@ -1,0 +1,43 @@
+"""MoCo v3: symmetric InfoNCE between a predictor's queries and a momentum encoder's keys, no queue.
+
+Chen, Xie, He 2021, "An empirical study of training self-supervised vision transformers", in its variant for
+convolutional encoders: a two-layer projector and a two-layer predictor, both with batch norm. Deviations: the
+momentum is constant, for a schedule would depend on the number of steps; the last batch norms have an affine part
+(lightly's head); negatives are the images of one forward pass (`batch_size`).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ablate.pretrain.base import MomentumBranch, SelfSupervision
+from ablate.pretrain.contrastive import info_nce
+from ablate.pretrain.heads import moco_head
+from ablate.space import MocoV3Spec, Pretraining
+
+
+class MocoV3(SelfSupervision):
+    """Each view's queries against the other view's keys."""
+
+    def __init__(self, pretraining: Pretraining) -> None:
+        super().__init__(pretraining)
+        spec = pretraining.fields
+        assert isinstance(spec, MocoV3Spec)
+        self.spec = spec
+        self.projector = moco_head(self.network.feature_dim, spec.hidden_dim, spec.projection_dim, batch_norm=True)
+        self.predictor = moco_head(spec.projection_dim, spec.hidden_dim, spec.projection_dim, batch_norm=True)
+        self.keys = MomentumBranch(self.network, self.projector)
+
+    def loss(self, *prepared: Tensor) -> Tensor:
+        """Return the sum of both directions' InfoNCE, of two views, each (B, 1, H, W)."""
+        first, second = (self.predictor(self.projector(self.network.features(view))) for view in prepared)
+        first_key, second_key = (self.keys(view) for view in prepared)
+        temperature = self.spec.temperature
+        return info_nce(first, second_key, temperature) + info_nce(second, first_key, temperature)
+
+    def after_step(self, step: int) -> None:
+        """Move the momentum branch."""
+        self.keys.follow(self.network, self.projector, self.spec.momentum)
+
+
+METHOD = MocoV3
