@@ -100,71 +100,85 @@ def _schema(table: str, columns: Iterable[Any]) -> Any:
 
 
 TABLES: dict[str, Any] = {
-    "trials": _schema("trials", [
-        _column("trial_id", pa.string(), "12 hex digits that name the trial", nullable=False),
-        _column("pretrain_key", pa.string(), "12 hex digits that name the pre-training; null for scratch and imagenet"),
-        *_SPEC_COLUMNS,
-        _column("status", pa.string(), "finished or failed", nullable=False),
-        _column("error", pa.string(), "what failed, in one line; null if finished"),
-        _column("unit", pa.string(), "unit of mre and of the SDR thresholds: mm or px"),
-        _column("mre", pa.float64(), "mean radial error over all annotated landmarks of all test images"),
-        _column("mre_median", pa.float64(), "median of the radial errors"),
-        _column("mre_std", pa.float64(), "standard deviation of the radial errors"),
-        _column("sdr", _SDR, "success detection rates: share (0 to 1) of errors of at most the threshold"),
-        _column("paper_mre", pa.float64(), "mre by the paper's protocol; null for a user's own data"),
-        _column("paper_sdr", _SDR, "sdr by the paper's protocol; null for a user's own data"),
-        _column("val_loss", pa.float64(), "validation loss of the evaluated weights"),
-        _column("val_mre", pa.float64(), "mean radial error of these weights on the validation images, in unit"),
-        _column("best_epoch", pa.int64(), "epoch of the evaluated weights, from 1"),
-        _column("epochs", pa.int64(), "epochs that were run"),
-        _column("pretrain_seconds", pa.float64(), "wall time of the pre-training up to the snapshot used"),
-        _column("pretrain_shared", pa.bool_(), "was the snapshot made for, or by, another trial as well"),
-        _column("finetune_seconds", pa.float64(), "wall time of fine-tuning"),
-        _column("evaluate_seconds", pa.float64(), "wall time of the evaluation on the test images"),
-        _column("parameters", pa.int64(), "trainable parameters of the fine-tuned network"),
-        _column("peak_memory_bytes", pa.int64(), "most memory held: of the GPU, or of the process on a CPU"),
-        _column("device", pa.string(), "what computed: cpu, or the GPU's name"),
-        _column("node", pa.string(), "host name of the machine"),
-        _column("started_at", _TIME, "start of the trial, UTC"),
-        _column("finished_at", _TIME, "end of the trial, UTC"),
-        _column("ablate_version", pa.string(), "version of ablate"),
-        _column("torch_version", pa.string(), "version of PyTorch"),
-        _column("git_revision", pa.string(), "git revision of the checkout; null outside one"),
-    ]),
-    "errors": _schema("errors", [
-        _column("trial_id", pa.string(), "the trial", nullable=False),
-        _column("image", pa.string(), "file name of the test image", nullable=False),
-        _column("landmark", pa.int16(), "number of the landmark, from 0", nullable=False),
-        _column("x_true", pa.float64(), "annotated x in pixels of the original file"),
-        _column("y_true", pa.float64(), "annotated y in pixels of the original file"),
-        _column("x_pred", pa.float64(), "predicted x in pixels of the original file"),
-        _column("y_pred", pa.float64(), "predicted y in pixels of the original file"),
-        _column("error", pa.float64(), "radial error in the trial's unit"),
-        _column("error_paper", pa.float64(), "radial error by the paper's protocol; null for a user's own data"),
-    ]),
-    "curves": _schema("curves", [
-        _column("trial_id", pa.string(), "the trial that was fine-tuned, or null"),
-        _column("pretrain_key", pa.string(), "the pre-training, or null"),
-        _column("phase", pa.string(), "pretrain or finetune", nullable=False),
-        _column("step", pa.int64(), "optimizer steps done", nullable=False),
-        _column("epoch", pa.int64(), "epochs done; null where there are none"),
-        _column("metric", pa.string(), "what was measured: loss, val_loss, lr, ...", nullable=False),
-        _column("value", pa.float64(), "the metric's value"),
-        _column("seconds", pa.float64(), "wall time spent in the phase so far"),
-    ]),
-    "stages": _schema("stages", [
-        _column("kind", pa.string(), "pretrain, finetune or trial (a whole trial in one process)", nullable=False),
-        _column("pretrain_key", pa.string(), "the pre-training that was made, or started from"),
-        _column("trial_id", pa.string(), "the trial; null for a pre-training"),
-        _column("from_step", pa.int64(), "step at which the attempt began"),
-        _column("to_step", pa.int64(), "step that the attempt reached"),
-        _column("seconds", pa.float64(), "wall time of the attempt"),
-        _column("gpus", pa.float64(), "GPUs held by the attempt; fractions are shares of one"),
-        _column("images_per_second", pa.float64(), "training images processed in a second"),
-        _column("peak_memory_bytes", pa.int64(), "most memory held: of the GPU, or of the process on a CPU"),
-        _column("node", pa.string(), "host name of the machine"),
-        _column("outcome", pa.string(), "how the attempt ended", nullable=False),
-    ]),
+    "trials": _schema(
+        "trials",
+        [
+            _column("trial_id", pa.string(), "12 hex digits that name the trial", nullable=False),
+            _column(
+                "pretrain_key", pa.string(), "12 hex digits that name the pre-training; null for scratch and imagenet"
+            ),
+            *_SPEC_COLUMNS,
+            _column("status", pa.string(), "finished or failed", nullable=False),
+            _column("error", pa.string(), "what failed, in one line; null if finished"),
+            _column("unit", pa.string(), "unit of mre and of the SDR thresholds: mm or px"),
+            _column("mre", pa.float64(), "mean radial error over all annotated landmarks of all test images"),
+            _column("mre_median", pa.float64(), "median of the radial errors"),
+            _column("mre_std", pa.float64(), "standard deviation of the radial errors"),
+            _column("sdr", _SDR, "success detection rates: share (0 to 1) of errors of at most the threshold"),
+            _column("paper_mre", pa.float64(), "mre by the paper's protocol; null for a user's own data"),
+            _column("paper_sdr", _SDR, "sdr by the paper's protocol; null for a user's own data"),
+            _column("val_loss", pa.float64(), "validation loss of the evaluated weights"),
+            _column("val_mre", pa.float64(), "mean radial error of these weights on the validation images, in unit"),
+            _column("best_epoch", pa.int64(), "epoch of the evaluated weights, from 1"),
+            _column("epochs", pa.int64(), "epochs that were run"),
+            _column("pretrain_seconds", pa.float64(), "wall time of the pre-training up to the snapshot used"),
+            _column("pretrain_shared", pa.bool_(), "was the snapshot made for, or by, another trial as well"),
+            _column("finetune_seconds", pa.float64(), "wall time of fine-tuning"),
+            _column("evaluate_seconds", pa.float64(), "wall time of the evaluation on the test images"),
+            _column("parameters", pa.int64(), "trainable parameters of the fine-tuned network"),
+            _column("peak_memory_bytes", pa.int64(), "most memory held: of the GPU, or of the process on a CPU"),
+            _column("device", pa.string(), "what computed: cpu, or the GPU's name"),
+            _column("node", pa.string(), "host name of the machine"),
+            _column("started_at", _TIME, "start of the trial, UTC"),
+            _column("finished_at", _TIME, "end of the trial, UTC"),
+            _column("ablate_version", pa.string(), "version of ablate"),
+            _column("torch_version", pa.string(), "version of PyTorch"),
+            _column("git_revision", pa.string(), "git revision of the checkout; null outside one"),
+        ],
+    ),
+    "errors": _schema(
+        "errors",
+        [
+            _column("trial_id", pa.string(), "the trial", nullable=False),
+            _column("image", pa.string(), "file name of the test image", nullable=False),
+            _column("landmark", pa.int16(), "number of the landmark, from 0", nullable=False),
+            _column("x_true", pa.float64(), "annotated x in pixels of the original file"),
+            _column("y_true", pa.float64(), "annotated y in pixels of the original file"),
+            _column("x_pred", pa.float64(), "predicted x in pixels of the original file"),
+            _column("y_pred", pa.float64(), "predicted y in pixels of the original file"),
+            _column("error", pa.float64(), "radial error in the trial's unit"),
+            _column("error_paper", pa.float64(), "radial error by the paper's protocol; null for a user's own data"),
+        ],
+    ),
+    "curves": _schema(
+        "curves",
+        [
+            _column("trial_id", pa.string(), "the trial that was fine-tuned, or null"),
+            _column("pretrain_key", pa.string(), "the pre-training, or null"),
+            _column("phase", pa.string(), "pretrain or finetune", nullable=False),
+            _column("step", pa.int64(), "optimizer steps done", nullable=False),
+            _column("epoch", pa.int64(), "epochs done; null where there are none"),
+            _column("metric", pa.string(), "what was measured: loss, val_loss, lr, ...", nullable=False),
+            _column("value", pa.float64(), "the metric's value"),
+            _column("seconds", pa.float64(), "wall time spent in the phase so far"),
+        ],
+    ),
+    "stages": _schema(
+        "stages",
+        [
+            _column("kind", pa.string(), "pretrain, finetune or trial (a whole trial in one process)", nullable=False),
+            _column("pretrain_key", pa.string(), "the pre-training that was made, or started from"),
+            _column("trial_id", pa.string(), "the trial; null for a pre-training"),
+            _column("from_step", pa.int64(), "step at which the attempt began"),
+            _column("to_step", pa.int64(), "step that the attempt reached"),
+            _column("seconds", pa.float64(), "wall time of the attempt"),
+            _column("gpus", pa.float64(), "GPUs held by the attempt; fractions are shares of one"),
+            _column("images_per_second", pa.float64(), "training images processed in a second"),
+            _column("peak_memory_bytes", pa.int64(), "most memory held: of the GPU, or of the process on a CPU"),
+            _column("node", pa.string(), "host name of the machine"),
+            _column("outcome", pa.string(), "how the attempt ended", nullable=False),
+        ],
+    ),
 }
 """The schema of every table; each column's metadata holds its `description`."""
 
@@ -176,10 +190,20 @@ KEYS: dict[str, tuple[str, ...]] = {
 }
 """The columns that tell a table's rows apart (stages: as far as two runs can be compared)."""
 
-VOLATILE = frozenset({
-    "pretrain_seconds", "finetune_seconds", "evaluate_seconds", "seconds", "images_per_second",
-    "started_at", "finished_at", "node", "peak_memory_bytes", "pretrain_shared",
-})
+VOLATILE = frozenset(
+    {
+        "pretrain_seconds",
+        "finetune_seconds",
+        "evaluate_seconds",
+        "seconds",
+        "images_per_second",
+        "started_at",
+        "finished_at",
+        "node",
+        "peak_memory_bytes",
+        "pretrain_shared",
+    }
+)
 """Columns in which two runs of one spec may differ: times, rates, node, memory, who shared a pre-training."""
 
 
@@ -254,15 +278,17 @@ def write_rows(store: Store, table: str, part: str, rows: Sequence[Row]) -> None
     many = len(rows) > 100  # dictionaries and statistics of a few rows only make the file larger and slower
     sink = pa.BufferOutputStream()
     pq.write_table(
-        _table_of(table, rows), sink,
-        compression="zstd", use_dictionary=many, write_statistics=many, write_page_checksum=True,
+        _table_of(table, rows),
+        sink,
+        compression="zstd",
+        use_dictionary=many,
+        write_statistics=many,
+        write_page_checksum=True,
     )
     store.write(path, sink.getvalue().to_pybytes())
 
 
-def commit_trial(
-    store: Store, trial_row: Row, error_rows: Sequence[Row], curve_rows: Sequence[Row]
-) -> None:
+def commit_trial(store: Store, trial_row: Row, error_rows: Sequence[Row], curve_rows: Sequence[Row]) -> None:
     """Write all rows of one trial: errors, curves, then the row of `trials`, which makes the others count.
 
     A trial that failed has no error rows: what an earlier attempt left is taken away.
@@ -309,9 +335,7 @@ def _check_columns(table: str, columns: Sequence[str] | None) -> None:
             raise ValueError(f"{table} has no column {name!r}{nearest(name, names)}; it has {', '.join(names)}")
 
 
-def read_table(
-    store: Store, name: str, columns: Sequence[str] | None = None, filters: Filters = None
-) -> Any:
+def read_table(store: Store, name: str, columns: Sequence[str] | None = None, filters: Filters = None) -> Any:
     """Return the table `name` of a run as a `pyarrow.Table`, parts in the order of their names.
 
     `columns` and `filters` (an expression, or `[("shots", "==", 10), ...]`) limit what is read. A table
@@ -326,15 +350,11 @@ def read_table(
         for part in parts:
             reason = _unreadable(store, name, part)
             if reason is not None:
-                raise CorruptArtifact(
-                    f"{store.label}/{part}: not a whole Parquet file ({reason}); delete it and run again"
-                ) from error
+                raise _damaged(store, part, reason) from error
         raise
 
 
-def read_frame(
-    store: Store, name: str, columns: Sequence[str] | None = None, filters: Filters = None
-) -> pd.DataFrame:
+def read_frame(store: Store, name: str, columns: Sequence[str] | None = None, filters: Filters = None) -> pd.DataFrame:
     """Return the table `name` as a data frame; see `read_table`.
 
     Columns of whole numbers and of booleans that may be null are pandas' nullable types, so that 500 stays 500.
@@ -348,11 +368,14 @@ def read_frame(
 
 
 def read_part(store: Store, table: str, part: str) -> list[dict[str, object]]:
-    """Return the rows of one part; [] if there is no such part."""
+    """Return the rows of one part; [] if there is no such part. Raises `CorruptArtifact` if it cannot be read."""
     path = part_path(table, part)
     if not store.exists(path):
         return []
-    rows: list[dict[str, object]] = _read_parts(store, table, [path]).to_pylist()
+    try:
+        rows: list[dict[str, object]] = _read_parts(store, table, [path]).to_pylist()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise _damaged(store, path, " ".join(str(error).split())) from error
     return rows
 
 
@@ -360,6 +383,10 @@ def finished_trials(store: Store) -> dict[str, str]:
     """Return the status (`finished` or `failed`) of every trial that has its row in `trials`."""
     table = read_table(store, "trials", ["trial_id", "status"])
     return dict(zip(table["trial_id"].to_pylist(), table["status"].to_pylist(), strict=True))
+
+
+def _damaged(store: Store, path: str, reason: str) -> CorruptArtifact:
+    return CorruptArtifact(f"{store.label}/{path}: not a whole Parquet file ({reason}); delete it and run again")
 
 
 def _unreadable(store: Store, table: str, part: str) -> str | None:

@@ -12,7 +12,8 @@ uploaded until then stays invisible (a bucket rule that aborts incomplete upload
 
 Object stores take their credentials from the usual places (environment, profile, instance role). Other S3
 servers are reached by `s3://bucket/prefix?endpoint_override=http://host:port` (also `scheme`, `region`), or
-by the environment variables `AWS_ENDPOINT_URL_S3` and `AWS_ENDPOINT_URL`.
+by the environment variables `AWS_ENDPOINT_URL_S3` and `AWS_ENDPOINT_URL`. For Google Cloud Storage `?` may set
+`endpoint_override`, `scheme` and `retry_limit_seconds` (default 120).
 """
 
 from __future__ import annotations
@@ -211,7 +212,12 @@ class Store:
 
     def list(self, folder: str) -> Names:
         """Return the names of files and folders in `folder`, sorted, without hidden ones; [] if it is absent."""
-        return sorted(name for name in (info.base_name for info in self._infos(folder)) if name[0] != ".")
+        if self.address.startswith("gs://"):  # pyarrow does not list a folder that has no object of its own there
+            start = len(self.path(folder)) + 1
+            names = {info.path[start:].partition("/")[0] for info in self._infos(folder, recursive=True)}
+        else:
+            names = {info.base_name for info in self._infos(folder)}
+        return sorted(name for name in names if name[0] != ".")
 
     def delete(self, path: str) -> None:
         """Delete a file, or a folder and all in it; what is missing is fine.
@@ -465,11 +471,6 @@ class BackgroundPublisher:
         """Is nothing being written (or has writing failed, which `flush` raises)?"""
         return self._pending is None or self._pending.done()
 
-    @property
-    def idle(self) -> bool:
-        """Is nothing being published? (`flush` and `submit` would not wait.)"""
-        return self._pending is None or self._pending.done()
-
     def flush(self) -> None:
         """Wait until all is published; raise what went wrong."""
         pending, self._pending = self._pending, None
@@ -594,6 +595,7 @@ class RunLock:
         atexit.register(self.release)  # before pyarrow shuts its S3 client down
 
     def is_gone(self, owner: Owner) -> bool:
+        """Has `owner` ended without giving the lock back? May watch an owner elsewhere for 1.5 `heartbeat_s`."""
         if owner.machine == _machine():
             return process_start(owner.pid) != owner.process_start
         if time.time() - owner.heartbeat < self.stale_s:

@@ -2,6 +2,9 @@
 
 import logging
 import os
+import socket
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,3 +57,30 @@ def s3_address(s3_server: str) -> str:
     bucket = f"bucket-{uuid.uuid4().hex}"
     boto3.client("s3", endpoint_url=s3_server).create_bucket(Bucket=bucket)
     return f"s3://{bucket}/runs/one?endpoint_override={s3_server}"
+
+
+@pytest.fixture(scope="session")
+def gs_server() -> Iterator[str]:
+    """HOST:PORT of a server on loopback that speaks the Google Cloud Storage protocol, in a process of its own."""
+    pytest.importorskip("gcp_storage_emulator", reason="needs gcp-storage-emulator")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    code = (
+        "import sys, time; from gcp_storage_emulator.server import create_server; "
+        f"server = create_server('127.0.0.1', {port}, in_memory=True, default_bucket='bucket'); "
+        "server.start(); print('up', flush=True); sys.stdin.read(); server.stop()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        yield f"127.0.0.1:{port}"
+        process.kill()
+
+
+@pytest.fixture
+def gs_address(gs_server: str) -> str:
+    """Address of an empty store on that server, to be given to `--out`."""
+    return f"gs://anonymous@bucket/{uuid.uuid4().hex}/run?endpoint_override={gs_server}&scheme=http"

@@ -300,6 +300,8 @@ def test_a_damaged_part_is_found_and_named(store: Store, damage: str) -> None:
     path.write_bytes({"truncated": content[:-20], "emptied": b"", "altered": content}[damage])
     with pytest.raises(CorruptArtifact, match=r"tables/curves/bb\.parquet: not a whole Parquet file"):
         read_table(store, "curves")
+    with pytest.raises(CorruptArtifact, match="bb"):
+        read_part(store, "curves", "bb")
     assert list(unreadable_parts(store)) == ["tables/curves/bb.parquet"]
 
 

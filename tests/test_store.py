@@ -1,4 +1,4 @@
-"""The contract of the store, on a local folder and on an S3 server; what a kill, a full disk or a rival leaves."""
+"""The contract of the store, on a folder, an S3 and a GCS server; what a kill, a full disk or a rival leaves."""
 
 import contextlib
 import hashlib
@@ -35,9 +35,11 @@ from ablate.store import (
 )
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", "s3", "gs"])
 def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return str(tmp_path / "run") if request.param == "local" else str(request.getfixturevalue("s3_address"))
+    if request.param == "local":
+        return str(tmp_path / "run")
+    return str(request.getfixturevalue(f"{request.param}_address"))
 
 
 @pytest.fixture
