@@ -1,0 +1,82 @@
+"""Statistics of a comparison: pure functions on arrays, each of which says what question its number answers.
+
+- `samples`: what each network scored on each image; mean and standard deviation over seeds
+- `bootstrap`: 95 % intervals by crossed bootstrap, paired differences
+- `resamples`, `crossed`: the counts behind them, and the method
+- `curves`: medians, SDR curves, landmarks
+- `coverage`: how often these intervals hold the truth
+- `comparison`: all pairs, Wilcoxon with Holm's correction and effect size, the best and its peers, leakage
+- `ranks`: average ranks, Friedman, Nemenyi
+- `efficiency`: how many annotated images to reach the same error
+- `selection`: choices made on the validation set
+"""
+
+from ablate.stats.bootstrap import Seeds, crossed_bootstrap, paired_difference, paired_differences
+from ablate.stats.comparison import (
+    INTERVAL_CAPTION,
+    WILCOXON_CAPTION,
+    Best,
+    Comparison,
+    Leakage,
+    SignedRank,
+    adjust_family,
+    best_of,
+    compare_pairs,
+    holm,
+    leakage,
+    signed_rank,
+)
+from ablate.stats.coverage import COVERAGE, SETTINGS, coverage_note, measure_coverage
+from ablate.stats.crossed import Estimate
+from ablate.stats.curves import Curve, landmark_curve, median_estimate, sdr_curve
+from ablate.stats.efficiency import LabelEfficiency, Shots, label_efficiency
+from ablate.stats.ranks import RANKS_CAPTION, RankComparison, compare_ranks, nemenyi_critical_difference, nemenyi_q
+from ablate.stats.resamples import NUM_RESAMPLES, Resamples
+from ablate.stats.samples import PerImage, SeedSummary, error_sums, hit_sums, image_means, over_seeds
+from ablate.stats.selection import Selection, select_by_validation
+
+__all__ = [
+    "COVERAGE",
+    "INTERVAL_CAPTION",
+    "NUM_RESAMPLES",
+    "RANKS_CAPTION",
+    "SETTINGS",
+    "WILCOXON_CAPTION",
+    "Best",
+    "Comparison",
+    "Curve",
+    "Estimate",
+    "LabelEfficiency",
+    "Leakage",
+    "PerImage",
+    "RankComparison",
+    "Resamples",
+    "SeedSummary",
+    "Seeds",
+    "Selection",
+    "Shots",
+    "SignedRank",
+    "adjust_family",
+    "best_of",
+    "compare_pairs",
+    "compare_ranks",
+    "coverage_note",
+    "crossed_bootstrap",
+    "error_sums",
+    "hit_sums",
+    "holm",
+    "image_means",
+    "label_efficiency",
+    "landmark_curve",
+    "leakage",
+    "measure_coverage",
+    "median_estimate",
+    "nemenyi_critical_difference",
+    "nemenyi_q",
+    "over_seeds",
+    "paired_difference",
+    "paired_differences",
+    "sdr_curve",
+    "select_by_validation",
+    "signed_rank",
+]

@@ -1,0 +1,243 @@
+"""Do two initialisations differ, and does it hold when many pairs are looked at?
+
+S seeds, I test images, P comparisons in a family.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats as scipy_stats
+
+from ablate.stats.bootstrap import Seeds, crossed_bootstrap, paired_differences
+from ablate.stats.crossed import Estimate
+from ablate.stats.resamples import Resamples
+from ablate.stats.samples import FloatArray, PerImage
+
+WILCOXON_CAPTION = (
+    "The Wilcoxon test over images speaks of these trained networks on other images, not of another training; "
+    "the paired difference with its interval speaks of both."
+)
+INTERVAL_CAPTION = "Intervals leave out pre-training variance unless pretrain.seed is an axis."
+
+
+@dataclass(frozen=True)
+class SignedRank:
+    """Wilcoxon's signed-rank test over test images: do these trained networks differ on other images like these?
+
+    It does not say whether the initialisations differ: with other seeds the same two initialisations give other
+    networks, and for equal initialisations whose networks differ by chance the test rejects far more often than
+    5 %. Read the paired difference with its crossed-bootstrap interval first.
+
+    Attributes:
+        p_value: two-sided; NaN with no common image.
+        effect: matched-pairs rank-biserial correlation (Kerby 2014), (W+ - W-) / (W+ + W-) over a - b: +1 where a has
+            the larger error on every image, -1 where b has, 0 where the ranks balance; NaN with no common image.
+        num_images: common images.
+        num_zeros: of these, images on which both have exactly the same value; left out of the ranks.
+    """
+
+    p_value: float
+    effect: float
+    num_images: int
+    num_zeros: int
+
+
+def signed_rank(a_I: ArrayLike, b_I: ArrayLike) -> SignedRank:
+    """Return Wilcoxon's signed-rank test of a - b with its effect size; see `SignedRank` for what it answers.
+
+    Images where both are equal are dropped before ranking (Wilcoxon's own treatment, scipy's "wilcox"); if all are,
+    p is 1 and the effect 0. Ties get average ranks. scipy chooses the exact distribution up to 50 images without
+    ties and the normal approximation with tie correction otherwise.
+
+    Args:
+        a_I: one value per test image, averaged over seeds (`PerImage.seed_mean_I`); NaN = missing.
+        b_I: the same images for the other initialisation.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    a, b = np.asarray(a_I, np.float64), np.asarray(b_I, np.float64)
+    if a.shape != b.shape or a.ndim != 1:
+        raise ValueError(f"both must hold one value per image; got shapes {a.shape} and {b.shape}")
+    difference = a - b
+    difference = difference[np.isfinite(difference)]
+    nonzero = difference[difference != 0]
+    num_images, num_zeros = difference.size, difference.size - nonzero.size
+    if num_images == 0:
+        return SignedRank(float("nan"), float("nan"), 0, 0)
+    if nonzero.size == 0:
+        return SignedRank(1.0, 0.0, num_images, num_zeros)
+    ranks = scipy_stats.rankdata(np.abs(nonzero))
+    effect = float((ranks * np.sign(nonzero)).sum() / ranks.sum())
+    p_value = float(scipy_stats.wilcoxon(nonzero, zero_method="wilcox", alternative="two-sided").pvalue)
+    return SignedRank(p_value, effect, num_images, num_zeros)
+
+
+def holm(p_values_P: ArrayLike) -> FloatArray:
+    """Return Holm's adjusted p-values (1979): what is below 0.05 holds at a family-wise error of 5 %.
+
+    It answers: which of these comparisons stand when all of them are looked at? The guarantee is for the family
+    given, not for comparisons shown elsewhere, and it holds under any dependence. NaN (not testable) stays NaN and
+    does not count for the family's size.
+
+    Args:
+        p_values_P: raw p-values.
+    """
+    p_values = np.asarray(p_values_P, np.float64)
+    adjusted = np.full(p_values.shape, np.nan)
+    tested = np.flatnonzero(np.isfinite(p_values))
+    order = tested[np.argsort(p_values[tested], kind="stable")]
+    stepped = np.maximum.accumulate(p_values[order] * np.arange(order.size, 0, -1))
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return adjusted
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two initialisations at the same data set and shots.
+
+    Attributes:
+        a: name of the first.
+        b: name of the second.
+        difference: mean of a minus b with its crossed-bootstrap interval. This is the comparison.
+        test: Wilcoxon's test over images; speaks of these trained networks only.
+        p_holm: its p-value after Holm's correction over the family; NaN where it could not be tested.
+        family_size: number of tests in that family.
+    """
+
+    a: str
+    b: str
+    difference: Estimate
+    test: SignedRank
+    p_holm: float
+    family_size: int
+
+
+def compare_pairs(
+    arms: Mapping[str, PerImage], resamples: Resamples, *, seeds: Seeds = "independent"
+) -> tuple[Comparison, ...]:
+    """Compare every pair of initialisations; the pairs are the family of Holm's correction.
+
+    It answers, pair by pair, what `paired_difference` and `SignedRank` answer. The intervals are not corrected for
+    looking at many pairs; the Holm p-values are. Where more comparisons are shown together, pass them all to
+    `adjust_family`.
+
+    Args:
+        arms: name -> scores, all on the same images in the same order.
+        resamples: bootstrap counts.
+        seeds: see `paired_difference`.
+    """
+    image_means = {name: scores.seed_mean_I() for name, scores in arms.items()}
+    pairs = list(itertools.combinations(arms, 2))
+    differences = paired_differences(arms, pairs, resamples, seeds=seeds)
+    return adjust_family(
+        [
+            Comparison(
+                a, b, difference, signed_rank(image_means[a], image_means[b]), p_holm=float("nan"), family_size=0
+            )
+            for (a, b), difference in zip(pairs, differences, strict=True)
+        ]
+    )
+
+
+def adjust_family(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:
+    """Return the same comparisons with Holm's correction over all of them: the family is what is shown together."""
+    p_values = np.array([comparison.test.p_value for comparison in comparisons])
+    adjusted, size = holm(p_values), int(np.isfinite(p_values).sum())
+    return tuple(
+        replace(comparison, p_holm=float(p), family_size=size)
+        for comparison, p in zip(comparisons, adjusted, strict=True)
+    )
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best of several initialisations, and those that are not clearly worse.
+
+    Attributes:
+        name: with the lowest (or highest) value; None if nothing was measured.
+        not_worse: others whose paired difference to it has an interval that includes 0, or has none.
+    """
+
+    name: str | None
+    not_worse: tuple[str, ...]
+
+
+def best_of(
+    arms: Mapping[str, PerImage],
+    resamples: Resamples,
+    *,
+    higher_is_better: bool = False,
+    seeds: Seeds = "independent",
+) -> Best:
+    """Return the best initialisation and those whose 95 % interval of the difference to it includes 0.
+
+    It answers: which rows of a table must not be read as losers? "Not worse" is absence of evidence, not evidence
+    that they are equal, and the best was picked from the same numbers, which favours it.
+
+    Args:
+        arms: name -> scores, all on the same images; ties go to the first.
+        resamples: bootstrap counts.
+        higher_is_better: True for SDR, False for errors.
+        seeds: see `paired_difference`.
+    """
+    sign = -1.0 if higher_is_better else 1.0
+    means = {
+        name: np.nanmean(values) for name, scores in arms.items() if np.isfinite(values := scores.values_S()).any()
+    }
+    if not means:
+        return Best(None, ())
+    best = min(means, key=lambda name: sign * float(means[name]))
+    others = [name for name in means if name != best]
+    measured = {name: arms[name] for name in means}
+    differences = paired_differences(measured, [(name, best) for name in others], resamples, seeds=seeds)
+    return Best(
+        best, tuple(n for n, difference in zip(others, differences, strict=True) if not difference.excludes_zero)
+    )
+
+
+@dataclass(frozen=True)
+class Leakage:
+    """A headline number with and without the test images that also occur in train or val.
+
+    If the two differ by more than their intervals, networks gain from images they were trained on; if they agree,
+    leakage is not seen at this precision, which does not prove that there is none.
+
+    Attributes:
+        with_duplicates: on all test images.
+        without_duplicates: on the images that occur nowhere else; None if there are no duplicates.
+        num_images: test images.
+        num_duplicates: of these, images that also occur in train or val.
+    """
+
+    with_duplicates: Estimate
+    without_duplicates: Estimate | None
+    num_images: int
+    num_duplicates: int
+
+
+def leakage(scores: PerImage, duplicates_I: ArrayLike, resamples: Resamples) -> Leakage:
+    """Return a number with and without leaked test images; see `Leakage` for what it answers.
+
+    Args:
+        scores: scores of one initialisation.
+        duplicates_I: True where this radiograph also occurs in another split.
+        resamples: bootstrap counts.
+
+    Raises:
+        ValueError: the mask does not fit the images.
+    """
+    duplicates = np.asarray(duplicates_I, np.bool_)
+    if duplicates.shape != scores.sums_SI.shape[1:]:
+        raise ValueError(f"duplicates must hold one flag per image; got shape {duplicates.shape}")
+    return Leakage(
+        with_duplicates=crossed_bootstrap(scores, resamples),
+        without_duplicates=crossed_bootstrap(scores.images(~duplicates), resamples) if duplicates.any() else None,
+        num_images=duplicates.size,
+        num_duplicates=int(duplicates.sum()),
+    )

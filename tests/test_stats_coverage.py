@@ -1,0 +1,138 @@
+"""Simulations: do 95 % intervals hold the truth, and does the family-wise error stay at 5 %?
+
+Bounds are Monte-Carlo standard errors of a binomial share; every generator is seeded, so no test flickers.
+"""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from ablate import stats
+from ablate.stats import coverage
+
+
+def standard_error(share: float, num: int) -> float:
+    return math.sqrt(share * (1 - share) / num)
+
+
+def plain_percentile_coverage(setting: coverage.Setting, num_seeds: int, num_experiments: int) -> float:
+    """Coverage of the uncorrected crossed percentile bootstrap, written without the package's bootstrap."""
+    generator = np.random.default_rng(1)
+    covered = 0
+    for _ in range(num_experiments):
+        scores_SI = setting.seed_sd * generator.normal(size=(num_seeds, 1))
+        scores_SI = scores_SI + setting.image_sd * generator.normal(size=setting.num_images)
+        scores_SI = scores_SI + setting.particular_sd * generator.normal(size=(num_seeds, setting.num_images))
+        seeds = generator.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=400) / num_seeds
+        images = generator.multinomial(setting.num_images, np.full(setting.num_images, 1 / setting.num_images), 400)
+        means = np.einsum("rs,si,ri->r", seeds, scores_SI, images / setting.num_images, optimize=True)
+        lower, upper = np.quantile(means, [0.025, 0.975])
+        covered += lower <= 0 <= upper
+    return covered / num_experiments
+
+
+def test_coverage_table_holds_every_setting_at_the_same_seeds_and_95_percent_from_ten_on() -> None:
+    assert coverage.COVERAGE.keys() == coverage.SETTINGS.keys()
+    for by_seeds in coverage.COVERAGE.values():
+        assert list(by_seeds) == [2, 3, 5, 10, 20]
+        assert all(abs(share - 0.95) <= 0.02 for seeds, share in by_seeds.items() if seeds >= coverage.ENOUGH_SEEDS)
+
+
+@pytest.mark.parametrize(("name", "num_seeds"), [("both", 10), ("difference", 10), ("seeds", 3)])
+def test_a_small_simulation_agrees_with_the_coverage_table(name: str, num_seeds: int) -> None:
+    measured = stats.measure_coverage(
+        coverage.SETTINGS[name], num_seeds, np.random.default_rng(7), num_experiments=500, num_resamples=500
+    )
+    stated = coverage.COVERAGE[name][num_seeds]
+    assert abs(measured - stated) < 3 * standard_error(stated, 500)  # 3 %: the plain percentiles are 15 % off below
+
+
+def test_plain_percentiles_miss_the_truth_with_three_seeds() -> None:
+    plain = plain_percentile_coverage(coverage.SETTINGS["seeds"], 3, 500)
+    assert plain < coverage.COVERAGE["seeds"][3] - 0.08
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "num_seeds"), list(itertools.product(coverage.SETTINGS, (2, 3, 5, 10, 20))), ids=str
+)  # fmt: skip
+def test_the_coverage_table_is_measured_again(name: str, num_seeds: int) -> None:
+    measured = stats.measure_coverage(
+        coverage.SETTINGS[name], num_seeds, np.random.default_rng(11), num_experiments=2000
+    )
+    stated = coverage.COVERAGE[name][num_seeds]
+    error = math.hypot(standard_error(stated, 2000), standard_error(stated, coverage.EXPERIMENTS))
+    assert abs(measured - stated) < 3.5 * error  # 30 comparisons
+    if num_seeds >= coverage.ENOUGH_SEEDS:
+        assert abs(measured - 0.95) < 0.02 + 2 * standard_error(0.95, 2000)
+
+
+def test_a_report_says_the_coverage_below_ten_seeds_and_nothing_from_ten_on() -> None:
+    assert stats.coverage_note(10) is None
+    assert stats.coverage_note(25) is None
+    assert "leave out how trainings differ" in str(stats.coverage_note(1))
+    at_three = [by_seeds[3] for by_seeds in coverage.COVERAGE.values()]
+    note = str(stats.coverage_note(3))
+    assert f"{100 * min(at_three):.1f} %" in note
+    assert f"{100 * max(at_three):.1f} %" in note
+    assert "at 3 seeds" in str(stats.coverage_note(4))
+    assert "at 5 seeds" in str(stats.coverage_note(9))
+
+
+# --- family-wise error -------------------------------------------------------------------------------
+
+
+def any_rejected(families: int, networks_of: object, *, pairs: list[tuple[int, int]], seed: int) -> float:
+    """Share of families in which Holm-corrected Wilcoxon tests reject at least one pair at 5 %."""
+    generator = np.random.default_rng(seed)
+    rejected = 0
+    for _ in range(families):
+        networks = networks_of(generator)  # type: ignore[operator]
+        p_values = [stats.signed_rank(networks[a], networks[b]).p_value for a, b in pairs]
+        rejected += bool((stats.holm(p_values) < 0.05).any())
+    return rejected / families
+
+
+def equal_networks(generator: np.random.Generator) -> np.ndarray:
+    """Six networks that differ on single images only; skewed errors, hard images are hard for all."""
+    return np.asarray(generator.gamma(2.0, size=60) + generator.gamma(2.0, 0.5, size=(6, 60)))
+
+
+def test_family_wise_error_of_equal_networks_is_5_percent() -> None:
+    families = 1500
+    share = any_rejected(families, equal_networks, pairs=[(0, 1), (2, 3), (4, 5)], seed=0)
+    # independent tests: 1 - (1 - 0.05 / 3)^3 = 4.92 %
+    assert abs(share - (1 - (1 - 0.05 / 3) ** 3)) < 3 * standard_error(0.05, families)
+
+
+def test_family_wise_error_over_all_pairs_stays_below_5_percent() -> None:
+    families = 300
+    share = any_rejected(families, equal_networks, pairs=list(itertools.combinations(range(6), 2)), seed=1)
+    assert share <= 0.05 + 2 * standard_error(0.05, families)
+    assert share > 0.005  # it does reject
+
+
+def test_without_holm_the_family_wise_error_would_be_far_above_5_percent() -> None:
+    generator = np.random.default_rng(2)
+    pairs = list(itertools.combinations(range(6), 2))
+    rejected = 0
+    for _ in range(200):
+        networks = equal_networks(generator)
+        rejected += min(stats.signed_rank(networks[a], networks[b]).p_value for a, b in pairs) < 0.05
+    assert rejected / 200 > 0.2
+
+
+def test_wilcoxon_speaks_of_these_networks_and_the_interval_of_other_trainings() -> None:
+    generator = np.random.default_rng(3)
+    experiments, wilcoxon, interval = 200, 0, 0
+    resamples = stats.Resamples(generator, 500)
+    for _ in range(experiments):  # equal initialisations whose trainings land apart
+        hard = generator.gamma(2.0, size=80)
+        arms = [5 + hard + 0.3 * generator.normal(size=(5, 1)) + 0.5 * generator.normal(size=(5, 80)) for _ in range(2)]
+        a, b = (stats.image_means(scores) for scores in arms)
+        wilcoxon += stats.signed_rank(a.seed_mean_I(), b.seed_mean_I()).p_value < 0.05
+        interval += stats.paired_difference(a, b, resamples).excludes_zero
+    assert wilcoxon / experiments > 0.5
+    assert interval / experiments < 0.05 + 3 * standard_error(0.05, experiments)
