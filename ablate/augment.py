@@ -1,0 +1,69 @@
+"""Which random affine views of the annotated images does fine-tuning see?
+
+Shapes: B images, K landmarks, H = W the side of the square image, 2 = (x, y) in network pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ablate.space import AugmentSpec
+
+
+@dataclass(frozen=True)
+class Affine:
+    """One map per image: a point goes to `matrix @ (point - centre) + centre + shift`, in pixels."""
+
+    matrix_B22: Tensor
+    shift_B2: Tensor
+    applied_B: Tensor  # bool; False: this image stays exactly as it is
+
+
+def draw(spec: AugmentSpec, num_images: int, image_size: int, generator: torch.Generator) -> Affine:
+    """Draw one map per image on the generator's device.
+
+    Each image is augmented with `spec.probability`; then shift on x and on y, relative change of scale and
+    angle are each uniform between minus and plus their largest value (paper, fine-tuning). The number of
+    draws does not depend on the spec. Draw once for all images of an optimizer step, so that how it is split
+    into forward passes changes nothing.
+    """
+    uniform_5B = torch.rand(5, num_images, generator=generator, device=generator.device, dtype=torch.float64)
+    signed_4B = 2 * uniform_5B[1:] - 1
+    shift_B2 = signed_4B[:2].T * spec.shift * image_size
+    scale_B = 1 + signed_4B[2] * spec.scale
+    angle_B = signed_4B[3] * math.radians(spec.rotate)
+    cos_B, sin_B = scale_B * angle_B.cos(), scale_B * angle_B.sin()
+    matrix_B22 = torch.stack((torch.stack((cos_B, -sin_B), dim=1), torch.stack((sin_B, cos_B), dim=1)), dim=1)
+    return Affine(matrix_B22, shift_B2, uniform_5B[0] < spec.probability)
+
+
+def apply(affine: Affine, images_B1HW: Tensor, points_BK2: Tensor) -> tuple[Tensor, Tensor]:
+    """Move images and points alike; what comes from beyond the border repeats the nearest border pixel.
+
+    Args:
+        affine: one map per image; moved to the images' device.
+        images_B1HW: float, sampled bilinearly.
+        points_BK2: network pixels; NaN stays NaN, and a point that leaves the image keeps its coordinates.
+    """
+    side = images_B1HW.shape[3]
+    centre = (side - 1) / 2
+    moved_BK2 = (points_BK2.double() - centre) @ affine.matrix_B22.to(points_BK2.device).transpose(1, 2) + (
+        centre + affine.shift_B2.to(points_BK2.device)[:, None]
+    )
+    inverse_B22 = torch.linalg.inv(affine.matrix_B22)
+    # grid_sample asks where each output pixel comes from, in units of half the image's side from its centre
+    offset_B21 = -(inverse_B22 @ affine.shift_B2[:, :, None]) * 2 / side
+    theta_B23 = torch.cat((inverse_B22, offset_B21), dim=2).to(images_B1HW)
+    grid_BHW2 = torch.nn.functional.affine_grid(theta_B23, list(images_B1HW.shape), align_corners=False)
+    warped_B1HW = torch.nn.functional.grid_sample(
+        images_B1HW, grid_BHW2, mode="bilinear", padding_mode="border", align_corners=False
+    )
+    applied_B = affine.applied_B.to(images_B1HW.device)
+    return (
+        torch.where(applied_B[:, None, None, None], warped_B1HW, images_B1HW),
+        torch.where(applied_B.to(points_BK2.device)[:, None, None], moved_BK2.to(points_BK2.dtype), points_BK2),
+    )

@@ -1,0 +1,24 @@
+"""Fine-tuning on annotated images: one loop for every network, initialisation and loss."""
+
+from ablate.finetune.loop import (
+    FinetuneOutcome,
+    accumulate_gradients,
+    check_finetune,
+    draw_targets,
+    finetune,
+    learning_rate,
+    select_shots,
+)
+from ablate.finetune.losses import LOSSES, LossFunction
+
+__all__ = [
+    "LOSSES",
+    "FinetuneOutcome",
+    "LossFunction",
+    "accumulate_gradients",
+    "check_finetune",
+    "draw_targets",
+    "finetune",
+    "learning_rate",
+    "select_shots",
+]
