@@ -24,6 +24,9 @@ Value: TypeAlias = str | int | float | bool | tuple[object, ...] | None
 SEED_FIELDS = ("seed", "pretrain_seed")
 """Fields that are averaged over: another value is another draw of the same thing."""
 
+ALWAYS_SPLIT = ("dataset",)
+"""Fields that never share a table unless they are an axis: their units and images have nothing in common."""
+
 _NAMES = TABLES["trials"].names
 FIELDS: tuple[str, ...] = tuple(
     name
@@ -258,7 +261,7 @@ def group_trials(
     splits: list[str] = []
     variants: list[str] = []
     for name in sorted(varying, key=lambda name: name.startswith("pretrain_")):  # what is not the method's first
-        if _varies_within(records, name, (*axes, *splits, *variants)):
+        if name in ALWAYS_SPLIT or _varies_within(records, name, (*axes, *splits, *variants)):
             named = "pretrain_method" in axes and name.startswith("pretrain_")
             (variants if named else splits).append(name)
     members: dict[tuple[Value, ...], list[int]] = {}

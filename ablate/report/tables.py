@@ -152,7 +152,7 @@ def _table(
     caption = (
         f"{name}{f' ({unit})' if unit else ''} by {field_label(grouping.rows)} and {field_label(grouping.columns)}"
         f"{f': {fixed}' if fixed else ''}. Mean ± standard deviation over "
-        f"{' and '.join(f for f in SEED_FIELDS if grouping.trials[f].nunique(dropna=True) > 1) or 'trials'}; "
+        f"{_averaged(grouping)}; "
         f"n = {usual} {'trial' if usual == 1 else 'trials'} where no other number is given."
     )
     header = (
@@ -163,6 +163,12 @@ def _table(
     default_axes = axes == ("pretrain_method", "shots")
     file = slug(metric.name, *(() if default_axes else axes), *(str(value) for _, value in group.fixed))
     return Table(file, caption, header, tuple(body), tuple(records), (*group.notes, *notes))
+
+
+def _averaged(grouping: Grouping) -> str:
+    names = {"seed": "seeds", "pretrain_seed": "seeds of the pre-training"}
+    varied = [names[field] for field in SEED_FIELDS if grouping.trials[field].nunique() > 1]
+    return " and ".join(varied) or "seeds"
 
 
 def _text(cell: Summary, metric: Metric, usual: int) -> str:

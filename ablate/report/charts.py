@@ -1,0 +1,350 @@
+"""What does each figure show? Charts are data: `figures` draws them for print, `interactive` for the page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import pandas as pd
+
+from ablate.report.analysis import SEED, Analysis, Arm, Panel
+from ablate.report.comparison_tables import METHOD, numeric_shots, rankings
+from ablate.report.grouping import Key, field_label, plain, value_label
+from ablate.report.layout import slug
+from ablate.report.metrics import thresholds_of
+from ablate.report.run_tables import fullest, trial_costs
+from ablate.stats import Resamples, sdr_curve
+
+CURVE_RESAMPLES = 1_000
+"""Bootstrap replicates behind the bands of the SDR curves."""
+
+MOST_POINTS = 200
+"""Points of a learning curve; more are thinned out."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """Points of one initialisation, with limits where there are any (NaN: none)."""
+
+    label: str
+    method: str  # decides colour and marker
+    style: int  # number among the settings of this method; decides the dashes
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    lower: tuple[float, ...] = ()
+    upper: tuple[float, ...] = ()
+    hover: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LineChart:
+    """Lines over a common axis."""
+
+    name: str
+    title: str
+    x_label: str
+    y_label: str
+    lines: tuple[Line, ...]
+    x_log: bool = False
+    y_log: bool = False
+    x_ticks: tuple[tuple[float, str], ...] = ()
+    rules: tuple[float, ...] = ()  # x of vertical lines
+    dense: bool = False  # a curve: no markers, a band instead of bars
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class HeatChart:
+    """A number for each row and column."""
+
+    name: str
+    title: str
+    x_label: str
+    value_label: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    values: tuple[tuple[float, ...], ...]  # NaN: none
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class RankChart:
+    """A critical-difference diagram (Demsar 2006)."""
+
+    name: str
+    title: str
+    names: tuple[str, ...]
+    methods: tuple[str, ...]  # decide colour and marker
+    ranks: tuple[float, ...]
+    critical_difference: float
+    cliques: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+
+Chart: TypeAlias = LineChart | HeatChart | RankChart
+
+
+def _styles(rows: Sequence[Key]) -> dict[Key, int]:
+    """Return the number of each initialisation among those of its method."""
+    seen: dict[object, int] = {}
+    styles = {}
+    for row in rows:
+        styles[row] = seen.get(row.value, 0)
+        seen[row.value] = styles[row] + 1
+    return styles
+
+
+def _limits(arms: Sequence[Arm]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    lower = tuple(math.nan if arm.mre.lower is None else arm.mre.lower for arm in arms)
+    upper = tuple(math.nan if arm.mre.upper is None else arm.mre.upper for arm in arms)
+    return lower, upper
+
+
+def _value(arm: Arm) -> float:
+    return math.nan if arm.mre.value is None else arm.mre.value
+
+
+def _interval_note(arms: Sequence[Arm]) -> str:
+    if all(arm.mre.lower is None for arm in arms):
+        return f"No intervals: {arms[0].mre.note}."
+    seeds = sorted({arm.mre.num_seeds for arm in arms})
+    text = f"Bars: 95 % crossed-bootstrap interval over seeds ({', '.join(map(str, seeds))}) and test images."
+    return text.replace("over seeds (1) and test images", "over test images (one seed)")
+
+
+def shot_charts(analysis: Analysis) -> Iterator[Chart]:
+    """MRE against shots, one line per initialisation."""
+    for panel in analysis.panels:
+        where = shot_positions(analysis, panel)
+        if len(where) < 2:
+            continue
+        styles = _styles(panel.group.rows)
+        lines = []
+        for row in panel.group.rows:
+            arms = panel.row_arms(row)
+            if arms:
+                lower, upper = _limits(arms)
+                lines.append(Line(
+                    row.label(METHOD), str(row.value), styles[row], tuple(where[arm.column] for arm in arms),
+                    tuple(_value(arm) for arm in arms), lower, upper,
+                    tuple(f"{arm.column.label('shots')} shots, {arm.mre.num_seeds} seeds" for arm in arms),
+                ))  # fmt: skip
+        yield LineChart(
+            slug("mre-shots", panel.title), panel.title, "annotated training images", f"MRE ({panel.unit})",
+            tuple(lines), x_log=True, x_ticks=tuple((x, column.label("shots")) for column, x in where.items()),
+            note=_interval_note(list(panel.arms.values())),
+        )  # fmt: skip
+
+
+def shot_positions(analysis: Analysis, panel: Panel) -> dict[Key, float]:
+    """Return where each number of shots stands on a log axis; `all` of unknown size stands last."""
+    known = {column: numeric_shots(analysis, panel, column) for column in panel.group.columns}
+    largest = max((number for number in known.values() if number is not None), default=1)
+    return {column: float(2 * largest if number is None else number) for column, number in known.items()}
+
+
+def rate_charts(analysis: Analysis) -> Iterator[Chart]:
+    """Share of landmarks within a distance, at the fewest and at the most shots."""
+    for panel in analysis.panels:
+        styles = _styles(panel.group.rows)
+        ids = [trial_id for arm in panel.arms.values() for trial_id in arm.trial_ids]
+        thresholds = thresholds_of(analysis.run.trials[analysis.run.trials["trial_id"].isin(ids)])
+        resamples = Resamples(np.random.default_rng(SEED), CURVE_RESAMPLES)
+        for column in dict.fromkeys([panel.group.columns[0], fullest(panel)]):
+            arms = panel.column_arms(column)
+            if not arms:
+                continue
+            errors = np.concatenate([arm.errors_SIK[np.isfinite(arm.errors_SIK)] for arm in arms])
+            reach = max(float(np.quantile(errors, 0.97)), 1.25 * max(thresholds, default=0.0))
+            distances_T = np.linspace(0.0, reach, 61)
+            lines = []
+            for arm in arms:
+                curve = sdr_curve(arm.errors_SIK, distances_T, resamples)
+                lines.append(Line(
+                    arm.row.label(METHOD), str(arm.row.value), styles[arm.row], tuple(distances_T.tolist()),
+                    tuple((100 * curve.values_M).tolist()), tuple((100 * curve.lower_M).tolist()),
+                    tuple((100 * curve.upper_M).tolist()),
+                ))  # fmt: skip
+            yield LineChart(
+                slug("sdr", panel.title, column.label("shots")), f"{panel.title}, {column.label('shots')} shots",
+                f"distance ({panel.unit})", "landmarks within distance (%)", tuple(lines), rules=tuple(thresholds),
+                dense=True, note="Bands: pointwise 95 % crossed-bootstrap intervals. Dotted: thresholds of the SDR.",
+            )  # fmt: skip
+
+
+def _setting_charts(analysis: Analysis, field: str) -> Iterator[Chart]:
+    """MRE against a field of the pre-training that was varied, one line for each combination of the others."""
+    for panel in analysis.panels:
+        for column in panel.group.columns:
+            lines: dict[tuple[object, ...], list[Arm]] = {}
+            for arm in panel.column_arms(column):
+                variant = dict(arm.row.variant)
+                if isinstance(variant.get(field), (int, float)):
+                    others = tuple(item for item in arm.row.variant if item[0] != field)
+                    lines.setdefault((arm.row.value, others), []).append(arm)
+            drawn: list[Line] = []
+            for arms in (arms for arms in lines.values() if len(arms) > 1):
+                arms.sort(key=lambda arm: float(str(dict(arm.row.variant)[field])))
+                others_key = Key(arms[0].row.value, tuple(i for i in arms[0].row.variant if i[0] != field))
+                lower, upper = _limits(arms)
+                style = sum(line.method == str(others_key.value) for line in drawn)
+                drawn.append(Line(
+                    others_key.label(METHOD), str(others_key.value), style,
+                    tuple(float(str(dict(arm.row.variant)[field])) for arm in arms),
+                    tuple(_value(arm) for arm in arms), lower, upper,
+                    tuple(arm.row.label(METHOD) for arm in arms),
+                ))  # fmt: skip
+            if drawn:
+                values = sorted({x for line in drawn for x in line.x})
+                yield LineChart(
+                    slug("mre", field.removeprefix("pretrain_"), panel.title, column.label("shots")),
+                    f"{panel.title}, {column.label('shots')} shots", field_label(field), f"MRE ({panel.unit})",
+                    tuple(drawn), x_log=True, x_ticks=tuple((x, f"{x:g}") for x in values),
+                    note=_interval_note([arm for arms in lines.values() for arm in arms]),
+                )  # fmt: skip
+
+
+def timestep_charts(analysis: Analysis) -> Iterator[Chart]:
+    """MRE against diffusion timesteps."""
+    yield from _setting_charts(analysis, "pretrain_timesteps")
+
+
+def step_charts(analysis: Analysis) -> Iterator[Chart]:
+    """MRE against pre-training steps."""
+    yield from _setting_charts(analysis, "pretrain_steps")
+
+
+def landmark_charts(analysis: Analysis) -> Iterator[Chart]:
+    """MRE of each landmark by initialisation, at the most shots."""
+    for panel in analysis.panels:
+        column = fullest(panel)
+        arms = panel.column_arms(column)
+        sums = [np.nansum(arm.errors_SIK, axis=1) for arm in arms]
+        counts = [np.isfinite(arm.errors_SIK).sum(axis=1) for arm in arms]
+        values = []
+        for sum_SK, count_SK in zip(sums, counts, strict=True):
+            means_SK = np.divide(sum_SK, count_SK, out=np.full(sum_SK.shape, np.nan), where=count_SK > 0)
+            there_SK = np.isfinite(means_SK)
+            total_K, seeds_K = np.nansum(means_SK, axis=0), there_SK.sum(axis=0)
+            mean_K = np.divide(total_K, seeds_K, out=np.full(total_K.shape, np.nan), where=seeds_K > 0)
+            values.append(tuple(mean_K.tolist()))
+        if arms and values[0]:
+            yield HeatChart(
+                slug("landmarks", panel.title), f"{panel.title}, {column.label('shots')} shots", "landmark",
+                f"MRE ({panel.unit})", tuple(arm.row.label(METHOD) for arm in arms),
+                tuple(str(number) for number in range(len(values[0]))), tuple(values), "Mean over seeds.",
+            )  # fmt: skip
+
+
+def rank_charts(analysis: Analysis) -> Iterator[Chart]:
+    """Average ranks with the critical difference."""
+    for ranking in rankings(analysis):
+        result = ranking.result
+        yield RankChart(
+            slug("ranks", ranking.title), f"average rank by MRE: {ranking.title}", result.names, ranking.methods,
+            result.average_ranks, result.critical_difference, result.cliques,
+            f"{result.num_blocks} blocks; joined by a bar: closer than the critical difference.",
+        )  # fmt: skip
+
+
+def cost_charts(analysis: Analysis) -> Iterator[Chart]:
+    """MRE against what one trial costs, its pre-training counted in full."""
+    costs = trial_costs(analysis.run.trials, analysis.run.stages)
+    unit = "gpu_hours" if len(costs) and float(costs["gpu_hours"].max()) > 0 else "hours"
+    for panel in analysis.panels:
+        styles = _styles(panel.group.rows)
+        lines = []
+        for row in panel.group.rows:
+            points = []
+            for arm in panel.row_arms(row):
+                hours = float(costs.loc[list(arm.trial_ids), unit].median())
+                if math.isfinite(hours) and hours > 0:
+                    points.append((hours, arm))
+            if points:
+                lower, upper = _limits([arm for _, arm in points])
+                lines.append(Line(
+                    row.label(METHOD), str(row.value), styles[row], tuple(hours for hours, _ in points),
+                    tuple(_value(arm) for _, arm in points), lower, upper,
+                    tuple(f"{arm.column.label('shots')} shots" for _, arm in points),
+                ))  # fmt: skip
+        if lines:
+            label = "GPU-hours of one trial" if unit == "gpu_hours" else "hours of one trial (no GPU was used)"
+            yield LineChart(
+                slug("cost", panel.title), panel.title, label, f"MRE ({panel.unit})", tuple(lines), x_log=True,
+                note="Each point is a number of shots; pre-training counted in full for each.",
+            )  # fmt: skip
+
+
+def learning_charts(analysis: Analysis) -> Iterator[Chart]:
+    """Validation loss of fine-tuning against epochs, and the relative loss of each pre-training against steps."""
+    curves = analysis.run.curves
+    for panel in analysis.panels:
+        column = fullest(panel)
+        styles = _styles(panel.group.rows)
+        lines = []
+        for arm in panel.column_arms(column):
+            part = curves[(curves["metric"] == "val_loss") & curves["trial_id"].isin(arm.trial_ids)]
+            mean = part.dropna(subset=["epoch", "value"]).groupby("epoch")["value"].mean()
+            mean = mean[mean > 0]
+            if len(mean):
+                x, y = _thin(mean)
+                lines.append(Line(arm.row.label(METHOD), str(arm.row.value), styles[arm.row], x, y))
+        if lines:
+            yield LineChart(
+                slug("finetuning", panel.title), f"{panel.title}, {column.label('shots')} shots", "epoch",
+                "validation loss", tuple(lines), y_log=True, dense=True,
+                note="Mean over the seeds that are still training.",
+            )  # fmt: skip
+    yield from _pretraining_charts(analysis.run.trials, curves)
+
+
+def _pretraining_charts(trials: pd.DataFrame, curves: pd.DataFrame) -> Iterator[Chart]:
+    losses = curves[(curves["phase"] == "pretrain") & (curves["metric"] == "loss")].dropna(subset=["value"])
+    used = trials.dropna(subset=["pretrain_key"]).drop_duplicates("pretrain_key")
+    for dataset, rows in used.groupby("pretrain_dataset", sort=True):
+        lines: list[Line] = []
+        for _, row in rows.iterrows():
+            loss = losses[losses["pretrain_key"] == row["pretrain_key"]].groupby("step")["value"].mean()
+            loss = loss[loss > 0]
+            if len(loss) < 2:
+                continue
+            x, y = _thin(loss / loss.iloc[0])
+            method = str(row["pretrain_method"])
+            parts = [value_label(METHOD, method)]
+            for name in ("pretrain_timesteps", "pretrain_seed", "network_kind"):
+                if rows.loc[rows["pretrain_method"] == method, name].nunique() > 1:
+                    parts.append(f"{field_label(name)} {value_label(name, plain(row[name]))}")
+            style = sum(line.method == method for line in lines)
+            lines.append(Line(", ".join(parts), method, style, x, y))
+        if lines:
+            yield LineChart(
+                slug("pretraining", dataset), f"pre-training on {dataset}", "optimizer step",
+                "loss / first recorded loss", tuple(lines), y_log=True, dense=True,
+                note="Losses of different methods are different quantities: only their courses can be compared.",
+            )  # fmt: skip
+
+
+def _thin(series: pd.Series) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return at most `MOST_POINTS` points, each the mean of its neighbours."""
+    x, y = series.index.to_numpy(np.float64), series.to_numpy(np.float64)
+    parts = min(MOST_POINTS, len(x))
+    groups = np.array_split(np.arange(len(x)), parts)
+    return tuple(float(x[g].mean()) for g in groups), tuple(float(y[g].mean()) for g in groups)
+
+
+FIGURES: dict[str, tuple[Callable[[Analysis], Iterator[Chart]], str]] = {
+    "MRE against shots": (shot_charts, "the run has one number of shots only"),
+    "SDR curves": (rate_charts, "the run has no errors yet"),
+    "MRE against timesteps": (timestep_charts, "the run has no two numbers of timesteps at otherwise equal settings"),
+    "MRE against pre-training steps": (
+        step_charts, "the run has no two numbers of pre-training steps at otherwise equal settings"
+    ),
+    "MRE of each landmark": (landmark_charts, "the run has no errors yet"),
+    "Average ranks": (rank_charts, "the run has no two initialisations that were both run at the same shots"),
+    "MRE against cost": (cost_charts, "the run's stages have no times yet"),
+    "Learning curves": (learning_charts, "the run has no learning curves yet"),
+}  # fmt: skip
+"""Every kind of figure: what builds its charts, and what a run lacks that has none."""

@@ -1,0 +1,390 @@
+"""Which tables say whether initialisations differ, by how much, and what a choice or a leak did to it?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ablate.report.analysis import Analysis, Panel
+from ablate.report.grouping import Key, plain, value_label
+from ablate.report.layout import Cell, Table, slug
+from ablate.report.metrics import METRICS
+from ablate.stats import (
+    COVERAGE,
+    INTERVAL_CAPTION,
+    RANKS_CAPTION,
+    WILCOXON_CAPTION,
+    Estimate,
+    RankComparison,
+    compare_ranks,
+    coverage_note,
+    label_efficiency,
+    leakage,
+    select_by_validation,
+)
+
+METHOD = "pretrain_method"
+
+
+def interval_notes(panel: Panel, num_resamples: int) -> tuple[str, ...]:
+    """Return what a reader must know about the intervals of a panel."""
+    arms = list(panel.arms.values())
+    notes = [f"95 % intervals by crossed bootstrap over seeds and test images, {num_resamples} replicates."]
+    several = [arm.mre.num_seeds for arm in arms if arm.mre.num_seeds > 1]
+    coverage = coverage_note(min(several, default=1)) if COVERAGE else None
+    notes += [coverage] if coverage else []
+    for note in dict.fromkeys(arm.mre.note for arm in arms if arm.mre.note):
+        having = [f"{arm.row.label(METHOD)} at {arm.column.label('shots')}" for arm in arms if arm.mre.note == note]
+        where = "" if len(having) == len(arms) else f" ({', '.join(having)})"
+        notes.append(f"{note[0].upper()}{note[1:]}{where}.")
+    return (*notes, INTERVAL_CAPTION)
+
+
+def estimate_text(estimate: Estimate, *, signed: bool = False) -> str:
+    """Return for instance `3.21 [2.95, 3.50]`; without an interval just the number."""
+    if estimate.value is None:
+        return "–"
+    sign = "+" if signed else ""
+    text = f"{estimate.value:{sign}.2f}"
+    if estimate.lower is None or estimate.upper is None:
+        return text
+    return f"{text} [{estimate.lower:{sign}.2f}, {estimate.upper:{sign}.2f}]"
+
+
+def _estimate_record(estimate: Estimate) -> dict[str, object]:
+    return {
+        "value": estimate.value,
+        "lower": estimate.lower,
+        "upper": estimate.upper,
+        "se_seeds": estimate.se_seeds,
+        "se_images": estimate.se_images,
+        "seeds": estimate.num_seeds,
+        "images": estimate.num_images,
+        "note": estimate.note,
+    }
+
+
+def interval_tables(analysis: Analysis) -> Iterator[Table]:
+    """Yield the MRE with its interval, initialisation by shots."""
+    for panel in analysis.panels:
+        rows, records = [], []
+        for row in panel.group.rows:
+            cells = []
+            for column in panel.group.columns:
+                arm = panel.arms.get((row, column))
+                cells.append(Cell(estimate_text(arm.mre), arm.mre.value) if arm else Cell("–", None))
+                if arm:
+                    names = {"initialisation": row.label(METHOD), "shots": column.label("shots"), "unit": panel.unit}
+                    records.append({**names, **_estimate_record(arm.mre)})
+            rows.append((Cell(row.label(METHOD)), *cells))
+        yield Table(
+            slug("mre-intervals", panel.title),
+            f"MRE ({panel.unit}) with its 95 % interval by initialisation and shots: {panel.title}.",
+            ("initialisation", *(column.label("shots") for column in panel.group.columns)),
+            tuple(rows),
+            tuple(records),
+            interval_notes(panel, analysis.num_resamples),
+        )
+
+
+def pair_tables(analysis: Analysis) -> Iterator[Table]:
+    """Yield every pair of initialisations at the same shots: difference, interval, Wilcoxon with Holm, effect."""
+    for panel in analysis.panels:
+        rows, records = [], []
+        family = 0
+        for column in panel.group.columns:
+            for pair in panel.comparisons[column]:
+                family = pair.family_size
+                marks = "*" if pair.difference.excludes_zero else ""
+                p_holm, effect = _p_text(pair.p_holm), f"{pair.test.effect:+.2f}"
+                rows.append((
+                    Cell(column.label("shots"), column.value if isinstance(column.value, int) else math.inf),
+                    Cell(pair.a, pair.a),
+                    Cell(pair.b, pair.b),
+                    Cell(estimate_text(pair.difference, signed=True) + marks, pair.difference.value),
+                    Cell(p_holm, pair.p_holm if math.isfinite(pair.p_holm) else None),
+                    Cell(effect if math.isfinite(pair.test.effect) else "–", pair.test.effect),
+                    Cell(f"{pair.difference.num_seeds}", pair.difference.num_seeds),
+                    Cell(f"{pair.test.num_images}", pair.test.num_images),
+                ))
+                records.append({
+                    "shots": column.label("shots"),
+                    "a": pair.a,
+                    "b": pair.b,
+                    "unit": panel.unit,
+                    **{f"difference_{name}": value for name, value in _estimate_record(pair.difference).items()},
+                    "p_wilcoxon": pair.test.p_value,
+                    "p_holm": pair.p_holm,
+                    "family_size": pair.family_size,
+                    "rank_biserial": pair.test.effect,
+                    "images": pair.test.num_images,
+                    "equal_images": pair.test.num_zeros,
+                })
+        if rows:
+            yield Table(
+                slug("pairs", panel.title),
+                f"Paired differences of MRE, A minus B ({panel.unit}; below 0: A is better), of every two "
+                f"initialisations at the same shots: {panel.title}. * the 95 % interval excludes 0.",
+                ("shots", "A", "B", "difference", "p (Holm)", "effect", "seeds", "images"),
+                tuple(rows),
+                tuple(records),
+                (
+                    f"p: Wilcoxon signed-rank test over images, each averaged over seeds, Holm-corrected over the "
+                    f"{family} comparisons of this table. Effect: matched-pairs rank-biserial correlation, -1 where A "
+                    "has the smaller error on every image. Seeds: the smaller number of the two.",
+                    WILCOXON_CAPTION,
+                    *interval_notes(panel, analysis.num_resamples),
+                ),
+                text_columns=3,
+            )
+
+
+def _p_text(p_value: float) -> str:
+    if not math.isfinite(p_value):
+        return "–"
+    return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
+# --- ranks ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Average ranks over the data sets and shots of panels that differ in their data set only."""
+
+    title: str
+    result: RankComparison
+    methods: tuple[str, ...]  # of `result.names`
+    stands_for: tuple[str, ...]  # which setting a method's name stands for, where it has several
+    left_out: tuple[str, ...]  # initialisations that are not in every data set
+
+
+def rankings(analysis: Analysis) -> Iterator[Ranking]:
+    """Yield the average ranks over data sets and shots, apart for each combination of the other fields."""
+    families: dict[tuple[object, ...], list[Panel]] = {}
+    for panel in analysis.panels:
+        others = tuple(item for item in panel.group.fixed if item[0] != "dataset")
+        families.setdefault(others, []).append(panel)
+    for panels in families.values():
+        named = [_ranked_rows(panel) for panel in panels]
+        names = [name for name in named[0] if all(name in other for other in named)]
+        left_out = tuple(dict.fromkeys(name for other in named for name in other if name not in names))
+        stands_for = tuple(
+            f"{name} stands for {row.label(METHOD)} on {panel.dataset}"
+            for panel, rows in zip(panels, named, strict=True)
+            for name, row in rows.items()
+            if name in names and name != row.label(METHOD)
+        )
+        blocks = []
+        for panel, rows in zip(panels, named, strict=True):
+            for column in panel.group.columns:
+                arms = [panel.arms.get((rows[name], column)) for name in names]
+                blocks.append([np.nan if arm is None or arm.mre.value is None else arm.mre.value for arm in arms])
+        result = compare_ranks(names, np.array(blocks, np.float64)) if len(names) > 1 else None
+        if result is not None:
+            title = ", ".join(dict.fromkeys(panel.dataset for panel in panels))
+            title = f"{title} ({panels[0].others})" if panels[0].others else title
+            methods = tuple(str(named[0][name].value) for name in names)
+            yield Ranking(title, result, methods, stands_for, left_out)
+
+
+def _ranked_rows(panel: Panel) -> dict[str, Key]:
+    """Return the initialisations to rank: of a method's settings the one that was run at the most shots.
+
+    Where no setting was run at more shots than all others, each stands for itself.
+    """
+    rows: dict[str, Key] = {}
+    for method in dict.fromkeys(row.value for row in panel.group.rows):
+        settings = [row for row in panel.group.rows if row.value == method]
+        counts = [len(panel.row_arms(row)) for row in settings]
+        if counts.count(max(counts)) == 1:
+            rows[value_label(METHOD, method)] = settings[counts.index(max(counts))]
+        else:
+            rows |= {row.label(METHOD): row for row in settings}
+    return rows
+
+
+def rank_tables(analysis: Analysis) -> Iterator[Table]:
+    """Yield average ranks with Friedman's test and Nemenyi's critical difference."""
+    for ranking in rankings(analysis):
+        result = ranking.result
+        order = sorted(range(len(result.names)), key=lambda i: (result.average_ranks[i], result.names[i]))
+        best = result.average_ranks[order[0]]
+        rows, records = [], []
+        for i in order:
+            rank = result.average_ranks[i]
+            near = rank - best <= result.critical_difference
+            rows.append((Cell(result.names[i]), Cell(f"{rank:.2f}", rank, best=rank == best, tied=near)))
+            records.append({
+                "initialisation": result.names[i],
+                "average_rank": rank,
+                "blocks": result.num_blocks,
+                "critical_difference": result.critical_difference,
+                "p": result.p_value,
+                "test": result.test,
+            })
+        test = "Friedman's test" if result.test == "friedman" else "sign test"
+        notes = [
+            f"{test}: p = {result.p_value:.3g}. Nemenyi critical difference at {result.alpha:g}: "
+            f"{result.critical_difference:.2f}; † within it of the best.",
+            RANKS_CAPTION,
+        ]
+        if result.num_incomplete:
+            notes.append(f"{result.num_incomplete} blocks lack a result and are left out.")
+        notes += [f"{text}." for text in ranking.stands_for]
+        if ranking.left_out:
+            notes.append(f"Not in every data set, left out: {', '.join(ranking.left_out)}.")
+        yield Table(
+            slug("ranks", ranking.title),
+            f"Average rank by MRE over {result.num_blocks} blocks, each a data set at a number of shots (1 = best): "
+            f"{ranking.title}.",
+            ("initialisation", "average rank"),
+            tuple(rows),
+            tuple(records),
+            tuple(notes),
+        )
+
+
+# --- label efficiency, selection, leakage -----------------------------------------------------------
+
+
+def numeric_shots(analysis: Analysis, panel: Panel, column: Key) -> int | None:
+    """Return the shots as a number, `all` as the number of training images; None if that is not known."""
+    return column.value if isinstance(column.value, int) else analysis.run.train_images(panel.dataset)
+
+
+def efficiency_tables(analysis: Analysis) -> Iterator[Table]:
+    """Yield how many annotated images each initialisation needs to reach the error of another."""
+    for panel in analysis.panels:
+        shots = {column: numeric_shots(analysis, panel, column) for column in panel.group.columns}
+        curves = {
+            row: {number: arm.mre for arm in panel.row_arms(row) if (number := shots[arm.column]) is not None}
+            for row in panel.group.rows
+        }
+        curves = {row: curve for row, curve in curves.items() if len(curve) > 1}
+        if len(curves) < 2:
+            continue
+        rows, records = [], []
+        for target_row in panel.group.rows:
+            for target in panel.row_arms(target_row):
+                cells = []
+                for row, curve in curves.items():
+                    found = label_efficiency(target.mre, curve) if row != target_row else None
+                    cells.append(Cell(found.text() if found else "–", found.shots.value if found else None))
+                    if found:
+                        records.append({
+                            "target": target_row.label(METHOD),
+                            "target_shots": target.column.label("shots"),
+                            "initialisation": row.label(METHOD),
+                            "shots": found.shots.text(),
+                            "lower": found.lower.text() if found.lower else None,
+                            "upper": found.upper.text() if found.upper else None,
+                            "note": found.note,
+                        })
+                name = f"{target_row.label(METHOD)} at {target.column.label('shots')}"
+                rows.append((Cell(name), *(Cell(c.text.replace("95 % interval ", ""), c.value) for c in cells)))
+        unknown = [column.label("shots") for column, number in shots.items() if number is None]
+        notes = ["Log-linear interpolation between the measured shots; beyond them censored (> or <). "
+                 "In brackets: 95 % interval."]  # fmt: skip
+        if unknown:
+            notes.append("How many images `all` are is not known, so it is left out.")
+        yield Table(
+            slug("label-efficiency", panel.title),
+            "Annotated images that an initialisation (column) needs to reach the MRE of another at its shots (row): "
+            f"{panel.title}.",
+            ("reach", *(row.label(METHOD) for row in curves)),
+            tuple(rows),
+            tuple(records),
+            (*notes, *interval_notes(panel, analysis.num_resamples)),
+        )
+
+
+def selection_tables(analysis: Analysis) -> Iterator[Table]:
+    """Yield, where a method was run with several settings, which one the validation set chooses."""
+    for panel in analysis.panels:
+        rows, records = [], []
+        for method in dict.fromkeys(row.value for row in panel.group.rows):
+            variants = [row for row in panel.group.rows if row.value == method]
+            for column in panel.group.columns if len(variants) > 1 else ():
+                arms = [panel.arms[row, column] for row in variants if (row, column) in panel.arms]
+                if len(arms) < 2:
+                    continue
+                chosen = select_by_validation(_validation(analysis, [arm.trial_ids for arm in arms]), range(len(arms)))
+                if chosen is None:
+                    continue
+                arm = arms[int(chosen.candidate)]
+                rows.append((
+                    Cell(column.label("shots"), column.value if isinstance(column.value, int) else math.inf),
+                    Cell(arm.row.label(METHOD)),
+                    Cell(f"{len(arms)}", len(arms)),
+                    Cell(METRICS["mre"].text(chosen.val_mre), chosen.val_mre),
+                    Cell(estimate_text(arm.mre), arm.mre.value),
+                ))
+                records.append({
+                    "shots": column.label("shots"),
+                    "chosen": arm.row.label(METHOD),
+                    "candidates": len(arms),
+                    "val_mre": chosen.val_mre,
+                    "val_seeds": chosen.num_seeds,
+                    "unit": panel.unit,
+                    **{f"test_mre_{name}": value for name, value in _estimate_record(arm.mre).items()},
+                })
+        if rows:
+            yield Table(
+                slug("selection", panel.title),
+                f"Settings of a method chosen by MRE on the validation set, never on the test set: {panel.title} "
+                f"({panel.unit}).",
+                ("shots", "chosen", "of", "MRE (validation)", "MRE (test)"),
+                tuple(rows),
+                tuple(records),
+                interval_notes(panel, analysis.num_resamples),
+                text_columns=2,
+            )
+
+
+def _validation(analysis: Analysis, arms: Sequence[Sequence[str]]) -> np.ndarray:
+    """Return the validation MRE of each arm's trials, one column for each seed that any arm has."""
+    trials = analysis.run.trials.set_index("trial_id")
+    found = []
+    for ids in arms:
+        columns = (trials.loc[list(ids), name] for name in ("seed", "pretrain_seed", "val_mre"))
+        found.append({(plain(a), plain(b)): plain(value) for a, b, value in zip(*columns, strict=True)})
+    seeds = sorted({seed for one in found for seed in one}, key=str)
+    values = [[np.nan if one.get(seed) is None else one[seed] for seed in seeds] for one in found]
+    return np.array(values, dtype=np.float64)
+
+
+def leakage_tables(analysis: Analysis) -> Iterator[Table]:
+    """Yield every MRE with and without the test images that also occur in train or val."""
+    for panel in analysis.panels:
+        if not panel.errors.duplicates_I.any():
+            continue
+        rows, records = [], []
+        for (row, column), arm in panel.arms.items():
+            found = leakage(arm.scores, panel.errors.duplicates_I, panel.resamples)
+            without = found.without_duplicates
+            if without is None:
+                continue
+            rows.append((
+                Cell(row.label(METHOD)),
+                Cell(column.label("shots"), column.value if isinstance(column.value, int) else math.inf),
+                Cell(estimate_text(found.with_duplicates), found.with_duplicates.value),
+                Cell(estimate_text(without), without.value),
+            ))
+            names = {"initialisation": row.label(METHOD), "shots": column.label("shots"), "unit": panel.unit}
+            for kind, estimate in (("all", found.with_duplicates), ("without duplicates", without)):
+                records.append({**names, "images_of": kind, **_estimate_record(estimate)})
+        num = int(panel.errors.duplicates_I.sum())
+        yield Table(
+            slug("leakage", panel.title),
+            f"MRE ({panel.unit}) on all {len(panel.errors.images)} test images, and without the {num} that also occur "
+            f"in the training or validation images: {panel.title}.",
+            ("initialisation", "shots", "all test images", "without duplicates"),
+            tuple(rows),
+            tuple(records),
+            interval_notes(panel, analysis.num_resamples),
+            text_columns=2,
+        )

@@ -1,0 +1,282 @@
+"""Which tables tell what the trials reached, and what they cost?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from ablate.report.analysis import Analysis, Panel, best_rates
+from ablate.report.grouping import Group, Key, field_label, plain, value_label
+from ablate.report.layout import Cell, Table, slug
+from ablate.report.metrics import METRICS, Metric, rate_metric, thresholds_of
+from ablate.report.tables import Pivot, as_tables, pivot
+from ablate.stats import landmark_curve
+
+TIED_NOTE = (
+    "Bold: best of the column. † not significantly worse: the 95 % interval of the paired difference to the best "
+    "includes 0, which is no evidence of being equal."
+)
+BOLD_NOTE = "Bold: best of the column, by the mean alone; no test was made."
+
+
+def metric_tables(analysis: Analysis) -> Iterator[Table]:
+    """Yield initialisation x shots for every metric: MRE, SDR at each threshold, median, and the paper's protocol."""
+    trials = analysis.run.trials
+    metrics = [METRICS["mre"], *(rate_metric("sdr", threshold) for threshold in thresholds_of(trials))]
+    metrics.append(METRICS["mre_median"])
+    if trials["paper_mre"].notna().any():
+        metrics.append(METRICS["paper_mre"])
+    metrics += [rate_metric("paper_sdr", threshold) for threshold in thresholds_of(trials, "paper_sdr")]
+    for metric in metrics:
+        if metric.threshold is not None:  # a threshold belongs to some of the data sets
+            having = [
+                any(rate["threshold"] == metric.threshold for rate in rates) if hasattr(rates, "__len__") else False
+                for rates in trials[metric.column]
+            ]
+            names = set(trials["dataset"][having])
+            made = pivot(trials[trials["dataset"].isin(names)], metric=metric.name)
+        else:
+            made = pivot(trials, metric=metric.name)
+        tested = metric.column == "mre" or metric.column == "sdr"
+        yield from as_tables(made, _marks(made, analysis), [TIED_NOTE if tested else BOLD_NOTE])
+
+
+def _marks(made: Pivot, analysis: Analysis) -> dict[tuple[int, Key, Key], str]:
+    """Mark the best cell of each column, and those that are not significantly worse where that was tested."""
+    by_group = {_ids(analysis.grouping.trials, panel.group): panel for panel in analysis.panels}
+    marks: dict[tuple[int, Key, Key], str] = {}
+    for number, table in enumerate(made.tables):
+        panel = by_group.get(_ids(made.grouping.trials, table.group))
+        for column in table.group.columns:
+            means = {row: table.cells[row, column].mean for row in table.group.rows if (row, column) in table.cells}
+            present = {row: mean for row, mean in means.items() if mean is not None}
+            if len(present) < 2:
+                continue
+            marks |= dict.fromkeys(((number, row, column) for row in _best_rows(present, made.metric)), "best")
+            if panel is None:
+                continue
+            tied: tuple[str, ...] = ()
+            if made.metric.column == "mre" and column in panel.best:
+                tied = panel.best[column].not_worse
+            elif made.metric.column == "sdr" and made.metric.threshold is not None:
+                tied = best_rates(panel, column, made.metric.threshold).not_worse
+            for row in present:
+                if row.label("pretrain_method") in tied:
+                    marks.setdefault((number, row, column), "tied")
+    return marks
+
+
+def _best_rows(means: Mapping[Key, float], metric: Metric) -> list[Key]:
+    best = min(means.values()) if metric.better == "lower" else max(means.values())
+    return [row for row, mean in means.items() if mean == best] if metric.better else []
+
+
+def _ids(trials: pd.DataFrame, group: Group) -> frozenset[str]:
+    return frozenset(str(trials["trial_id"].iloc[p]) for positions in group.cells.values() for p in positions)
+
+
+def diffusion_tables(analysis: Analysis) -> Iterator[Table]:
+    """Yield timesteps x pre-training steps where either was varied."""
+    trials = analysis.run.trials
+    ddpm = trials[trials["pretrain_method"] == "ddpm"].reset_index(drop=True)
+    if ddpm["pretrain_timesteps"].nunique() > 1 or ddpm["pretrain_steps"].nunique() > 1:
+        made = pivot(ddpm, rows="pretrain_timesteps", columns="pretrain_steps")
+        varied = [t for t in made.tables if len(t.group.rows) > 1 or len(t.group.columns) > 1]
+        yield from as_tables(Pivot(made.metric, made.grouping, tuple(varied)))
+
+
+def landmark_tables(analysis: Analysis) -> Iterator[Table]:
+    """Yield the error of each landmark by initialisation, at the most shots; the CSV has all shots."""
+    for panel in analysis.panels:
+        column = fullest(panel)
+        shown = panel.column_arms(column)
+        records = []
+        curves = {arm.number: landmark_curve(arm.errors_SIK, panel.resamples) for arm in panel.arms.values()}
+        for arm in panel.arms.values():
+            curve = curves[arm.number]
+            for landmark, (value, lower, upper) in enumerate(
+                zip(curve.values_M, curve.lower_M, curve.upper_M, strict=True)
+            ):
+                records.append({
+                    "initialisation": arm.row.label("pretrain_method"),
+                    "shots": arm.column.label("shots"),
+                    "landmark": landmark,
+                    "mre": _number(value),
+                    "lower": _number(lower),
+                    "upper": _number(upper),
+                    "unit": panel.unit,
+                })
+        values_AK = np.stack([curves[arm.number].values_M for arm in shown])
+        rows = []
+        for landmark in range(values_AK.shape[1]):
+            values = values_AK[:, landmark]
+            best = np.nanmin(values) if np.isfinite(values).any() else None
+            cells = [
+                Cell(METRICS["mre"].text(value), value, best=len(shown) > 1 and value == best)
+                if np.isfinite(value)
+                else Cell("–", None)
+                for value in values.tolist()
+            ]
+            rows.append((Cell(str(landmark), landmark), *cells))
+        yield Table(
+            slug("landmarks", panel.title),
+            f"MRE ({panel.unit}) of each landmark (numbered from 0) by initialisation: {panel.title}, "
+            f"{column.label('shots')} shots. Mean over seeds.",
+            ("landmark", *(arm.row.label("pretrain_method") for arm in shown)),
+            tuple(rows),
+            tuple(records),
+            (BOLD_NOTE.replace("column", "row"),),
+        )
+
+
+def fullest(panel: Panel) -> Key:
+    """Return the most shots at which the most initialisations have a result."""
+    counts = {column: len(panel.column_arms(column)) for column in panel.group.columns}
+    return max(panel.group.columns, key=lambda column: (counts[column], panel.group.columns.index(column)))
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+# --- cost -------------------------------------------------------------------------------------------
+
+HOUR = 3600.0
+
+
+def trial_costs(trials: pd.DataFrame, stages: pd.DataFrame) -> pd.DataFrame:
+    """Return for each finished trial the hours it takes by itself, and the share of GPUs its stages held.
+
+    A shared pre-training counts in full for each trial: that is what the initialisation costs whoever uses it once.
+    """
+    held: dict[str, dict[str, float]] = {}
+    for kind, name in (("pretrain", "pretrain_key"), ("finetune", "trial_id"), ("trial", "trial_id")):
+        part = stages[stages["kind"] == kind].dropna(subset=[name, "gpus"])
+        held[kind] = dict(zip(part[name].astype(str), part["gpus"].astype(float), strict=True))
+    finished = trials[trials["status"] == "finished"]
+    rows = []
+    for trial_id, key, before, after in zip(
+        finished["trial_id"].astype(str),
+        finished["pretrain_key"],
+        finished["pretrain_seconds"].fillna(0.0).astype(float),
+        finished["finetune_seconds"].astype(float) + finished["evaluate_seconds"].fillna(0.0).astype(float),
+        strict=True,
+    ):
+        gpus = held["finetune"].get(trial_id, held["trial"].get(trial_id, 0.0))
+        gpus_before = held["pretrain"].get(str(key), gpus)
+        rows.append((trial_id, (before + after) / HOUR, (before * gpus_before + after * gpus) / HOUR))
+    return pd.DataFrame(rows, columns=["trial_id", "hours", "gpu_hours"]).set_index("trial_id")
+
+
+def cost_tables(analysis: Analysis) -> Iterator[Table]:
+    """Yield what each initialisation cost in this run: all attempts, also those that failed."""
+    run = analysis.run
+    costs = trial_costs(run.trials, run.stages)
+    keys_of = dict(zip(run.trials["trial_id"], run.trials["pretrain_key"], strict=True))
+    rows = []
+    records: list[dict[str, object]] = []
+    for group in analysis.grouping.groups:
+        for row in group.rows:
+            positions = [p for (r, _), found in group.cells.items() if r == row for p in found]
+            trials = analysis.grouping.trials.iloc[positions]
+            ids = set(trials["trial_id"])
+            keys = {keys_of[trial_id] for trial_id in ids if isinstance(keys_of[trial_id], str)}
+            before = run.stages[(run.stages["kind"] == "pretrain") & run.stages["pretrain_key"].isin(keys)]
+            after = run.stages[(run.stages["kind"] != "pretrain") & run.stages["trial_id"].isin(ids)]
+            done = trials[trials["status"] == "finished"]
+            single = costs.loc[[trial_id for trial_id in done["trial_id"] if trial_id in costs.index]]
+            record: dict[str, object] = dict(group.fixed)
+            record |= {
+                "initialisation": row.label("pretrain_method"),
+                "trials": len(done),
+                "pretrain_hours": float(before["seconds"].sum()) / HOUR,
+                "finetune_hours": float(after["seconds"].sum()) / HOUR,
+                "gpu_hours": _gpu_hours(before) + _gpu_hours(after),
+                "hours_of_one_trial": _number(float(single["hours"].median())) if len(single) else None,
+                "gpu_hours_of_one_trial": _number(float(single["gpu_hours"].median())) if len(single) else None,
+                "parameters": _largest(done["parameters"]),
+                "peak_memory_bytes": _largest(pd.concat([before["peak_memory_bytes"], after["peak_memory_bytes"]])),
+                "pretrain_images_per_second": _median(before["images_per_second"]),
+                "finetune_images_per_second": _median(after["images_per_second"]),
+            }
+            records.append(record)
+            title = group.title
+            rows.append((
+                Cell(f"{title}, {row.label('pretrain_method')}" if title else row.label("pretrain_method")),
+                *(_cost_cell(record[name], scale, digits) for name, _, scale, digits in _COSTS),
+            ))
+    if rows:
+        yield Table(
+            "cost",
+            "Cost by initialisation. Hours and GPU-hours are those of all attempts in this run, also failed ones, a "
+            "shared pre-training counted once; one trial: median over trials, its pre-training counted in full.",
+            ("initialisation", *(label for _, label, _, _ in _COSTS)),
+            tuple(rows),
+            tuple(records),
+            (
+                "GPU-hours are wall time times the GPUs held; 0 on a machine without. Memory: of the GPU, or of the "
+                "process on a CPU.",
+            ),
+        )
+
+
+_COSTS: Sequence[tuple[str, str, float, int]] = (
+    ("trials", "trials", 1, 0),
+    ("pretrain_hours", "pre-training (h)", 1, 2),
+    ("finetune_hours", "fine-tuning (h)", 1, 2),
+    ("gpu_hours", "GPU-hours", 1, 2),
+    ("hours_of_one_trial", "one trial (h)", 1, 3),
+    ("parameters", "parameters (million)", 1e-6, 2),
+    ("peak_memory_bytes", "peak memory (GiB)", 2**-30, 2),
+    ("pretrain_images_per_second", "pre-training (images/s)", 1, 1),
+    ("finetune_images_per_second", "fine-tuning (images/s)", 1, 1),
+)
+
+
+def _cost_cell(value: object, scale: float, digits: int) -> Cell:
+    return Cell(f"{value * scale:.{digits}f}", value) if isinstance(value, (int, float)) else Cell("–", None)
+
+
+def _gpu_hours(stages: pd.DataFrame) -> float:
+    return float((stages["seconds"] * stages["gpus"]).sum()) / HOUR
+
+
+def _median(values: pd.Series) -> float | None:
+    present = values.dropna().astype(float)
+    return float(present.median()) if len(present) else None
+
+
+def _largest(values: pd.Series) -> int | None:
+    present = values.dropna()
+    return int(present.max()) if len(present) else None
+
+
+# --- what has no result -----------------------------------------------------------------------------
+
+
+def status_tables(analysis: Analysis) -> Iterator[Table]:
+    """Yield the trials without a result, each with its reason."""
+    trials = analysis.run.trials
+    without = trials[trials["status"] != "finished"]
+    if not len(without):
+        return
+    rows = []
+    records = []
+    for _, trial in without.iterrows():
+        names = ("dataset", "pretrain_method", "shots", "seed")
+        values = [value_label(name, plain(trial[name])) for name in names]
+        error = str(plain(trial["error"]) or "not finished yet")
+        texts = (str(trial["trial_id"]), *values, str(trial["status"]), error)
+        rows.append(tuple(Cell(text, text) for text in texts))
+        records.append(dict(zip(("trial_id", *names, "status", "error"), texts, strict=True)))
+    yield Table(
+        "without-result",
+        f"Trials without a result: {len(without)} of {len(trials)}. They enter no mean; the cells they belong to say "
+        "so.",
+        ("trial", *(field_label(name) for name in ("dataset", "pretrain_method", "shots", "seed")), "status", "error"),
+        tuple(rows),
+        tuple(records),
+        text_columns=7,
+    )
