@@ -51,9 +51,8 @@ def apply(affine: Affine, images_B1HW: Tensor, points_BK2: Tensor) -> tuple[Tens
     """
     side = images_B1HW.shape[3]
     centre = (side - 1) / 2
-    moved_BK2 = (points_BK2.double() - centre) @ affine.matrix_B22.to(points_BK2.device).transpose(1, 2) + (
-        centre + affine.shift_B2.to(points_BK2.device)[:, None]
-    )
+    matrix_B22, shift_B2 = affine.matrix_B22.to(points_BK2), affine.shift_B2.to(points_BK2)
+    moved_BK2 = (points_BK2 - centre) @ matrix_B22.transpose(1, 2) + (centre + shift_B2[:, None])
     inverse_B22 = torch.linalg.inv(affine.matrix_B22)
     # grid_sample asks where each output pixel comes from, in units of half the image's side from its centre
     offset_B21 = -(inverse_B22 @ affine.shift_B2[:, :, None]) * 2 / side
@@ -65,5 +64,5 @@ def apply(affine: Affine, images_B1HW: Tensor, points_BK2: Tensor) -> tuple[Tens
     applied_B = affine.applied_B.to(images_B1HW.device)
     return (
         torch.where(applied_B[:, None, None, None], warped_B1HW, images_B1HW),
-        torch.where(applied_B.to(points_BK2.device)[:, None, None], moved_BK2.to(points_BK2.dtype), points_BK2),
+        torch.where(applied_B.to(points_BK2.device)[:, None, None], moved_BK2, points_BK2),
     )

@@ -20,8 +20,15 @@ from ablate.models import Network
 from ablate.space import InputError, TrialSpec
 from ablate.training import Interrupted, Progress, Report
 
-BATCH_SIZE = 16
-"""Images in one forward pass without gradients."""
+_MOST_IMAGES = 16  # in one forward pass
+
+
+def inference_batch_size(spec: TrialSpec) -> int:
+    """Images in one forward pass without gradients: what needs no more memory than fine-tuning does.
+
+    A function of the spec alone, because another batch size may change the last bits of a result.
+    """
+    return min(_MOST_IMAGES, 4 * spec.finetune.batch_size)
 
 
 @dataclass(frozen=True)
@@ -59,10 +66,11 @@ def run_network(network: Network, images_B1HW: Tensor, spec: TrialSpec) -> Tenso
 
 
 def logits_in_batches(
-    network: Network, images_NHW: Tensor, spec: TrialSpec, *, device: torch.device | str, batch_size: int = BATCH_SIZE
+    network: Network, images_NHW: Tensor, spec: TrialSpec, *, device: torch.device | str, batch_size: int | None = None
 ) -> Iterator[tuple[slice, Tensor]]:
     """Yield logits (B, K, H, W) of uint8 images batch by batch, in evaluation mode and without gradients."""
     network.eval()
+    batch_size = batch_size or inference_batch_size(spec)
     for start in range(0, len(images_NHW), batch_size):
         part = slice(start, min(start + batch_size, len(images_NHW)))
         with torch.no_grad():
@@ -77,7 +85,7 @@ def predict(
     spec: TrialSpec,
     *,
     device: torch.device | str,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
 ) -> np.ndarray:
     """Return the landmarks (N, K, 2) that `spec.evaluate.decode` reads, in pixels of the original files.
 
@@ -87,7 +95,7 @@ def predict(
         sizes_N2: width and height of the original files.
         spec: of the trial that fine-tuned the network.
         device: where the network is.
-        batch_size: images in one forward pass.
+        batch_size: images in one forward pass; default `inference_batch_size`.
     """
     parts = [
         _as_array(read_points(logits_BKHW, spec, spec.evaluate.decode))
@@ -104,7 +112,7 @@ def read_points(logits_BKHW: Tensor, spec: TrialSpec, decoder: Decoder) -> Tenso
 
 
 def _as_array(points_BK2: Tensor) -> np.ndarray:
-    return points_BK2.double().cpu().numpy()
+    return points_BK2.cpu().double().numpy()
 
 
 def images_that_count(spec: TrialSpec, split: Split) -> Split:
@@ -139,7 +147,7 @@ def evaluate(
     *,
     device: torch.device | str,
     report: Report,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
 ) -> Evaluation:
     """Predict the landmarks of `split` and measure the errors by both protocols.
 
@@ -153,7 +161,7 @@ def evaluate(
         dataset: what `split` belongs to: scales and thresholds.
         device: where to run.
         report: called after each batch.
-        batch_size: images in one forward pass.
+        batch_size: images in one forward pass; default `inference_batch_size`.
 
     Raises:
         Interrupted: `report` asked to stop; nothing needs to be saved, evaluation starts anew.

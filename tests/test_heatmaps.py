@@ -27,6 +27,7 @@ def test_outer_edges_and_centre_of_a_file_are_those_of_the_network_image() -> No
     np.testing.assert_allclose(to_network(edges, np.array([[1935, 2400]]), 256), [[[-0.5, -0.5], [255.5, 255.5]]])
 
 
+@settings(deadline=None)
 @given(st.floats(-50, 3000), st.floats(-50, 3000), st.integers(1, 4000), st.integers(1, 4000))
 def test_to_file_undoes_to_network(x: float, y: float, width: int, height: int) -> None:
     sizes, points = np.array([[width, height]]), np.array([[[x, y], [np.nan, np.nan]]])
@@ -59,6 +60,7 @@ def test_gaussian_has_the_textbook_value_at_each_pixel() -> None:
     assert maps[0, 0, 6, 2].item() == pytest.approx(math.exp(-(1.25**2 + 0.5**2) / (2 * 1.5**2)))
 
 
+@settings(deadline=None)
 @given(st.floats(-0.5, 15.5), st.floats(-0.5, 15.5))
 def test_smallest_disk_still_holds_the_pixel_nearest_to_its_point(x: float, y: float) -> None:
     maps, _ = targets(torch.tensor([[[x, y]]]), 16, sigma=0.1, shape="disk")
@@ -114,7 +116,7 @@ def test_centroid_of_an_l_shape_is_that_of_the_polygon_through_its_border_pixels
     assert np.abs(centroid(maps_of(blob))[0, 0].numpy() - pixels).max() > 0.05
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(2, 29), st.integers(2, 29), st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=4
@@ -168,12 +170,14 @@ def test_map_without_a_positive_value_decodes_to_zero_zero() -> None:
     assert centroid(torch.full((1, 2, 8, 8), -3.0)).tolist() == [[[0, 0], [0, 0]]]
 
 
+@settings(deadline=None)
 @given(st.floats(8, 55), st.floats(8, 55), st.sampled_from([1.25, 2.0, 5.0]))
 def test_disk_decodes_to_its_point_within_half_a_pixel(x: float, y: float, sigma: float) -> None:
     maps, _ = targets(torch.tensor([[[x, y]]]), 64, sigma=sigma, shape="disk")
     assert np.abs(centroid(maps)[0, 0].numpy() - [x, y]).max() <= 0.5 + 1e-4
 
 
+@settings(deadline=None)
 @given(st.floats(8, 55), st.floats(8, 55), st.sampled_from([0.7, 1.5, 2.5]))
 def test_local_mean_finds_the_point_of_a_gaussian_to_a_fiftieth_of_a_pixel(x: float, y: float, sigma: float) -> None:
     maps, _ = targets(torch.tensor([[[x, y]]]), 64, sigma=sigma, shape="gaussian")

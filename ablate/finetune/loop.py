@@ -129,7 +129,7 @@ class Images:
         points_NK2 = to_network(split.points_NK2[chosen], split.sizes_N2[chosen], image_size)
         return cls(
             torch.from_numpy(split.images_NHW[chosen]).to(device),
-            torch.from_numpy(points_NK2).to(device, torch.float32),
+            torch.from_numpy(points_NK2).float().to(device),
         )
 
 
@@ -320,7 +320,7 @@ def validate(spec: TrialSpec, network: Network, images: Images, split: Split) ->
     for part, logits_BKHW in logits_in_batches(network, images.images_NHW, spec, device=images.images_NHW.device):
         loss_N[part] = LOSSES[spec.finetune.loss](logits_BKHW, *draw_targets(spec, images.points_NK2[part]))
         points_NK2[part] = read_points(logits_BKHW, spec, spec.evaluate.decode)
-    predicted_NK2 = to_file(points_NK2.double().cpu().numpy(), split.sizes_N2, spec.image_size)
+    predicted_NK2 = to_file(points_NK2.cpu().double().numpy(), split.sizes_N2, spec.image_size)
     errors_NK = physical_errors(predicted_NK2, split.points_NK2, split.unit_per_pixel_N2)
     known = errors_NK[~np.isnan(errors_NK)]
     return float(loss_N.mean()), float(known.mean()) if known.size else math.nan
