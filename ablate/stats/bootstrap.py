@@ -44,7 +44,8 @@ def paired_difference(a: PerImage, b: PerImage, resamples: Resamples, *, seeds: 
     augmentation agree. If the arms are correlated after all, the interval is too wide, never too narrow. With
     `seeds="paired"` row s of a and row s of b are resampled together: right, and mostly narrower, where the seed also
     draws the annotated images (few_shot: random) and a lucky draw helps both arms; it knows only S - 1 degrees of
-    freedom where independent arms know up to 2 (S - 1), and with few seeds and no correlation it is wider.
+    freedom where independent arms know up to 2 (S - 1), and with few seeds and no correlation it is wider
+    and covers less (`ablate.stats.coverage`: down to 91 % at 3 seeds).
 
     Args:
         a: scores of one initialisation, any number of seeds on I images.
