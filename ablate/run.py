@@ -277,6 +277,8 @@ def run_grid(grid: Grid, options: Options, console: Console) -> RunResult:
 
 
 def _run_locked(grid: Grid, options: Options, console: Console, store: Store, lock: RunLock) -> RunResult:
+    from ablate.pictures import write_thumbnails
+
     loaded = prepare(grid.trials, options.data_dir)
     before = read_run_file(store)
     _check_same_data(before, loaded, store)
@@ -284,8 +286,6 @@ def _run_locked(grid: Grid, options: Options, console: Console, store: Store, lo
     status = results.finished_trials(store)
     done = {n for n, state in status.items() if state == "finished" or not options.retry_failed}
     todo = [trial for trial in plan.trials if trial.trial_id not in done]
-    if todo:
-        store.clean_temporaries()
     policy = Policy(
         plan,
         default_costs(),
@@ -295,6 +295,9 @@ def _run_locked(grid: Grid, options: Options, console: Console, store: Store, lo
     )
     stop = _Stop()
     if todo:
+        store.clean_temporaries()
+        for name in dict.fromkeys(trial.dataset for trial in todo):
+            write_thumbnails(store, loaded[name], options.data_dir)
         _run_todo(grid, options, console, store, lock, policy, loaded, before, stop)
     status = results.finished_trials(store)
     states = [status.get(trial.trial_id) for trial in plan.trials]
@@ -392,6 +395,7 @@ def _trial_of_row(row: dict[str, Any]) -> TrialSpec:
 
 def run_single(trial: TrialSpec, out: str, data_dir: Path, threads: int, keep_weights: bool, console: Console) -> int:
     """Run one trial in this process, printing its progress; return the exit code."""
+    from ablate.pictures import write_thumbnails
     from ablate.trial import Settings, TrialFailed, data_in, run_trial
 
     store = Store.open(out)
@@ -399,7 +403,8 @@ def run_single(trial: TrialSpec, out: str, data_dir: Path, threads: int, keep_we
     reporter = LineReporter(console)
     console.print(f"trial {trial.trial_id}: {trial_words(trial)}", soft_wrap=True)
     with RunLock(store):
-        prepare([trial], data_dir)
+        loaded = prepare([trial], data_dir)
+        write_thumbnails(store, loaded[trial.dataset], data_dir)
         try:
             settings = Settings(keep_weights=keep_weights)
             row = run_trial(trial, store, data_in(data_dir), reporter, threads, settings=settings)

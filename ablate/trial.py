@@ -38,6 +38,7 @@ from ablate.evaluate import Evaluation, evaluate
 from ablate.finetune import FinetuneOutcome, finetune
 from ablate.metrics import Summary
 from ablate.models import Network, build_network, count_parameters, load_imagenet
+from ablate.pictures import write_strips
 from ablate.policy import Stage
 from ablate.pretrain import run_pretraining
 from ablate.space import InputError, Pretraining, TrialSpec
@@ -408,6 +409,9 @@ def pretrain_stage(
         for step in saver.wait():
             report(Progress("pretrain", missing[-1], missing[-1], published=step))
     attempt.row["to_step"] = missing[-1]
+    if pretraining.fields.method == "ddpm" and folder == pretrained_folder(pretraining.key):
+        tensors = load_snapshot(store, folder, missing[-1])
+        write_strips(store, pretraining, tensors, dataset.train.images_NHW[0], device=attempt.device)
     rows = _curve_rows(curve, "pretrain", trial_id=None, pretrain_key=pretraining.key)
     results.write_rows(
         store, "curves", pretraining.key if folder.startswith("pretrained/") else attempt.stage.name, rows
