@@ -99,10 +99,17 @@ def write_fake_run(
         results.write_rows(store, "stages", results.stage_part("pretrain", str(key), "a"), [stage])
     if run_yaml:
         described = {
-            "grid": "fake",
-            "command": "ablate run --grid fake",
-            "versions": {"ablate": "0.1.0", "torch": "2.14.1"},
-            "git_revision": "0123456789abcdef",
+            "name": "fake",
+            "description": "A generated run",
+            "sessions": [
+                {
+                    "started_at": "2025-01-01T00:00:00+00:00",
+                    "command": "ablate run --grid fake",
+                    "ablate": "0.1.0",
+                    "git_revision": "0123456789abcdef",
+                    "versions": {"torch": "2.14.1"},
+                }
+            ],
             "trials": [{"trial_id": spec.trial_id, **spec.model_dump(mode="json")} for spec in trials],
             "data": {
                 name: {

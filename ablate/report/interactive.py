@@ -1,0 +1,139 @@
+"""What does plotly need to draw a chart on the page, with its numbers on hover?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ablate.report.charts import Chart, HeatChart, LineChart, RankChart
+from ablate.report.layout import one_line
+from ablate.report.style import DASHES, look_of
+
+
+def chart_json(chart: Chart) -> dict[str, Any]:
+    """Return a chart as plain data for the page's script; texts are not escaped, the script sets them as text.
+
+    plotly reads a few tags in texts; `<` is written as an entity that it shows as such.
+    """
+    if isinstance(chart, LineChart):
+        traces, layout = _lines(chart)
+    elif isinstance(chart, HeatChart):
+        traces, layout = _heat(chart)
+    else:
+        traces, layout = _ranks(chart)
+    return {"name": chart.name, "title": one_line(chart.title), "note": chart.note, "data": traces, "layout": layout}
+
+
+def safe(text: str) -> str:
+    """Return text that plotly shows as it stands: no tag, no entity and no template of its own."""
+    text = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return text.replace("%{", "% {")
+
+
+def _numbers(values: Sequence[float]) -> list[float | None]:
+    return [float(f"{value:.6g}") if math.isfinite(value) else None for value in values]
+
+
+def _lines(chart: LineChart) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    traces: list[dict[str, Any]] = []
+    for line in chart.lines:
+        look = look_of(line.method)
+        name = safe(line.label)
+        texts = [safe(text) for text in line.hover] or [""] * len(line.x)
+        trace: dict[str, Any] = {
+            "type": "scatter",
+            "mode": "lines" if chart.dense else "lines+markers",
+            "name": name,
+            "legendgroup": name,
+            "x": _numbers(line.x),
+            "y": _numbers(line.y),
+            "line": {"color": look.colour, "dash": DASHES[line.style % len(DASHES)], "width": 2},
+            "marker": {"symbol": look.plotly, "size": 8, "color": look.colour},
+        }
+        if line.lower and chart.dense:
+            band = _numbers(line.upper) + _numbers(line.lower)[::-1]
+            traces.append({
+                "type": "scatter", "mode": "lines", "x": _numbers(line.x) + _numbers(line.x)[::-1], "y": band,
+                "fill": "toself", "fillcolor": f"{look.colour}22", "line": {"width": 0}, "hoverinfo": "skip",
+                "showlegend": False, "legendgroup": name,
+            })  # fmt: skip
+        elif line.lower:
+            trace["error_y"] = {
+                "type": "data", "symmetric": False, "thickness": 1.2, "width": 3, "color": look.colour,
+                "array": _numbers([u - v for u, v in zip(line.upper, line.y, strict=True)]),
+                "arrayminus": _numbers([v - low for low, v in zip(line.lower, line.y, strict=True)]),
+            }  # fmt: skip
+        trace["text"] = [
+            f"{name}<br>{safe(chart.x_label)}: {text or f'{x:.4g}'}<br>{safe(chart.y_label)}: {y:.4g}{_limits(line, i)}"
+            for i, (x, y, text) in enumerate(zip(line.x, line.y, texts, strict=True))
+        ]
+        trace["hovertemplate"] = "%{text}<extra></extra>"
+        traces.append(trace)
+    x_axis: dict[str, Any] = {"title": {"text": safe(chart.x_label)}, "type": "log" if chart.x_log else "linear"}
+    if chart.x_ticks:
+        x_axis |= {
+            "tickmode": "array",
+            "tickvals": [x for x, _ in chart.x_ticks],
+            "ticktext": [safe(label) for _, label in chart.x_ticks],
+        }
+    y_axis: dict[str, Any] = {"title": {"text": safe(chart.y_label)}, "type": "log" if chart.y_log else "linear"}
+    if not chart.y_log:
+        y_axis["rangemode"] = "tozero"
+    shapes = [
+        {"type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1, "line": {"width": 1, "dash": "dot"}}
+        for x in chart.rules
+    ]
+    return traces, {"xaxis": x_axis, "yaxis": y_axis, "shapes": shapes}
+
+
+def _limits(line: Any, index: int) -> str:
+    if not line.lower or not math.isfinite(line.lower[index]):
+        return ""
+    return f" [{line.lower[index]:.4g}, {line.upper[index]:.4g}]"
+
+
+def _heat(chart: HeatChart) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    trace = {
+        "type": "heatmap",
+        "x": [safe(name) for name in chart.columns],
+        "y": [safe(name) for name in chart.rows],
+        "z": [_numbers(row) for row in chart.values],
+        "colorscale": "Cividis",
+        "zmin": 0,
+        "colorbar": {"title": {"text": safe(chart.value_label), "side": "right"}, "thickness": 12},
+        "hovertemplate": (
+            f"%{{y}}<br>{safe(chart.x_label)} %{{x}}<br>{safe(chart.value_label)}: %{{z:.4g}}<extra></extra>"
+        ),
+    }
+    layout = {
+        "xaxis": {"title": {"text": safe(chart.x_label)}, "type": "category"},
+        "yaxis": {"autorange": "reversed", "type": "category", "automargin": True},
+    }
+    return [trace], layout
+
+
+def _ranks(chart: RankChart) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Ranks as points, one name a line, with bars over those that cannot be told apart."""
+    order = sorted(range(len(chart.names)), key=lambda i: (chart.ranks[i], chart.names[i]))
+    names = [safe(chart.names[i]) for i in order]
+    looks = [look_of(chart.methods[i]) for i in order]
+    trace = {
+        "type": "scatter", "mode": "markers", "x": _numbers([chart.ranks[i] for i in order]), "y": names,
+        "marker": {"size": 11, "color": [k.colour for k in looks], "symbol": [k.plotly for k in looks]},
+        "hovertemplate": "%{y}: %{x:.2f}<extra></extra>", "showlegend": False,
+    }  # fmt: skip
+    ranks = {safe(name): rank for name, rank in zip(chart.names, chart.ranks, strict=True)}
+    shapes = []
+    for number, clique in enumerate(chart.cliques):
+        inside = sorted(names.index(safe(name)) for name in clique)
+        x = max(ranks.values()) + 0.25 + 0.15 * number
+        shapes.append({
+            "type": "line", "x0": x, "x1": x, "y0": inside[0] - 0.3, "y1": inside[-1] + 0.3, "line": {"width": 4},
+        })  # fmt: skip
+    layout = {
+        "xaxis": {"title": {"text": f"average rank (critical difference {chart.critical_difference:.2f})"}},
+        "yaxis": {"autorange": "reversed", "type": "category", "automargin": True},
+        "shapes": shapes,
+    }
+    return [trace], layout
