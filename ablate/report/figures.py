@@ -62,6 +62,7 @@ def files_of(figure: Figure) -> Mapping[FileFormat, bytes]:
         for form in FORMATS:
             out = io.BytesIO()
             figure.savefig(out, format=form, metadata=_METADATA[form])
+            figure.set_layout_engine("none")  # once laid out, it is the same in every format
             files[form] = out.getvalue()
     return files
 
@@ -121,8 +122,6 @@ def _plain_numbers(axes: Axes, which: Literal["x", "y"]) -> None:
     """Label a log axis with plain numbers; within one decade also between the powers of ten."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
-    formatter = ScalarFormatter(useOffset=False)
-    formatter.set_scientific(False)
     axis.set_major_formatter(_Short())
     axis.set_minor_formatter(_Short() if low > 0 and high / low < 10 else NullFormatter())
 
@@ -137,7 +136,7 @@ def _draw_heat(chart: HeatChart) -> Figure:
     axes.grid(False)
     values = np.array(chart.values, np.float64)
     image = axes.imshow(values, cmap="cividis", aspect="auto", vmin=0)
-    axes.set_yticks(range(len(chart.rows)), [drawable(name, 26) for name in chart.rows])
+    axes.set_yticks(range(len(chart.rows)), [drawable(name, 34) for name in chart.rows])
     every = max(1, math.ceil(len(chart.columns) / 12))
     axes.set_xticks(range(0, len(chart.columns), every), [drawable(name) for name in chart.columns[::every]])
     axes.set_xlabel(drawable(chart.x_label))

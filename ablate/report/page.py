@@ -141,7 +141,8 @@ def _identity(run: RunData) -> Iterator[tuple[str, object]]:
     if sessions:
         last = sessions[-1]
         yield "command", last.get("command", "")
-        yield "started", f"{sessions[0].get('started_at', '')}; {len(sessions)} session(s)"
+        times = "once" if len(sessions) == 1 else f"{len(sessions)} times"
+        yield "started", f"{sessions[0].get('started_at', '')}, {times} in all"
         for key in ("ablate", "git_revision", "python", "platform"):
             if last.get(key):
                 yield key.replace("_", " "), last[key]
@@ -224,8 +225,9 @@ def _sheets(gallery: Gallery) -> str:
             break
         told = "; ".join(f"{case}: {image}" for case, image in sheet.cases.items())
         figures.append(
-            f'<figure><img loading="lazy" alt="Worst, median and best case: {_text(sheet.title)}" '
-            f'src="{data_uri(sheet.jpeg, "jpeg")}"><figcaption>{_text(sheet.title)}: worst, median and best test image '
+            '<figure><div class="wide" tabindex="0" role="region" aria-label="picture sheet"><img loading="lazy" '
+            f'alt="Worst, median and best case: {_text(sheet.title)}" src="{data_uri(sheet.jpeg, "jpeg")}"></div>'
+            f'<figcaption>{_text(sheet.title)}: worst, median and best test image '
             f"by MRE over all initialisations, lowest seed shown ({_text(told)}).</figcaption></figure>"
         )
     return f'<section id="cases"><h2>Worst, median and best</h2>{"".join(figures)}</section>' if figures else ""

@@ -163,6 +163,7 @@ def cases(panel: Panel, images: Sequence[str]) -> dict[str, str]:
 
 MARGIN_PX = 8
 SHEET_WIDTH_PX = 2000
+SMALLEST_TILE_PX = 240
 
 
 def draw_sheet(
@@ -173,7 +174,7 @@ def draw_sheet(
     arms = [shown[row, column] for row in panel.group.rows if (row, column) in shown]
     images = list(pictures)
     tallest = max(pictures[image].height / pictures[image].width for image in chosen.values())
-    tile_width = min(512, (SHEET_WIDTH_PX - MARGIN_PX) // len(arms) - MARGIN_PX)
+    tile_width = max(SMALLEST_TILE_PX, min(512, (SHEET_WIDTH_PX - MARGIN_PX) // len(arms) - MARGIN_PX))
     tile_height = int(tile_width * min(tallest, 1.6))
     font_px = max(11, tile_width // 22)
     font = ImageFont.truetype(findfont(FontProperties(family="DejaVu Sans")), font_px)
@@ -195,10 +196,13 @@ def draw_sheet(
             text = f"{case}: {one.error_I[index]:.2f} {panel.unit}"
             pen.text((left, top + tile_height), drawable(text, 40), "black", font)
     bottom = sheet.height - line_px
-    for number, (name, colour) in enumerate((("truth", TRUTH_COLOUR), ("prediction", PREDICTION_COLOUR))):
-        left = MARGIN_PX + number * 8 * font_px
-        pen.ellipse((left, bottom + 4, left + 8, bottom + 12), fill=colour)
-        pen.text((left + 14, bottom), name, "black", font)
+    for number, name in enumerate(("truth", "prediction")):
+        left, middle, radius = MARGIN_PX + number * 8 * font_px, bottom + font_px * 5 // 8, font_px // 3
+        circle = (left, middle - radius, left + 2 * radius, middle + radius)
+        pen.ellipse(circle, outline=TRUTH_COLOUR if name == "truth" else PREDICTION_COLOUR, width=2)
+        if name == "prediction":
+            pen.ellipse(circle, fill=PREDICTION_COLOUR)
+        pen.text((left + font_px, bottom), name, "black", font)
     return sheet
 
 

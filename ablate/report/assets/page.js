@@ -83,17 +83,21 @@
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       margin: { l: 55, r: 15, t: 10, b: 45 },
-      legend: { orientation: "h", yanchor: "top", y: -0.2, x: 0 },
+      legend: { orientation: "h", yref: "container", yanchor: "bottom", y: 0, x: 0 },
       hoverlabel: { align: "left" },
+      dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom", // a finger on a figure scrolls the page
     };
   };
-  const options = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] };
+  const options = { responsive: true, displayModeBar: false, scrollZoom: false };
   const figures = new Map(data.figures.map((figure) => [figure.name, figure]));
   const drawn = new Map();
   const draw = (card) => {
     const figure = figures.get(card.dataset.figure);
     const place = card.querySelector(".plot");
     drawn.set(place, figure);
+    const names = figure.data.filter((trace) => trace.showlegend !== false && trace.name).map((trace) => trace.name);
+    const perLine = Math.max(1, Math.floor(place.clientWidth / (45 + 7.5 * Math.max(0, ...names.map((n) => n.length)))));
+    place.style.height = `${place.clientHeight + 20 * Math.ceil(names.length / perLine) - 20}px`;
     Plotly.newPlot(place, structuredClone(figure.data), layoutOf(figure), options);
   };
   const watcher = new IntersectionObserver((entries) => {
@@ -214,16 +218,19 @@
   };
   const choose = () => {
     const { rows, columns } = comparison();
-    const label = columns[Number(choices.shots.value)];
+    const label = choices.shots.selectedOptions[0]?.textContent;
     fill(choices.shots, columns.map((name, index) => [index, name]));
+    const counts = columns.map((_, column) => rows.filter((_, row) => `${row},${column}` in comparison().arms).length);
     const same = columns.indexOf(label);
-    choices.shots.value = same >= 0 ? same : columns.length - 1;
+    choices.shots.value = same >= 0 ? same : counts.lastIndexOf(Math.max(...counts));
+    let checked = 0;
     const legend = byId("v-rows").querySelector("legend");
     byId("v-rows").replaceChildren(legend, ...rows.map((row, index) => {
       const box = document.createElement("input");
       box.type = "checkbox";
       box.value = index;
-      box.checked = index < 6;
+      box.checked = armOf(index) !== undefined && checked < 6;
+      checked += box.checked;
       box.addEventListener("change", show);
       const name = document.createElement("label");
       name.append(box, document.createTextNode(row.label));
