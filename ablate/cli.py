@@ -12,7 +12,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ablate.space import Grid
+    from ablate.policy import Costs
+    from ablate.space import Grid, Plan
     from ablate.store import Store
 
 app = typer.Typer(
@@ -111,16 +112,63 @@ def plan(
     grid: GridOption,
     set_: SetOption = None,
     trials: Annotated[bool, typer.Option("--trials", help="list every trial with its id")] = False,
+    gpus: Annotated[int | None, typer.Option(help="predict how long a run on so many GPUs takes")] = None,
+    slots: Annotated[int | None, typer.Option(help="most stages at a time; without --gpus, CPU cores")] = None,
+    gpus_per_pretrain: Annotated[float | None, typer.Option(help="default 1; 0 without --gpus")] = None,
+    gpus_per_finetune: Annotated[float | None, typer.Option(help="default 0.25; 0 without --gpus")] = None,
+    costs: Annotated[
+        str | None, typer.Option(metavar="RUN", help="take the stages' times from an earlier run; default: estimates")
+    ] = None,
+    no_share: Annotated[
+        bool, typer.Option("--no-share", help="predict a run without shared pre-trainings only")
+    ] = False,
 ) -> None:
-    """Print a search space's trials, pre-trainings and axes; runs nothing."""
-    from ablate.space import plan_of
+    """Print a search space's trials, pre-trainings and axes, and how long they would take; runs nothing."""
+    from ablate.space import InputError, plan_of
     from ablate.summary import plan_lines, trial_lines
 
     found = _grid(grid, set_)
     work = plan_of(found.trials)
-    print("\n".join(plan_lines(found, work)))
+    lines = plan_lines(found, work)
+    if gpus is not None or slots is not None:
+        lines += _forecast(work, gpus or 0, slots, gpus_per_pretrain, gpus_per_finetune, costs, not no_share)
+    elif costs is not None or gpus_per_pretrain is not None or gpus_per_finetune is not None or no_share:
+        raise InputError("--gpus or --slots must be given to predict how long a run takes, such as --gpus 8")
+    print("\n".join(lines))
     if trials:
         print("\n".join(trial_lines(work.trials)))
+
+
+def _forecast(
+    work: Plan,
+    gpus: int,
+    slots: int | None,
+    gpus_per_pretrain: float | None,
+    gpus_per_finetune: float | None,
+    measured: str | None,
+    share: bool,
+) -> list[str]:
+    """Return the lines that say how long a run of `work` takes, with and without sharing."""
+    from ablate.costs import default_costs, require_measured
+    from ablate.simulate import Machine, forecast
+    from ablate.summary import forecast_lines
+
+    pretrain = gpus_per_pretrain if gpus_per_pretrain is not None else 1.0 * (gpus > 0)
+    finetune = gpus_per_finetune if gpus_per_finetune is not None else 0.25 * (gpus > 0)
+    machine = Machine(gpus, pretrain, finetune, slots)
+    store = None if measured is None else _store(measured)
+
+    def costs(gpus_finetune: float) -> Costs:
+        if store is None:
+            return default_costs(gpus_pretrain=pretrain, gpus_finetune=gpus_finetune)
+        return require_measured(store, gpus_pretrain=pretrain, gpus_finetune=gpus_finetune)
+
+    # a whole trial fine-tunes on what its pre-training holds
+    forecasts = [forecast(work, costs(finetune), machine)] if share else []
+    forecasts.append(forecast(work, costs(pretrain), machine, share=False))
+    device = "one modern GPU" if gpus else "one CPU core"
+    source = f"estimated for {device}, see --costs" if store is None else f"measured in {store.label}"
+    return forecast_lines(forecasts, machine, source)
 
 
 @app.command()

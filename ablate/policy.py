@@ -11,7 +11,7 @@ time. A stage whose snapshot is not published is never offered, so nothing that 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -144,13 +144,18 @@ class Policy:
             before = trial.pretraining
             steps = before.fields.steps * self._costs.pretrain_step(before) if before else 0.0
             return steps + self._finetune_seconds[stage.name]
+        needed = self._work[stage.name].needed
+        return max(
+            seconds + max(self._finetune_seconds[name] for name in needed[step])
+            for step, seconds in self.snapshot_seconds(stage).items()
+        )
+
+    def snapshot_seconds(self, stage: Stage) -> dict[int, float]:
+        """Return the expected seconds from the start of a `pretrain` stage to each snapshot to be published."""
         work = self._work[stage.name]
         done = self._furthest.get(stage.name, 0)
         each = self._costs.pretrain_step(work.pretraining)
-        return max(
-            max(step - done, 0) * each + max(self._finetune_seconds[name] for name in names)
-            for step, names in work.needed.items()
-        )
+        return {step: max(step - done, 0) * each for step in sorted(work.needed)}
 
     def _offer(self, stage: Stage) -> None:
         if stage in self._queued or stage in self.running:
@@ -227,24 +232,3 @@ class Policy:
     def is_over(self) -> bool:
         """Whether nothing runs and nothing can start."""
         return not self.running and self.next() is None
-
-
-def default_costs(seconds: Mapping[str, float] | None = None) -> Costs:
-    """Return costs for a run without measurements: one unit per image and square pixel, convolution-bound.
-
-    `seconds` may give `pretrain_image` and `finetune_image`, seconds per image at 256 x 256.
-    """
-    given = {"pretrain_image": 0.02, "finetune_image": 0.02, **(seconds or {})}
-
-    def area(size: int) -> float:
-        return (size / 256) ** 2
-
-    def pretrain_step(pretraining: Pretraining) -> float:
-        fields = pretraining.fields
-        return given["pretrain_image"] * fields.batch_size * fields.accumulate * area(pretraining.image_size)
-
-    def finetune(trial: TrialSpec) -> float:
-        images = 150 if trial.shots == "all" else int(trial.shots)
-        return given["finetune_image"] * (images + 20) * trial.finetune.epochs * area(trial.image_size)
-
-    return Costs(pretrain_step, finetune)

@@ -21,9 +21,10 @@ import yaml
 from rich.console import Console
 
 from ablate import __version__, results
+from ablate.costs import default_costs
 from ablate.datasets import Dataset, load_dataset, require_dataset
 from ablate.display import Display, LineReporter, trial_words
-from ablate.policy import Policy, Stage, default_costs
+from ablate.policy import Policy, Stage
 from ablate.space import (
     Grid,
     InputError,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ablate.display import initialisation
 from ablate.space import METHODS, Grid, Plan, TrialSpec, axes_of
+
+if TYPE_CHECKING:
+    from ablate.simulate import Forecast, Machine
 
 _LISTED = 12
 
@@ -50,3 +53,46 @@ def trial_lines(trials: Sequence[TrialSpec]) -> list[str]:
     from ablate.display import trial_words
 
     return [f"{trial.trial_id}  {trial_words(trial)}" for trial in trials]
+
+
+def forecast_lines(forecasts: Sequence[Forecast], machine: Machine, source: str) -> list[str]:
+    """Return what simulated runs predict, a line for each; `source` says where the stages' times come from."""
+    where = [_counted(machine.gpus, "GPU")] if machine.gpus else []
+    where += [_counted(machine.slots, "slot")] if machine.slots is not None else []
+    shares = f" ({machine.gpus_pretrain:g} per pre-training, {machine.gpus_finetune:g} per fine-tuning)"
+    device = "GPU" if machine.gpus else "slot"
+    columns = ("makespan", f"{device}-hours", "idle", "chain", f"work/{device}s", "packing", "ratio")
+    lines = [
+        f"  prediction     {' and '.join(where)}{shares if machine.gpus else ''}; times {source}",
+        f"    {'':<12}" + "".join(f"{name:>12}" for name in columns),
+    ]
+    for forecast in forecasts:
+        schedule, bounds = forecast.schedule, forecast.bounds
+        hours = (schedule.gpu_seconds if machine.gpus else schedule.stage_seconds) / 3600
+        values = (
+            _clock(schedule.makespan_s),
+            f"{hours:,.2f}",
+            f"{schedule.idle_share:.1%}",
+            *(_clock(seconds) for seconds in (bounds.chain_s, bounds.work_s, bounds.packing_s)),
+            f"{forecast.ratio:.3f}",
+        )
+        name = "shared" if forecast.share else "not shared"
+        lines.append(f"    {name:<12}" + "".join(f"{value:>12}" for value in values))
+    if len(forecasts) == 2 and forecasts[0].schedule.makespan_s > 0:
+        shared, alone = (forecast.schedule for forecast in forecasts)
+        lines.append(f"    sharing ends {alone.makespan_s / shared.makespan_s:.1f} times as early")
+    lines.append(
+        "    ratio: the makespan over the largest lower bound: the longest chain of pre-training and fine-tuning,"
+    )
+    lines.append(f"    all work spread over the {device}s, the best packing of pre-trainings (or of unshared trials)")
+    return lines
+
+
+def _counted(count: int, name: str) -> str:
+    return f"{count} {name}" + ("" if count == 1 else "s")
+
+
+def _clock(seconds: float) -> str:
+    """Return seconds as `100:01:30`, hours first."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -239,17 +239,25 @@ def canonical(spec: TrialSpec) -> dict[str, Any]:
     trial's data set, image size and method, so a value given in full and the same value left out agree.
     """
     key = {"dataset": spec.dataset, "image_size": spec.image_size, "method": spec.method}
+    base = _defaults(spec.dataset, spec.image_size, spec.method, spec.network.kind, spec.network.channels)
+    return {**_differences(_full(spec), base), **key, "spec_version": SPEC_VERSION}
+
+
+@functools.lru_cache(maxsize=1024)
+def _defaults(
+    dataset: str, image_size: int, method: str, kind: NetworkKind, channels: tuple[int, ...]
+) -> Mapping[str, Any]:
+    """The fields of a trial of which only these are given, as `_full` returns them; not to be changed."""
     default = TrialSpec.model_validate(
         {
-            "dataset": spec.dataset,
-            "image_size": spec.image_size,
-            "pretrain": {"method": spec.method},
-            "network": {"kind": spec.network.kind, "channels": spec.network.channels},
+            "dataset": dataset,
+            "image_size": image_size,
+            "pretrain": {"method": method},
+            "network": {"kind": kind, "channels": channels},
         }
     )
-    base = _full(default)
-    base["network"] = {**NetworkSpec().model_dump(mode="json"), "kind": METHODS[spec.method].networks[0]}
-    return {**_differences(_full(spec), base), **key, "spec_version": SPEC_VERSION}
+    network = {**NetworkSpec().model_dump(mode="json"), "kind": METHODS[method].networks[0]}
+    return {**_full(default), "network": network}
 
 
 def _digest(value: object) -> str:
@@ -278,20 +286,19 @@ class Pretraining(Spec):
     @functools.cached_property
     def key(self) -> str:
         """12 hex digits over everything the pre-training depends on except its number of steps."""
-        pretrain = self.fields
-        trial = TrialSpec.model_validate(
-            {
-                "dataset": pretrain.dataset,
-                "image_size": self.image_size,
-                "pretrain": self.spec,
-                "network": self.network,
-            }
-        )
-        identity = canonical(trial)
-        different = {name: value for name, value in identity.pop("pretrain", {}).items() if name != "steps"}
-        if different:
-            identity["pretrain"] = different
-        return _digest({**identity, "kind": "pretraining"})
+        return _pretrain_key(self.fields, self.network, self.image_size)
+
+
+@functools.lru_cache(maxsize=4096)  # the trials of a search space have few pre-trainings
+def _pretrain_key(pretrain: Pretrain, network: NetworkSpec, image_size: int) -> str:
+    trial = TrialSpec.model_validate(
+        {"dataset": pretrain.dataset, "image_size": image_size, "pretrain": pretrain, "network": network}
+    )
+    identity = canonical(trial)
+    different = {name: value for name, value in identity.pop("pretrain", {}).items() if name != "steps"}
+    if different:
+        identity["pretrain"] = different
+    return _digest({**identity, "kind": "pretraining"})
 
 
 def flatten(spec: Spec, prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,258 @@
+"""The simulator: hand-worked schedules, what no schedule may violate, and how near the policy comes to the least."""
+
+import itertools
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from ablate.cli import app
+from ablate.costs import default_costs
+from ablate.policy import Costs, Policy, Stage
+from ablate.simulate import UNIT, Bounds, Machine, best_packing, forecast, lower_bounds, simulate
+from ablate.space import InputError, TrialSpec, find_grid, load_grid, plan_of, shipped_grids
+
+
+def trial(method="ddpm", steps=100, shots=5, **pretrain):
+    fields = {"method": method, **({} if method == "scratch" else {"steps": steps}), **pretrain}
+    return TrialSpec.model_validate({"dataset": "synthetic", "shots": shots, "pretrain": fields})
+
+
+COSTS = Costs(pretrain_step=lambda pretraining: 1.0, finetune=lambda spec: float(spec.shots))
+"""A second for each pre-training step, and for each annotated image of a fine-tuning."""
+
+
+def run(trials, machine, share=True):
+    schedule = simulate(Policy(plan_of(trials), COSTS, share=share), machine)
+    return schedule, {span.stage: (span.start_s, span.end_s, span.gpus) for span in schedule.spans}
+
+
+# --- hand-worked schedules
+
+
+def test_a_schedule_on_two_gpus_worked_by_hand():
+    three, two, five, one = (
+        trial(steps=4, shots=3),
+        trial(steps=4, shots=2),
+        trial("mocov3", 2, 5),
+        trial("scratch", 0, 1),
+    )
+    schedule, spans = run([three, two, five, one], Machine(2, 1, 0.5))
+    assert spans == {
+        Stage("pretrain", three.pretrain_key): (0, 4, (0,)),
+        Stage("pretrain", five.pretrain_key): (0, 2, (1,)),
+        Stage("finetune", one.trial_id): (2, 3, (1,)),  # was next in line when the snapshot of five came
+        Stage("finetune", five.trial_id): (2, 7, (1,)),
+        Stage("finetune", three.trial_id): (4, 7, (1,)),  # beside five: the fullest GPU with room
+        Stage("finetune", two.trial_id): (4, 6, (0,)),
+    }
+    assert schedule.makespan_s == 7
+    assert schedule.gpu_seconds == 4 + 2 + 0.5 * (1 + 5 + 3 + 2)
+    assert schedule.idle_share == pytest.approx(1 - 11.5 / 14)
+    assert lower_bounds(plan_of([three, two, five, one]), COSTS, Machine(2, 1, 0.5)) == Bounds(7, 11.5 / 2, 7)
+
+
+def test_a_snapshot_in_passing_lets_its_trials_start_while_the_pretraining_goes_on():
+    early, late = trial(steps=2, shots=3), trial(steps=6, shots=3)
+    schedule, spans = run([early, late], Machine(2, 1, 1))
+    assert spans[Stage("pretrain", early.pretrain_key)] == (0, 6, (0,))
+    assert spans[Stage("finetune", early.trial_id)] == (2, 5, (1,))
+    assert spans[Stage("finetune", late.trial_id)] == (6, 9, (0,))
+    assert schedule.idle_share == pytest.approx(1 / 3)
+
+
+def test_a_whole_gpu_is_given_out_only_when_empty_and_nothing_overtakes_who_waits_for_it():
+    long, after, short = trial("scratch", shots=4), trial(steps=2, shots=1), trial("scratch", shots=2)
+    schedule, spans = run([long, after, short], Machine(1, 1, 0.5))
+    assert spans[Stage("finetune", long.trial_id)][:2] == (0, 4)
+    assert spans[Stage("pretrain", after.pretrain_key)][:2] == (4, 6)
+    assert spans[Stage("finetune", short.trial_id)][:2] == (6, 8)
+    assert schedule.makespan_s == 8
+
+
+def test_where_two_stages_wait_at_a_time_the_first_that_fits_starts():
+    long, after, short = trial("scratch", shots=4), trial(steps=2, shots=1), trial("scratch", shots=2)
+    schedule, spans = run([long, after, short], Machine(1, 1, 0.5, pending=2))
+    assert spans[Stage("finetune", short.trial_id)][:2] == (0, 2)
+    assert schedule.makespan_s == 7
+
+
+def test_a_stage_of_two_gpus_waits_for_two_empty_ones():
+    one, two = trial("scratch", shots=3), trial(steps=1, shots=1)
+    _, spans = run([one, two], Machine(2, 2, 1))
+    assert spans[Stage("pretrain", two.pretrain_key)] == (3, 4, (0, 1))
+
+
+def test_without_gpus_slots_limit_the_stages():
+    trials = [trial("scratch", shots=shots) for shots in (4, 3, 2)]
+    schedule, _ = run(trials, Machine(0, 0, 0, slots=2))
+    assert schedule.makespan_s == 5
+    assert schedule.idle_share == pytest.approx(1 / 10)
+
+
+def test_without_sharing_every_trial_pretrains_for_itself_on_a_whole_gpu():
+    trials = [trial(steps=4, shots=3), trial(steps=4, shots=2), trial("scratch", shots=1)]
+    schedule, _ = run(trials, Machine(1, 1, 0.25), share=False)
+    assert schedule.makespan_s == schedule.gpu_seconds == (4 + 3) + (4 + 2) + 1
+    assert run(trials, Machine(1, 1, 0.25))[0].makespan_s == 4 + 3
+
+
+def test_ten_shares_of_a_tenth_fill_a_gpu_exactly():
+    trials = [trial("scratch", shots=n) for n in range(1, 12)]
+    _, spans = run(trials, Machine(1, 1, 0.1))
+    assert sum(start == 0 for start, _, _ in spans.values()) == 10
+
+
+# --- what holds for every schedule
+
+PARTS = st.lists(
+    st.tuples(st.sampled_from(["ddpm", "mocov3", "dino", "scratch"]), st.integers(1, 4), st.integers(1, 6)),
+    min_size=1,
+    max_size=14,
+)
+MACHINES = st.builds(
+    Machine,
+    st.integers(2, 5),
+    st.sampled_from([0.5, 1.0, 2.0]),
+    st.sampled_from([0.1, 0.25, 0.3, 0.5, 1.0]),
+    st.sampled_from([None, 1, 3]),
+    st.sampled_from([1, 4]),
+)
+SECONDS = st.fixed_dictionaries({name: st.floats(0.1, 5) for name in ("ddpm", "mocov3", "dino")})
+
+
+def plan_and_costs(parts, seconds):
+    plan = plan_of(
+        {spec.trial_id: spec for spec in (trial(method, steps, shots) for method, steps, shots in parts)}.values()
+    )
+    # irrational-looking times, so that no two chains are equal by chance
+    return plan, Costs(
+        lambda item: seconds[item.fields.method], lambda spec: spec.shots * 1.37 + int(spec.trial_id, 16) / 16**12
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(PARTS, MACHINES, SECONDS, st.booleans())
+def test_every_schedule_is_possible_complete_and_not_below_the_lower_bound(parts, machine, seconds, share):
+    plan, costs = plan_and_costs(parts, seconds)
+    schedule = simulate(Policy(plan, costs, share=share), machine)
+    spans = schedule.spans
+    assert Counter(span.stage for span in spans if span.stage.kind != "pretrain") == Counter(
+        Stage("finetune" if share else "trial", spec.trial_id) for spec in plan.trials
+    )
+    assert sorted(span.stage.name for span in spans if span.stage.kind == "pretrain") == (
+        sorted(plan.pretrainings) if share else []
+    )
+    began = {span.stage: span.start_s for span in spans}
+    for spec in plan.trials if share else ():
+        if spec.pretraining is not None:
+            snapshot_s = spec.pretraining.fields.steps * seconds[spec.method]
+            ready = began[Stage("pretrain", spec.pretrain_key)] + snapshot_s
+            assert began[Stage("finetune", spec.trial_id)] >= ready - 1e-9
+    for moment in began.values():
+        live = [span for span in spans if span.start_s <= moment < span.end_s]
+        assert machine.slots is None or len(live) <= machine.slots
+        for gpu in range(machine.gpus):
+            held = [min(span.request, UNIT) for span in live if gpu in span.gpus]
+            assert sum(held) <= UNIT
+    assert schedule.makespan_s >= lower_bounds(plan, costs, machine, share=share).largest_s * (1 - 1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(PARTS, MACHINES, SECONDS, st.randoms())
+def test_the_order_of_the_file_does_not_matter_and_times_scale(parts, machine, seconds, chance):
+    plan, costs = plan_and_costs(parts, seconds)
+    mixed = list(plan.trials)
+    chance.shuffle(mixed)
+    slow = Costs(lambda item: 4 * costs.pretrain_step(item), lambda spec: 4 * costs.finetune(spec))
+    makespan_s = simulate(Policy(plan, costs), machine).makespan_s
+    if len({costs.pretrain_step(item) for item in plan.pretrainings.values()}) == len(plan.pretrainings):
+        assert simulate(Policy(plan_of(mixed), costs), machine).makespan_s == pytest.approx(makespan_s)
+    assert simulate(Policy(plan, slow), machine).makespan_s == pytest.approx(4 * makespan_s)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 30), max_size=7), st.integers(1, 3))
+def test_the_best_packing_of_few_jobs_is_that_of_trying_everything(jobs, lanes):
+    least = min(
+        max(sum(job for job, lane in zip(jobs, choice, strict=True) if lane == number) for number in range(lanes))
+        for choice in itertools.product(range(lanes), repeat=len(jobs))
+    )
+    assert best_packing(jobs, lanes) == least
+
+
+def test_five_pretrainings_on_four_gpus_put_two_on_one():
+    assert best_packing([10, 9, 8, 7, 6], 4) == 13
+    assert best_packing([10] * 500 + [1], 250) == 21
+
+
+def test_the_packing_bound_counts_the_finetuning_behind_the_last_pretraining():
+    trials = [trial(method, 10, 4) for method in ("ddpm", "mocov3", "dino")]
+    bounds = lower_bounds(plan_of(trials), COSTS, Machine(2, 1, 0.25))
+    assert bounds == Bounds(chain_s=14, work_s=(30 + 3) / 2, packing_s=24)
+
+
+# --- how near the policy comes
+
+
+@pytest.mark.parametrize("name", shipped_grids())
+def test_shipped_search_spaces_end_within_a_twentieth_of_the_lower_bound(name):
+    plan = plan_of(load_grid(find_grid(name)).trials)
+    for gpus in (1, 4, 8, 32, 64):
+        assert forecast(plan, default_costs(), Machine(gpus)).ratio <= 1.05
+
+
+# --- the command
+
+
+def plan_output(*arguments):
+    result = CliRunner().invoke(app, ["plan", *arguments], catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.stdout
+
+
+def test_plan_prints_the_prediction_with_and_without_sharing():
+    lines = plan_output("--grid", "paper", "--gpus", "8").splitlines()
+    shared, alone = (
+        next(line.split() for line in lines if line.startswith(f"    {name}  ")) for name in ("shared", "not shared")
+    )
+    schedule = forecast(plan_of(load_grid(find_grid("paper")).trials), default_costs(), Machine(8)).schedule
+    hours, minutes, seconds = map(int, shared[1].split(":"))
+    assert abs(hours * 3600 + minutes * 60 + seconds - schedule.makespan_s) <= 1
+    assert float(shared[2]) == pytest.approx(schedule.gpu_seconds / 3600, abs=0.01)
+    assert float(shared[-1]) <= 1.05
+    assert float(alone[3]) > 5 * float(shared[2])
+
+
+def test_plan_without_gpus_predicts_for_cpu_slots_and_only_what_is_asked_for():
+    text = plan_output("--grid", "demo", "--slots", "2", "--no-share")
+    assert "2 slots" in text
+    assert "    not shared  " in text
+    assert "    shared  " not in text
+    assert "prediction" not in plan_output("--grid", "demo")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--gpus", "0"], "--slots must be given where --gpus is 0"),
+        (["--gpus", "-1"], "--gpus must be at least 0"),
+        (["--gpus", "2", "--gpus-per-pretrain", "3"], "--gpus-per-pretrain must be at most --gpus, 2; got 3"),
+        (["--gpus", "2", "--gpus-per-finetune", "1.5"], "--gpus-per-finetune must be a share of a GPU"),
+        (["--gpus", "2", "--gpus-per-finetune", "nan"], "--gpus-per-finetune must be a share of a GPU"),
+        (["--gpus", "2", "--gpus-per-finetune", "0"], "--slots must be given where --gpus-per-finetune is 0"),
+        (["--no-share"], "--gpus or --slots must be given"),
+    ],
+)
+def test_a_machine_that_cannot_be_is_refused(arguments, problem):
+    with pytest.raises(InputError, match=problem):
+        plan_output("--grid", "demo", *arguments)
+
+
+def test_simulating_needs_no_torch_and_no_ray():
+    code = "import sys, ablate.simulate, ablate.costs; sys.exit(bool({'torch', 'ray'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
