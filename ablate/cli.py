@@ -274,14 +274,26 @@ def results(
 
 
 @app.command()
-def report(run_: RunArgument) -> None:
-    """Write tables, figures and a web page to the run's `report/`, also while the run goes on."""
-    from ablate.report import write_report
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN [OTHER_RUN]", help="one run, or two to lay side by side")],
+    out: Annotated[
+        str | None, typer.Option("--out", help="where to write; default RUN/report, for two runs nothing is written")
+    ] = None,
+) -> None:
+    """Write tables, figures and a web page about a run, also while it goes on; or compare two runs trial by trial."""
+    from ablate.report import compare_runs, write_report
+    from ablate.space import InputError
     from ablate.store import Store
 
-    _store(run_)  # refuses a folder that holds no run before anything is written
-    summary = write_report(Store.open(run_))
-    print("\n".join(summary.lines()))
+    stores = [_store(run_) for run_ in runs]  # refuses a folder that holds no run before anything is written
+    if len(stores) > 2:
+        raise InputError(f"report takes one run, or two to compare; got {len(stores)}")
+    if len(stores) == 2:
+        comparison = compare_runs(stores[0], stores[1], out=out)
+        print(comparison.render("plain"))
+        print("\n".join(comparison.lines()))
+        return
+    print("\n".join(write_report(Store.open(runs[0]), out).lines()))
 
 
 @app.command()

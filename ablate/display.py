@@ -49,7 +49,7 @@ class _Running:
 
     words: str
     began: float
-    phase: str = "starting"
+    phase: str = "waiting"
     step: int = 0
     total: int = 0
     loss: float | None = None
@@ -177,9 +177,10 @@ class Display:
 
     def _summary(self) -> str:
         done = f"{self._finished}/{self._total} trials finished"
+        at_work = sum(running.total > 0 for running in list(self._running.values()))
         skipped = f" ({self._already} more were finished before)" if self._already else ""
         return (
-            f"{done}{skipped}, {len(self._running)} stages running, {self._failed} failed, "
+            f"{done}{skipped}, {at_work} stages running, {self._failed} failed, "
             f"{duration(time.monotonic() - self._began)} so far"
         )
 
