@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -37,7 +38,7 @@ from ablate.space import (
     nearest,
     plan_of,
 )
-from ablate.store import RunLock, Store, request_stop, step_of
+from ablate.store import MANIFEST, RunLock, Store, StoreFull, clear_stop, request_stop, step_of
 
 RUN_FILE = "run.yaml"
 _LIBRARIES = (
@@ -127,17 +128,24 @@ def prepare(trials: Sequence[TrialSpec], data_dir: Path | None) -> dict[str, Dat
 # --- what there is already --------------------------------------------------------------------------
 
 
-def published_snapshots(store: Store, keys: Sequence[str]) -> set[tuple[str, int]]:
-    """Return (key, step) of every snapshot that exists whole, of the pre-trainings `keys`."""
+def published_snapshots(
+    store: Store, keys: Sequence[str], damaged: Callable[[str], None] = lambda path: None
+) -> set[tuple[str, int]]:
+    """Return (key, step) of every snapshot that exists whole, of the pre-trainings `keys`.
+
+    `damaged` is told the path of each that was whole once: it has a manifest which its files do not fit.
+    """
     found = set()
     present = set(store.list("pretrained"))
     for key in keys:
         if key not in present:
             continue
         for name in store.list(f"pretrained/{key}"):
-            step = step_of(name)
-            if step is not None and store.manifest(f"pretrained/{key}/{name}") is not None:
+            step, path = step_of(name), f"pretrained/{key}/{name}"
+            if step is not None and store.manifest(path) is not None:
                 found.add((key, step))
+            elif step is not None and store.exists(f"{path}/{MANIFEST}"):
+                damaged(path)
     return found
 
 
@@ -211,13 +219,20 @@ def _run_file(
 
 @dataclass
 class _Stop:
-    """Whether the run was told to stop, and by which signal."""
+    """Whether the run has to stop, and why: by which signal, or because the store is full."""
 
     signal: int | None = None
+    full: str | None = None
     requested: threading.Event = field(default_factory=threading.Event)
 
     def __call__(self) -> bool:
         return self.requested.is_set()
+
+    def everywhere(self, store: Store, token: str, reason: str) -> None:
+        """Start nothing more, and ask every running stage to save its state and return."""
+        self.requested.set()
+        with suppress(StoreFull):  # then no running stage gets far
+            request_stop(store, token, reason)
 
 
 @contextmanager
@@ -229,7 +244,7 @@ def _signals(stop: _Stop, store: Store, token: str, console: Console) -> Iterato
             os._exit(128 + number)
         stop.signal = number
         stop.requested.set()
-        threading.Thread(target=request_stop, args=(store, token, signal.Signals(number).name)).start()
+        threading.Thread(target=stop.everywhere, args=(store, token, signal.Signals(number).name)).start()
         console.print(f"{signal.Signals(number).name}: saving the running stages' states; once more to leave at once")
 
     if threading.current_thread() is not threading.main_thread():
@@ -241,6 +256,26 @@ def _signals(stop: _Stop, store: Store, token: str, console: Console) -> Iterato
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _stop_when_lost(lock: RunLock, stop: _Stop, store: Store) -> Iterator[None]:
+    """Stop the run when another driver has taken its lock."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(1.0):
+            if lock.lost:
+                stop.everywhere(store, lock.token, "lock lost")
+                return
+
+    thread = threading.Thread(target=watch, name="lock-lost", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _decide_resources(options: Options, present: dict[str, float]) -> tuple[float, float]:
@@ -269,15 +304,25 @@ def run_grid(grid: Grid, options: Options, console: Console) -> RunResult:
     """Run every trial of `grid` that is not finished in the store yet.
 
     Raises:
-        InputError: before any compute, for anything that could not run.
+        InputError: before any compute, for anything that could not run; or another driver has taken the run over.
+        StoreFull: there was no room in the store; what is there is whole, and the run can go on once there is.
     """
     store = Store.open(options.out)
-    check_trials(grid.trials, options.data_dir)
-    with RunLock(store) as lock:
-        return _run_locked(grid, options, console, store, lock)
+    stop = _Stop()
+    try:
+        check_trials(grid.trials, options.data_dir)
+        with RunLock(store) as lock:
+            _run_locked(grid, options, console, store, lock, stop)
+    except KeyboardInterrupt:  # before the first stage was started, or after the last one
+        stop.signal = signal.SIGINT
+    status = results.finished_trials(store)
+    states = [status.get(trial.trial_id) for trial in grid.trials]
+    failed, missing = states.count("failed"), states.count(None)
+    code = 128 + stop.signal if stop.signal is not None and missing else int(failed > 0 or missing > 0)
+    return RunResult(code, states.count("finished"), failed, missing)
 
 
-def _run_locked(grid: Grid, options: Options, console: Console, store: Store, lock: RunLock) -> RunResult:
+def _run_locked(grid: Grid, options: Options, console: Console, store: Store, lock: RunLock, stop: _Stop) -> None:
     from ablate.pictures import write_thumbnails
 
     loaded = prepare(grid.trials, options.data_dir)
@@ -287,24 +332,26 @@ def _run_locked(grid: Grid, options: Options, console: Console, store: Store, lo
     status = results.finished_trials(store)
     done = {n for n, state in status.items() if state == "finished" or not options.retry_failed}
     todo = [trial for trial in plan.trials if trial.trial_id not in done]
+
+    def damaged(path: str) -> None:
+        console.print(
+            f"warning: {store.label}/{path} is damaged (a file is missing, or not of the size its manifest says); "
+            "it is made anew if a trial needs it",
+            soft_wrap=True,
+        )
+
     policy = Policy(
         plan,
         default_costs(),
         done=done,
-        published=published_snapshots(store, list(plan.pretrainings)) if options.share else (),
+        published=published_snapshots(store, list(plan.pretrainings), damaged) if options.share else (),
         share=options.share,
     )
-    stop = _Stop()
     if todo:
         store.clean_temporaries()
         for name in dict.fromkeys(trial.dataset for trial in todo):
             write_thumbnails(store, loaded[name], options.data_dir)
         _run_todo(grid, options, console, store, lock, policy, loaded, before, stop)
-    status = results.finished_trials(store)
-    states = [status.get(trial.trial_id) for trial in plan.trials]
-    failed, missing = states.count("failed"), states.count(None)
-    code = 128 + stop.signal if stop.signal is not None and missing else int(failed > 0 or missing > 0)
-    return RunResult(code, states.count("finished"), failed, missing)
 
 
 def _run_todo(
@@ -327,9 +374,15 @@ def _run_todo(
         users[trial.pretrain_key] = users.get(trial.pretrain_key, 0) + 1
 
     def also(stage: Stage, outcome: str, error: str | None) -> None:
-        """Record failures that no worker could record itself."""
-        if outcome == "failed" and stage.kind != "pretrain":
-            write_failed_trial(trials[stage.name], store, error or "failed")
+        """Record failures that no worker could record itself; stop when the store is full."""
+        try:
+            if outcome == "failed" and stage.kind != "pretrain":
+                write_failed_trial(trials[stage.name], store, error or "failed")
+        except StoreFull as full:
+            outcome, error = "interrupted", full.strerror
+        if outcome == "interrupted" and error is not None and stop.full is None:
+            stop.full = error
+            stop.everywhere(store, lock.token, "the store is full")
 
     with tuner.connected(options.address) as present:
         gpus_pretrain, gpus_finetune = _decide_resources(options, dict(present))
@@ -344,17 +397,24 @@ def _run_todo(
         )
         data_dir = str(options.data_dir.resolve()) if options.data_dir is not None else None
         already = len(grid.trials) - policy.num_trials
-        with _signals(stop, store, lock.token, console), Display(console, policy, already=already, also=also) as shown:
+        with (
+            _signals(stop, store, lock.token, console),
+            _stop_when_lost(lock, stop, store),
+            Display(console, policy, already=already, also=also) as shown,
+        ):
             tuner.run_stages(
                 policy,
                 tuner.Job(store.address, data_dir, lock.token, settings),
                 tuner.Resources(options.cpus_per_stage, gpus_pretrain, gpus_finetune),
                 shown,
-                stopped=lambda: stop() or lock.lost,
+                stopped=stop,
                 max_concurrent=options.max_concurrent,
                 max_failures=options.max_failures,
                 may_grow=options.address is not None,
             )
+    clear_stop(store, lock.token)
+    if stop.full is not None:
+        raise StoreFull(errno.ENOSPC, stop.full)
     if lock.lost:
         raise InputError(f"{store.label}: another driver has taken this run over; this one stops")
 

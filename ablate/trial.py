@@ -7,6 +7,7 @@ workers of a run call.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import gc
 import logging
@@ -42,7 +43,7 @@ from ablate.pictures import write_strips
 from ablate.policy import Stage
 from ablate.pretrain import run_pretraining
 from ablate.space import InputError, Pretraining, TrialSpec
-from ablate.store import BackgroundPublisher, CorruptArtifact, Store, step_name, step_of
+from ablate.store import BackgroundPublisher, CorruptArtifact, Store, StoreFull, step_name, step_of
 from ablate.training import CurvePoint, Interrupted, Progress, Report, State, Stopwatch, pack, silent, unpack
 
 logger = logging.getLogger("ablate")
@@ -84,7 +85,7 @@ class StageResult:
     """How an attempt ended."""
 
     outcome: Outcome
-    error: str | None = None  # one line
+    error: str | None = None  # one line; of an interrupted attempt: the store is full, and the run cannot go on
 
 
 def data_in(data_dir: Path | str | None) -> Data:
@@ -144,7 +145,8 @@ class Saver:
         self._publisher, self._folder, self._seconds = publisher, folder, minutes * 60
         self._watch = Stopwatch(seconds_before)
         self._last = time.monotonic()
-        self._announce: list[int] = []
+        self._in_writing: list[int] = []  # steps of snapshots
+        self._written: list[int] = []
         self.saved_step: int | None = None
 
     def due(self) -> bool:
@@ -154,6 +156,7 @@ class Saver:
     def save(self, step: int, state: State) -> None:
         """Copy a state and write it in the background; the older ones go once it is there."""
         self._publisher.submit(f"{self._folder}/state/{step_name(step)}", pack(state), prune=True, step=step)
+        self._note_written()
         self._last = time.monotonic()
         self.saved_step = step
 
@@ -162,21 +165,39 @@ class Saver:
         files = {MODEL: save_tensors(dict(tensors))}
         seconds = self._watch.seconds
         self._publisher.submit(f"{self._folder}/{step_name(step)}", files, step=step, seconds=seconds)
-        self._announce.append(step)
+        self._note_written()
+        self._in_writing.append(step)
+
+    def _note_written(self) -> None:
+        """Note that all but what was just handed in is complete: at most one is being written."""
+        self._written += self._in_writing
+        self._in_writing = []
 
     def arrived(self) -> list[int]:
         """Return the steps of snapshots that have become complete since the last call."""
-        if not self._announce or not self._publisher.idle:
-            return []
-        self._publisher.flush()  # raises what went wrong
-        steps, self._announce = self._announce, []
+        if self._in_writing and self._publisher.idle:
+            self._publisher.flush()  # raises what went wrong
+            self._note_written()
+        steps, self._written = self._written, []
         return steps
 
     def wait(self) -> list[int]:
         """Wait until everything is written; return the steps of snapshots not told by `arrived`."""
         self._publisher.flush()
-        steps, self._announce = self._announce, []
-        return steps
+        self._note_written()
+        return self.arrived()
+
+
+@contextlib.contextmanager
+def _saving(store: Store, folder: str, settings: Settings, seconds_before: float = 0.0) -> Iterator[Saver]:
+    """Yield a saver for the time of a training loop; all is written at the end, also when the loop is interrupted."""
+    with BackgroundPublisher(store) as publisher:
+        saver = Saver(publisher, folder, minutes=settings.checkpoint_minutes, seconds_before=seconds_before)
+        try:
+            yield saver
+        except Interrupted:
+            saver.wait()  # raises if the state could not be written
+            raise
 
 
 def load_state(store: Store, folder: str, *, at_most: int | None = None) -> tuple[int, State | None]:
@@ -349,8 +370,14 @@ def _threads(count: int) -> Iterator[None]:
 
 def one_line(error: BaseException) -> str:
     """Return an exception as one line of text."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}" if text else repr(error)
+    text = " ".join(str(error.strerror if isinstance(error, StoreFull) else error).split())
+    return (
+        text
+        if isinstance(error, InputError | StoreFull)
+        else f"{type(error).__name__}: {text}"
+        if text
+        else repr(error)
+    )
 
 
 # --- the stages -------------------------------------------------------------------------------------
@@ -370,19 +397,29 @@ def pretrain_stage(
 
     Goes on from the newest state that does not lie beyond the first missing snapshot.
     """
-    missing = [step for step in snapshots if store.manifest(f"{folder}/{step_name(step)}") is None]
+    missing = []
+    for step in snapshots:
+        if store.manifest(f"{folder}/{step_name(step)}") is None:
+            missing.append(step)
+        else:  # an attempt that was lost had no time to tell
+            report(Progress("pretrain", step, snapshots[-1], published=step))
     if not missing:
         return
-    settings = attempt.settings
+    settings, last = attempt.settings, missing[-1]
     dataset = _dataset(data, pretraining.fields.dataset, pretraining.image_size, settings)
     images_NHW = np.concatenate([dataset.train.images_NHW, dataset.val.images_NHW])
     start, state = load_state(store, folder, at_most=missing[0])
     attempt.began_at(start)
-    logger.info("pre-training %s goes from step %d to %d", folder, start, missing[-1])
-    with BackgroundPublisher(store) as publisher:
-        before = float(state["seconds"]) if state else 0.0
-        saver = Saver(publisher, folder, minutes=settings.checkpoint_minutes, seconds_before=before)
+    logger.info("pre-training %s goes from step %d to %d", folder, start, last)
+    final: dict[str, Tensor] = {}
+    with _saving(store, folder, settings, float(state["seconds"]) if state else 0.0) as saver:
         saved: int | None = None
+
+        def publish(step: int, tensors: Mapping[str, Tensor]) -> None:
+            if step == last:
+                final.update(tensors)
+            else:
+                saver.publish(step, tensors)
 
         def tell(progress: Progress) -> bool:
             nonlocal saved
@@ -398,24 +435,35 @@ def pretrain_stage(
         curve = run_pretraining(
             pretraining,
             images_NHW,
-            steps=missing[-1],
+            steps=last,
             snapshots=missing,
             device=attempt.device,
             state=state,
             checkpoint=saver,
-            publish=saver.publish,
+            publish=publish,
             report=tell,
         )
+        # Once the last snapshot is there nobody comes back to write the curve: the curve goes first.
+        _write_pretraining_curve(store, pretraining.key, curve, folder, attempt)
+        saver.publish(last, final)
         for step in saver.wait():
-            report(Progress("pretrain", missing[-1], missing[-1], published=step))
-    attempt.row["to_step"] = missing[-1]
+            report(Progress("pretrain", last, last, published=step))
+    attempt.row["to_step"] = last
     if pretraining.fields.method == "ddpm" and folder == pretrained_folder(pretraining.key):
-        tensors = load_snapshot(store, folder, missing[-1])
-        write_strips(store, pretraining, tensors, dataset.train.images_NHW[0], device=attempt.device)
-    rows = _curve_rows(curve, "pretrain", trial_id=None, pretrain_key=pretraining.key)
-    results.write_rows(
-        store, "curves", pretraining.key if folder.startswith("pretrained/") else attempt.stage.name, rows
-    )
+        write_strips(store, pretraining, final, dataset.train.images_NHW[0], device=attempt.device)
+
+
+def _write_pretraining_curve(
+    store: Store, key: str, curve: Sequence[CurvePoint], folder: str, attempt: Attempt
+) -> None:
+    """Write a pre-training's curve; what an earlier, longer pre-training had beyond its end stays."""
+    part = key if folder == pretrained_folder(key) else attempt.stage.name
+    rows = _curve_rows(curve, "pretrain", trial_id=None, pretrain_key=key)
+    with contextlib.suppress(CorruptArtifact):
+        last = max((point.step for point in curve), default=0)
+        before = results.read_part(store, "curves", part)
+        rows += [row for row in before if row["phase"] == "pretrain" and int(str(row["step"])) > last]
+    results.write_rows(store, "curves", part, rows)
 
 
 def _curve_rows(
@@ -473,8 +521,7 @@ def finetune_stage(
         attempt.reached(progress)
         return report(progress)
 
-    with BackgroundPublisher(store) as publisher:
-        saver = Saver(publisher, home, minutes=settings.checkpoint_minutes)
+    with _saving(store, home, settings) as saver:
         outcome = finetune(spec, network, dataset, device=attempt.device, state=state, checkpoint=saver, report=tell)
     network.load_state_dict(outcome.best_state)
     evaluation = evaluate(network, spec, dataset.test, dataset, device=attempt.device, report=tell)
@@ -556,12 +603,26 @@ def _error_rows(spec: TrialSpec, evaluation: Evaluation) -> list[dict[str, objec
 
 
 def write_failed_trial(spec: TrialSpec, store: Store, error: str, attempt: Attempt | None = None) -> None:
-    """Write the row of a trial that failed, unless the trial's own worker has written its row."""
-    if attempt is None and results.read_part(store, "trials", spec.trial_id):
-        return
+    """Write the row of a trial that failed, unless it is finished or its own worker has written that row."""
+    if attempt is None:
+        before = results.read_part(store, "trials", spec.trial_id)
+        if any(row["status"] == "finished" or row["error"] == error for row in before):
+            return
     row = results.blank("trials") | results.spec_columns(spec)
     row |= _identity_columns(attempt) if attempt else {"finished_at": datetime.now(UTC), "ablate_version": __version__}
     results.commit_trial(store, row | {"status": "failed", "error": error}, [], [])
+
+
+def is_finished(spec: TrialSpec, store: Store) -> bool:
+    """Whether a trial's rows are all there; if so, what its training left in the store is deleted.
+
+    A worker may be lost after it has written the rows and before it could say so.
+    """
+    if not any(row["status"] == "finished" for row in results.read_part(store, "trials", spec.trial_id)):
+        return False
+    store.delete(f"trials/{spec.trial_id}/state")
+    store.delete(f"trials/{spec.trial_id}/pretrained")
+    return True
 
 
 # --- whole attempts ---------------------------------------------------------------------------------
@@ -579,7 +640,8 @@ def perform(
     """Make one attempt at a stage, and record it whatever happens.
 
     An exception is recorded with its traceback in the stage's log and its last line in the tables; it is not
-    raised. Only the loss of the process itself leaves the attempt's row at `running`.
+    raised. Where the store is full the attempt counts as interrupted, with an error, because it can go on later.
+    Only the loss of the process itself, or a full store, leaves the attempt's row at `running`.
     """
     key = spec.key if isinstance(spec, Pretraining) else spec.pretrain_key
     home = pretrained_folder(stage.name) if stage.kind == "pretrain" else f"trials/{stage.name}"
@@ -594,13 +656,19 @@ def perform(
             result = StageResult("interrupted")
         except (CorruptArtifact, SnapshotMissing) as error:
             result = StageResult("lost", one_line(error))
+        except StoreFull as error:
+            logger.error("interrupted: %s", one_line(error))
+            result = StageResult("interrupted", one_line(error))
         except Exception as error:
             logger.error("failed:\n%s", traceback.format_exc())
             result = StageResult("failed", one_line(error))
-        if result.outcome == "failed" and isinstance(spec, TrialSpec):
-            write_failed_trial(spec, store, str(result.error), attempt)
-        attempt.write(result.outcome)
-        log.write()
+        try:
+            if result.outcome == "failed" and isinstance(spec, TrialSpec):
+                write_failed_trial(spec, store, str(result.error), attempt)
+            attempt.write(result.outcome)
+            log.write()
+        except StoreFull as error:
+            result = StageResult("interrupted", one_line(error))
     release_memory()
     return result
 
@@ -656,6 +724,7 @@ def run_trial(
     Raises:
         TrialFailed: a stage failed; the traceback is in its log.
         Interrupted: `report` asked to stop.
+        StoreFull: there is no room in the store; the trial can go on once there is.
     """
     settings = replace(settings or Settings(), threads=threads)
     pretraining = spec.pretraining
@@ -685,6 +754,8 @@ def _is_published(store: Store, pretraining: Pretraining) -> bool:
 
 def _raise_unless_finished(result: StageResult, spec: TrialSpec) -> None:
     if result.outcome == "interrupted":
+        if result.error is not None:
+            raise StoreFull(errno.ENOSPC, result.error)
         raise Interrupted
     if result.outcome != "finished":
         raise TrialFailed(f"trial {spec.trial_id}: {result.error}")

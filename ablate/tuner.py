@@ -12,19 +12,20 @@ import logging
 import os
 import tempfile
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from ablate.datasets import Dataset, load_dataset
 from ablate.policy import Policy, Stage
 from ablate.space import InputError, Pretraining, TrialSpec
 from ablate.store import StopFlag, Store
 from ablate.training import Progress
-from ablate.trial import Settings, perform
+from ablate.trial import Settings, StageResult, is_finished, one_line, perform
 
 # Read by Ray when it is imported: our own display, no files per trial, and our own signal handling.
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -67,6 +68,10 @@ class Job:
     data_dir: str | None
     run_token: str
     settings: Settings
+
+
+Work: TypeAlias = Callable[[dict[str, Any], Job], None]
+"""Does a stage's work in a worker, given the stage as the searcher suggested it; reports through `tune.report`."""
 
 
 class Watcher(Protocol):
@@ -180,13 +185,15 @@ def _perform(config: dict[str, Any], job: Job) -> None:
         return stop()
 
     spec: Pretraining | TrialSpec
+    snapshots = tuple(config.get("snapshots", ()))
     if stage.kind == "pretrain":
         spec = Pretraining.model_validate_json(config["spec"])
     else:
         spec = TrialSpec.model_validate_json(config["spec"])
-    snapshots = tuple(config.get("snapshots", ()))
-    data = functools.partial(_load, job.data_dir)
-    result = perform(stage, spec, snapshots, store, data, report, job.settings)
+    if isinstance(spec, TrialSpec) and is_finished(spec, store):  # by a worker that was lost before it could say so
+        result = StageResult("finished")
+    else:
+        result = perform(stage, spec, snapshots, store, functools.partial(_load, job.data_dir), report, job.settings)
     tune.report({"outcome": result.outcome, "error": result.error, "snapshots": list(snapshots), "published": None})
 
 
@@ -232,6 +239,7 @@ def run_stages(
     max_concurrent: int | None = None,
     max_failures: int = 3,
     may_grow: bool = False,
+    work: Work = _perform,
 ) -> None:
     """Run the policy's stages on the connected cluster until nothing is left or `stopped` says so.
 
@@ -244,6 +252,7 @@ def run_stages(
         max_concurrent: most stages at a time; None for as many as fit.
         max_failures: how often a stage is tried again after its worker or node was lost.
         may_grow: whether stages beyond the present resources should be requested, for an autoscaler to see.
+        work: what a worker does with a stage; another than the default is for measuring what scheduling costs.
     """
     if policy.is_over:
         return
@@ -256,7 +265,7 @@ def run_stages(
 
     with tempfile.TemporaryDirectory(prefix="ablate-tune-") as scratch:
         trainable = tune.with_resources(
-            tune.with_parameters(_named(functools.partial(_start, resources=resources)), job=job), request
+            tune.with_parameters(_named(functools.partial(_start, resources=resources, work=work)), job=job), request
         )
         tuner = tune.Tuner(
             trainable,
@@ -282,8 +291,12 @@ def _named(function: Any) -> Any:
     return function
 
 
-def _start(config: dict[str, Any], job: Job, resources: Resources) -> None:
-    """Run a stage with the settings of its kind."""
+def _start(config: dict[str, Any], job: Job, resources: Resources, work: Work) -> None:
+    """Do a stage's work with the settings of its kind; an exception is reported, and not tried again by Ray."""
     gpus = resources.gpus(Stage(config["kind"], config["name"]))
     settings = replace(job.settings, gpus=gpus, device="auto" if gpus else "cpu")
-    _perform(config, replace(job, settings=settings))
+    try:
+        work(config, replace(job, settings=settings))
+    except Exception as error:
+        traceback.print_exc()
+        tune.report({"outcome": "failed", "error": one_line(error), "published": None})
