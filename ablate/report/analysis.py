@@ -122,10 +122,11 @@ def analyse(run: RunData, *, num_resamples: int | None = None) -> Analysis:
 
 def _panel(group: Group, grouping: Grouping, errors: Errors, resamples: Resamples) -> Panel:
     arms: dict[tuple[Key, Key], Arm] = {}
+    laid_out = grouping.trials[["trial_id", "status", "seed", "pretrain_seed"]]
     for row in group.rows:
         for column in group.columns:
             positions = group.cells.get((row, column), ())
-            trials = grouping.trials.iloc[list(positions)]
+            trials = laid_out.iloc[list(positions)]
             trials = trials[trials["status"] == "finished"].sort_values(["seed", "trial_id"])
             trial_ids = tuple(str(trial_id) for trial_id in trials["trial_id"])
             errors_SIK = errors.of(trial_ids)

@@ -281,13 +281,14 @@ def cost_charts(analysis: Analysis) -> Iterator[Chart]:
 def learning_charts(analysis: Analysis) -> Iterator[Chart]:
     """Validation loss of fine-tuning against epochs, and the relative loss of each pre-training against steps."""
     curves = analysis.run.curves
+    validation = curves.loc[curves["metric"] == "val_loss", ["trial_id", "epoch", "value"]].dropna()
     for panel in analysis.panels:
         column = fullest(panel)
         styles = _styles(panel.group.rows)
         lines = []
         for arm in panel.column_arms(column):
-            part = curves[(curves["metric"] == "val_loss") & curves["trial_id"].isin(arm.trial_ids)]
-            mean = part.dropna(subset=["epoch", "value"]).groupby("epoch")["value"].mean()
+            part = validation[validation["trial_id"].isin(arm.trial_ids)]
+            mean = part.groupby("epoch")["value"].mean()
             mean = mean[mean > 0]
             if len(mean):
                 x, y = _thin(mean)
@@ -301,8 +302,11 @@ def learning_charts(analysis: Analysis) -> Iterator[Chart]:
     yield from _pretraining_charts(analysis.run.trials, curves)
 
 
+_LOSS_COLUMNS = ["pretrain_key", "step", "value"]
+
+
 def _pretraining_charts(trials: pd.DataFrame, curves: pd.DataFrame) -> Iterator[Chart]:
-    losses = curves[(curves["phase"] == "pretrain") & (curves["metric"] == "loss")].dropna(subset=["value"])
+    losses = curves.loc[(curves["phase"] == "pretrain") & (curves["metric"] == "loss"), _LOSS_COLUMNS].dropna()
     used = trials.dropna(subset=["pretrain_key"]).drop_duplicates("pretrain_key")
     for dataset, rows in used.groupby("pretrain_dataset", sort=True):
         lines: list[Line] = []

@@ -13,7 +13,6 @@ from ablate.report.grouping import Key, plain, value_label
 from ablate.report.layout import Cell, Table, slug
 from ablate.report.metrics import METRICS
 from ablate.stats import (
-    COVERAGE,
     INTERVAL_CAPTION,
     RANKS_CAPTION,
     WILCOXON_CAPTION,
@@ -34,7 +33,7 @@ def interval_notes(panel: Panel, num_resamples: int) -> tuple[str, ...]:
     arms = list(panel.arms.values())
     notes = [f"95 % intervals by crossed bootstrap over seeds and test images, {num_resamples} replicates."]
     several = [arm.mre.num_seeds for arm in arms if arm.mre.num_seeds > 1]
-    coverage = coverage_note(min(several, default=1)) if COVERAGE else None
+    coverage = coverage_note(min(several, default=1))
     notes += [coverage] if coverage else []
     for note in dict.fromkeys(arm.mre.note for arm in arms if arm.mre.note):
         having = [f"{arm.row.label(METHOD)} at {arm.column.label('shots')}" for arm in arms if arm.mre.note == note]

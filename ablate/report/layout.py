@@ -152,7 +152,7 @@ def to_latex(table: Table) -> str:
     label = rf"\label{{tab:{table.name}}}"
     if len(table.rows) > LONG_TABLE:
         parts = [
-            r"{\footnotesize\setlength{\tabcolsep}{4pt}",
+            rf"{{{_size(table)}",
             rf"\begin{{longtable}}{{{align}}}",
             rf"\caption{{{caption}}}{label}\\",
             r"\toprule", header, r"\midrule", r"\endhead", r"\bottomrule", r"\endlastfoot",
@@ -162,7 +162,7 @@ def to_latex(table: Table) -> str:
     else:
         parts = [
             r"\begin{table}[htbp]",
-            r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
+            rf"\centering{_size(table)}",
             rf"\caption{{{caption}}}{label}",
             rf"\begin{{tabular}}{{{align}}}",
             r"\toprule", header, r"\midrule", *lines, r"\bottomrule",
@@ -170,6 +170,19 @@ def to_latex(table: Table) -> str:
             r"\end{table}",
         ]  # fmt: skip
     return "% needs \\usepackage{booktabs,longtable}\n" + "\n".join(parts) + "\n"
+
+
+def _size(table: Table) -> str:
+    """Return the type size in which a table fits a wide page, as far as letters can be counted."""
+    widths = [max(map(len, column)) for column in zip(table.header, *_texts(table), strict=True)]
+    letters = sum(widths) + 2 * len(widths)
+    if letters < 150:
+        return r"\footnotesize\setlength{\tabcolsep}{4pt}"
+    return rf"\{'scriptsize' if letters < 200 else 'tiny'}\setlength{{\tabcolsep}}{{2pt}}"
+
+
+def _texts(table: Table) -> list[list[str]]:
+    return [[cell.text for cell in row] for row in table.rows]
 
 
 def latex_document(tables: Sequence[Table]) -> str:

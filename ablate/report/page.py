@@ -23,7 +23,7 @@ from ablate.report.layout import Cell, Table, one_line, render_table
 from ablate.report.loading import RunData
 from ablate.report.viewer import SHEET_BYTES, Gallery, data_uri
 
-STRIP_BYTES = 1_500_000
+STRIP_BYTES = 1_200_000
 """Of the page, for the pictures of DDPMs at work."""
 
 

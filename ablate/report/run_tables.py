@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from ablate.report.analysis import Analysis, Panel, best_rates
-from ablate.report.grouping import Group, Key, field_label, plain, value_label
+from ablate.report.grouping import Key, field_label, plain, value_label
 from ablate.report.layout import Cell, Table, slug
 from ablate.report.metrics import METRICS, Metric, rate_metric, thresholds_of
-from ablate.report.tables import Pivot, as_tables, pivot
+from ablate.report.tables import Pivot, as_tables, pivot, pivot_of
 from ablate.stats import landmark_curve
 
 TIED_NOTE = (
@@ -30,25 +31,20 @@ def metric_tables(analysis: Analysis) -> Iterator[Table]:
         metrics.append(METRICS["paper_mre"])
     metrics += [rate_metric("paper_sdr", threshold) for threshold in thresholds_of(trials, "paper_sdr")]
     for metric in metrics:
+        made = pivot_of(analysis.grouping, metric)
         if metric.threshold is not None:  # a threshold belongs to some of the data sets
-            having = [
-                any(rate["threshold"] == metric.threshold for rate in rates) if hasattr(rates, "__len__") else False
-                for rates in trials[metric.column]
-            ]
-            names = set(trials["dataset"][having])
-            made = pivot(trials[trials["dataset"].isin(names)], metric=metric.name)
-        else:
-            made = pivot(trials, metric=metric.name)
-        tested = metric.column == "mre" or metric.column == "sdr"
+            having = [table for table in made.tables if any(cell.num for cell in table.cells.values())]
+            made = replace(made, tables=tuple(having))
+        tested = metric.column in ("mre", "sdr")
         yield from as_tables(made, _marks(made, analysis), [TIED_NOTE if tested else BOLD_NOTE])
 
 
 def _marks(made: Pivot, analysis: Analysis) -> dict[tuple[int, Key, Key], str]:
     """Mark the best cell of each column, and those that are not significantly worse where that was tested."""
-    by_group = {_ids(analysis.grouping.trials, panel.group): panel for panel in analysis.panels}
+    panels = {id(panel.group): panel for panel in analysis.panels}
     marks: dict[tuple[int, Key, Key], str] = {}
     for number, table in enumerate(made.tables):
-        panel = by_group.get(_ids(made.grouping.trials, table.group))
+        panel = panels.get(id(table.group))
         for column in table.group.columns:
             means = {row: table.cells[row, column].mean for row in table.group.rows if (row, column) in table.cells}
             present = {row: mean for row, mean in means.items() if mean is not None}
@@ -71,10 +67,6 @@ def _marks(made: Pivot, analysis: Analysis) -> dict[tuple[int, Key, Key], str]:
 def _best_rows(means: Mapping[Key, float], metric: Metric) -> list[Key]:
     best = min(means.values()) if metric.better == "lower" else max(means.values())
     return [row for row, mean in means.items() if mean == best] if metric.better else []
-
-
-def _ids(trials: pd.DataFrame, group: Group) -> frozenset[str]:
-    return frozenset(str(trials["trial_id"].iloc[p]) for positions in group.cells.values() for p in positions)
 
 
 def diffusion_tables(analysis: Analysis) -> Iterator[Table]:
@@ -175,16 +167,18 @@ def cost_tables(analysis: Analysis) -> Iterator[Table]:
     run = analysis.run
     costs = trial_costs(run.trials, run.stages)
     keys_of = dict(zip(run.trials["trial_id"], run.trials["pretrain_key"], strict=True))
+    laid_out = analysis.grouping.trials[["trial_id", "status", "parameters"]]
+    stages = run.stages.drop(columns=["node", "outcome", "from_step", "to_step"])
     rows = []
     records: list[dict[str, object]] = []
     for group in analysis.grouping.groups:
         for row in group.rows:
             positions = [p for (r, _), found in group.cells.items() if r == row for p in found]
-            trials = analysis.grouping.trials.iloc[positions]
+            trials = laid_out.iloc[positions]
             ids = set(trials["trial_id"])
             keys = {keys_of[trial_id] for trial_id in ids if isinstance(keys_of[trial_id], str)}
-            before = run.stages[(run.stages["kind"] == "pretrain") & run.stages["pretrain_key"].isin(keys)]
-            after = run.stages[(run.stages["kind"] != "pretrain") & run.stages["trial_id"].isin(ids)]
+            before = stages[(stages["kind"] == "pretrain") & stages["pretrain_key"].isin(keys)]
+            after = stages[(stages["kind"] != "pretrain") & stages["trial_id"].isin(ids)]
             done = trials[trials["status"] == "finished"]
             single = costs.loc[[trial_id for trial_id in done["trial_id"] if trial_id in costs.index]]
             record: dict[str, object] = dict(group.fixed)

@@ -69,8 +69,12 @@ def pivot(
         InputError: an unknown metric, field or value; the message names the nearest.
     """
     chosen = metric_of(trials, metric)
-    grouping = group_trials(trials, rows=rows, columns=columns, filters=filters)
-    values = metric_values(grouping.trials, chosen)
+    return pivot_of(group_trials(trials, rows=rows, columns=columns, filters=filters), chosen)
+
+
+def pivot_of(grouping: Grouping, metric: Metric) -> Pivot:
+    """Return a metric of trials that are laid out already."""
+    values = metric_values(grouping.trials, metric)
     status = [str(plain(value)) for value in grouping.trials["status"]]
     units = [plain(value) for value in grouping.trials["unit"]]
     tables = []
@@ -78,7 +82,7 @@ def pivot(
         cells = {key: _summary(positions, values, status) for key, positions in group.cells.items()}
         found = {str(units[p]) for positions in group.cells.values() for p in positions if units[p] is not None}
         tables.append(PivotTable(group, found.pop() if len(found) == 1 else None, cells))
-    return Pivot(chosen, grouping, tuple(tables))
+    return Pivot(metric, grouping, tuple(tables))
 
 
 def _summary(positions: Sequence[int], values: Sequence[float | None], status: Sequence[str]) -> Summary:

@@ -19,10 +19,10 @@ from ablate.report.pictures import Shown, Thumbnail, cases, draw_sheet, jpeg_byt
 from ablate.report.style import look_of
 from ablate.stats.samples import FloatArray
 
-BUDGET_BYTES = 9_000_000
+BUDGET_BYTES = 7_500_000
 """Of the page, for radiographs and points together; the plotting library takes 5 MB more."""
 
-SHEET_BYTES = 2_500_000
+SHEET_BYTES = 1_800_000
 """Of the page, for the picture sheets."""
 
 POINT_SCALE = 64
