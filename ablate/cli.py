@@ -192,6 +192,9 @@ def run(
         bool, typer.Option("--keep-weights", help="keep the fine-tuned weights, for predict")
     ] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run failed trials again")] = False,
+    log: Annotated[
+        list[str] | None, typer.Option("--log", help="also log to tensorboard, mlflow or wandb; may be repeated")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")] = False,
 ) -> None:
     """Run every trial of a search space, or go on with a run that was interrupted or whose grid has grown."""
@@ -218,6 +221,7 @@ def run(
         share=not no_share,
         keep_weights=keep_weights,
         retry_failed=retry_failed,
+        log=tuple(log or ()),
     )
     result = run_grid(found, options, _console())
     store = _store(options.out)

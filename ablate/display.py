@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -17,7 +17,9 @@ from rich.text import Text
 
 from ablate.policy import Policy, Stage
 from ablate.space import METHODS, Pretrain, Spec, TrialSpec
-from ablate.training import Progress
+
+if TYPE_CHECKING:
+    from ablate.training import Progress
 
 PLAIN_SECONDS = 30.0
 """Where the output is no terminal, a line about the running stages is printed this often."""

@@ -22,10 +22,10 @@ import yaml
 from rich.console import Console
 
 from ablate import __version__, results
-from ablate.costs import default_costs
+from ablate.costs import costs_for
 from ablate.datasets import Dataset, load_dataset, require_dataset
 from ablate.display import Display, LineReporter, trial_words
-from ablate.policy import Policy, Stage
+from ablate.policy import Costs, Policy, Stage
 from ablate.space import (
     Grid,
     InputError,
@@ -72,6 +72,7 @@ class Options:
     share: bool = True
     keep_weights: bool = False
     retry_failed: bool = False
+    log: tuple[str, ...] = ()  # trackers: tensorboard, mlflow, wandb
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def published_snapshots(
 def read_run_file(store: Store) -> dict[str, Any]:
     """Return the content of `run.yaml`; empty if the run is new."""
     try:
-        content = yaml.safe_load(store.read(RUN_FILE))
+        content = yaml.load(store.read(RUN_FILE), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except FileNotFoundError:
         return {}
     return content if isinstance(content, dict) else {}
@@ -217,6 +218,12 @@ def _run_file(
 # --- the run ----------------------------------------------------------------------------------------
 
 
+def _yaml(content: dict[str, Any]) -> bytes:
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # in C where there is one: 10 000 trials are megabytes
+    text: str = yaml.dump(content, Dumper=dumper, sort_keys=False, allow_unicode=True, width=120)
+    return text.encode()
+
+
 @dataclass
 class _Stop:
     """Whether the run has to stop, and why: by which signal, or because the store is full."""
@@ -278,6 +285,15 @@ def _stop_when_lost(lock: RunLock, stop: _Stop, store: Store) -> Iterator[None]:
         thread.join()
 
 
+def _experiment(tracker: str, grid: Grid, store: Store) -> str:
+    """Return the name under which a tracker files the run: the grid's; of tensorboard the folder of its events."""
+    if tracker != "tensorboard":
+        return f"ablate-{grid.name}"
+    if not store.is_local:
+        raise InputError(f"--log tensorboard writes to a folder beside the tables; --out {store.label} is none")
+    return f"{store.root}/tensorboard"
+
+
 def _decide_resources(options: Options, present: dict[str, float]) -> tuple[float, float]:
     """Return GPUs per pre-training and per fine-tuning; refuse more than one machine could ever give."""
     has_gpu = present.get("GPU", 0) > 0
@@ -310,6 +326,10 @@ def run_grid(grid: Grid, options: Options, console: Console) -> RunResult:
     store = Store.open(options.out)
     stop = _Stop()
     try:
+        if options.log:
+            from ablate.tuner import check_trackers
+
+            check_trackers(options.log)
         check_trials(grid.trials, options.data_dir)
         with RunLock(store) as lock:
             _run_locked(grid, options, console, store, lock, stop)
@@ -340,18 +360,16 @@ def _run_locked(grid: Grid, options: Options, console: Console, store: Store, lo
             soft_wrap=True,
         )
 
-    policy = Policy(
-        plan,
-        default_costs(),
-        done=done,
-        published=published_snapshots(store, list(plan.pretrainings), damaged) if options.share else (),
-        share=options.share,
-    )
     if todo:
+        published = published_snapshots(store, list(plan.pretrainings), damaged) if options.share else set()
         store.clean_temporaries()
         for name in dict.fromkeys(trial.dataset for trial in todo):
             write_thumbnails(store, loaded[name], options.data_dir)
-        _run_todo(grid, options, console, store, lock, policy, loaded, before, stop)
+
+        def make_policy(costs: Costs) -> Policy:
+            return Policy(plan, costs, done=done, published=published, share=options.share)
+
+        _run_todo(grid, options, console, store, lock, make_policy, loaded, before, stop)
 
 
 def _run_todo(
@@ -360,7 +378,7 @@ def _run_todo(
     console: Console,
     store: Store,
     lock: RunLock,
-    policy: Policy,
+    make_policy: Callable[[Costs], Policy],
     loaded: dict[str, Dataset],
     before: dict[str, Any],
     stop: _Stop,
@@ -386,8 +404,9 @@ def _run_todo(
 
     with tuner.connected(options.address) as present:
         gpus_pretrain, gpus_finetune = _decide_resources(options, dict(present))
+        policy = make_policy(costs_for(store, gpus_pretrain=gpus_pretrain, gpus_finetune=gpus_finetune))
         content = _run_file(before, grid, loaded, options, dict(present))
-        store.write(RUN_FILE, yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120).encode())
+        store.write(RUN_FILE, _yaml(content))
         settings = Settings(
             threads=options.cpus_per_stage,
             checkpoint_minutes=options.checkpoint_minutes,
@@ -411,6 +430,7 @@ def _run_todo(
                 max_concurrent=options.max_concurrent,
                 max_failures=options.max_failures,
                 may_grow=options.address is not None,
+                trackers={name: _experiment(name, grid, store) for name in options.log},
             )
     clear_stop(store, lock.token)
     if stop.full is not None:

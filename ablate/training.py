@@ -56,11 +56,11 @@ class Checkpoint(Protocol):
         """Save the state after `step`. Tensors in it are the loop's own: whoever goes on later copies them first."""
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818
     """The loop was asked to stop and has saved its state."""
 
 
-class Diverged(Exception):
+class Diverged(Exception):  # noqa: N818
     """The loss is no longer a finite number."""
 
 

@@ -533,6 +533,8 @@ def finetune_stage(
         "pretrain_shared": spec.pretrain_key in settings.shared_keys,
         "parameters": parameters,
     }
+    done, found = len(evaluation.split.names), evaluation.summary
+    tell(Progress("evaluate", done, done, {"mre": found.mre, "mre_median": found.median, "val_mre": outcome.val_mre}))
     curve = _curve_rows(outcome.curve, "finetune", trial_id=spec.trial_id, pretrain_key=None)
     results.commit_trial(store, row, _error_rows(spec, evaluation), curve)
     store.delete(f"{home}/state")

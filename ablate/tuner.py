@@ -8,13 +8,14 @@ the store.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import logging
 import os
 import tempfile
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any, Protocol, TypeAlias
 
 from ablate.datasets import Dataset, load_dataset
 from ablate.policy import Policy, Stage
-from ablate.space import InputError, Pretraining, TrialSpec
+from ablate.space import InputError, Pretraining, TrialSpec, nearest
 from ablate.store import StopFlag, Store
 from ablate.training import Progress
 from ablate.trial import Settings, StageResult, is_finished, one_line, perform
@@ -43,7 +44,7 @@ from ray.tune.search import Searcher
 REPORT_SECONDS = 1.0
 """A stage tells the driver of its progress at most this often: every report waits for the driver."""
 
-PENDING_ON_CLUSTER = 32
+PENDING_ON_CLUSTER = 8
 """Stages that wait for resources on a cluster that may grow; Tune's own limit of 1 would hide the demand."""
 
 
@@ -166,9 +167,11 @@ def _perform(config: dict[str, Any], job: Job) -> None:
     store = Store.open(job.address)
     stop = StopFlag(store, job.run_token)
     last = 0.0
+    metrics: dict[str, float] = {}
 
     def report(progress: Progress) -> bool:
-        nonlocal last
+        nonlocal last, metrics
+        metrics = dict(progress.metrics) or metrics
         now = time.monotonic()
         if progress.published is not None or now - last >= REPORT_SECONDS:
             last = now
@@ -194,7 +197,15 @@ def _perform(config: dict[str, Any], job: Job) -> None:
         result = StageResult("finished")
     else:
         result = perform(stage, spec, snapshots, store, functools.partial(_load, job.data_dir), report, job.settings)
-    tune.report({"outcome": result.outcome, "error": result.error, "snapshots": list(snapshots), "published": None})
+    tune.report(
+        {
+            "outcome": result.outcome,
+            "error": result.error,
+            "snapshots": snapshots,
+            "published": None,
+            "metrics": metrics,
+        }
+    )
 
 
 @functools.lru_cache(maxsize=4)
@@ -229,6 +240,56 @@ def connected(address: str | None) -> Iterator[Mapping[str, float]]:
         ray.shutdown()
 
 
+# --- trackers ---------------------------------------------------------------------------------------
+
+
+def _tensorboard(experiment: str) -> Any:
+    from ray.tune.logger import TBXLoggerCallback
+
+    class Logger(TBXLoggerCallback):  # type: ignore[misc]
+        """Writes each stage's events to its own folder under `experiment`, not to Ray's temporary files."""
+
+        def log_trial_start(self, trial: Any) -> None:
+            folder = Path(experiment) / f"{trial.config['kind']}-{trial.config['name']}"
+            self._trial_writer[trial] = self._summary_writer_cls(str(folder), flush_secs=30)
+            self._trial_result[trial] = {}
+
+    return Logger()
+
+
+def _mlflow(experiment: str) -> Any:
+    from ray.air.integrations.mlflow import MLflowLoggerCallback
+
+    return MLflowLoggerCallback(experiment_name=experiment)  # the server is MLflow's own MLFLOW_TRACKING_URI
+
+
+def _wandb(experiment: str) -> Any:
+    from ray.air.integrations.wandb import WandbLoggerCallback
+
+    return WandbLoggerCallback(project=experiment)  # settings are W&B's own WANDB_... variables
+
+
+TRACKERS: dict[str, Callable[[str], Any]] = {"tensorboard": _tensorboard, "mlflow": _mlflow, "wandb": _wandb}
+"""Ray's integrations of experiment trackers; each takes an experiment's name, tensorboard a folder."""
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Refuse trackers that are unknown or not installed.
+
+    Raises:
+        InputError: with the choices or the cure.
+    """
+    for name in names:
+        if name not in TRACKERS:
+            raise InputError(f"--log must be one of {', '.join(TRACKERS)}; got '{name}'{nearest(name, TRACKERS)}")
+        module = {"tensorboard": "tensorboardX"}.get(name, name)
+        if importlib.util.find_spec(module) is None:
+            raise InputError(f"--log {name} needs {module}, which is not installed; pip install 'ablate[{name}]'")
+
+
+# --- the run ----------------------------------------------------------------------------------------
+
+
 def run_stages(
     policy: Policy,
     job: Job,
@@ -239,6 +300,7 @@ def run_stages(
     max_concurrent: int | None = None,
     max_failures: int = 3,
     may_grow: bool = False,
+    trackers: Mapping[str, str] | None = None,
     work: Work = _perform,
 ) -> None:
     """Run the policy's stages on the connected cluster until nothing is left or `stopped` says so.
@@ -252,6 +314,7 @@ def run_stages(
         max_concurrent: most stages at a time; None for as many as fit.
         max_failures: how often a stage is tried again after its worker or node was lost.
         may_grow: whether stages beyond the present resources should be requested, for an autoscaler to see.
+        trackers: trackers to log to, by name, each with the name of its experiment; see `TRACKERS`.
         work: what a worker does with a stage; another than the default is for measuring what scheduling costs.
     """
     if policy.is_over:
@@ -280,6 +343,7 @@ def run_stages(
                 storage_path=str(Path(scratch)),
                 failure_config=tune.FailureConfig(max_failures=max_failures),
                 verbose=0,
+                callbacks=[TRACKERS[name](experiment) for name, experiment in (trackers or {}).items()],
             ),
         )
         tuner.fit()
