@@ -199,8 +199,8 @@ def run(
 ) -> None:
     """Run every trial of a search space, or go on with a run that was interrupted or whose grid has grown."""
     from ablate import results as tables
+    from ablate.driver import Options, closing_lines, run_grid
     from ablate.report.tables import pivot, render
-    from ablate.run import Options, closing_lines, run_grid
     from ablate.space import plan_of
     from ablate.summary import plan_lines
 
@@ -246,7 +246,7 @@ def trial(
     ] = False,
 ) -> None:
     """Run one trial in this process, without Ray: for debugging and profiling."""
-    from ablate.run import find_trial, run_single
+    from ablate.driver import find_trial, run_single
 
     found = find_trial(spec, grid, set_ or [], out)
     raise typer.Exit(run_single(found, out, _data_dir(data), threads, keep_weights, _console()))

@@ -15,7 +15,7 @@ from rich.console import Console
 from tiny import tiny_fields
 
 from ablate import results
-from ablate.run import Options, closing_lines, run_grid
+from ablate.driver import Options, closing_lines, run_grid
 from ablate.space import Grid
 from ablate.store import Store
 from ablate.trial import Settings, TrialFailed, data_in, run_trial

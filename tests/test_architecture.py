@@ -19,7 +19,7 @@ LAYERS = (
     ("finetune", "pictures"),
     ("trial",),
     ("display", "inspection", "prediction", "tuner"),
-    ("summary", "run", "report"),
+    ("summary", "driver", "report"),
     ("api",),
     ("cli",),
 )
@@ -39,7 +39,18 @@ ONLY_IN = {
 }
 """Libraries that are wrapped once."""
 
-WITHOUT_TORCH = {"space", "store", "results", "stats", "datasets", "policy", "report", "inspection", "simulate", "costs"}
+WITHOUT_TORCH = {
+    "space",
+    "store",
+    "results",
+    "stats",
+    "datasets",
+    "policy",
+    "report",
+    "inspection",
+    "simulate",
+    "costs",
+}
 
 
 def imports():

@@ -208,8 +208,11 @@ def test_an_absent_public_set_says_where_it_is_obtained_and_how_laid_out(name: s
     for part in (str(tmp_path / name), layout.title, layout.source, layout.tree, "--data"):
         assert part in str(caught.value)
     (tmp_path / name).mkdir()
-    with pytest.raises(InputError, match=r"folder not found; the images .* belong there; the .* is obtained from http|"
-                                         r"obtained from images"):
+    with pytest.raises(
+        InputError,
+        match=r"folder not found; the images .* belong there; the .* is obtained from http|"
+        r"obtained from images",
+    ):
         require_dataset(name, tmp_path)
 
 

@@ -121,8 +121,11 @@ PX = "unit: px\nsplits: {train: 2, val: 1}\n"
         ("unit: px\nsplits: {train: 2, val: 1, test: 2}\n", r"need exactly 5 labelled images; found 4"),
         ("unit: px\nsplits: {train: 1, val: 1, test: 1}\n", r"need exactly 3 labelled images; found 4"),
         ("unit: px\n", r"dataset.yaml: splits is required, for example .* or give landmarks.csv a column split"),
-        ("unit: mm\n" + PX[9:], r"dataset.yaml:1: unit: unit mm needs exactly one of mm_per_pixel, film_mm, reference; "
-                                r"got none"),
+        (
+            "unit: mm\n" + PX[9:],
+            r"dataset.yaml:1: unit: unit mm needs exactly one of mm_per_pixel, film_mm, reference; "
+            r"got none",
+        ),
         ("unit: mm\nmm_per_pixel: 1\nfilm_mm: [1, 2]\n" + PX[9:], r"got mm_per_pixel and film_mm"),
         ("unit: px\nmm_per_pixel: 1\n" + PX[9:], r"dataset.yaml:2: mm_per_pixel: mm_per_pixel needs unit mm"),
         ("unit: mm\nmm_per_pixel: 1\npx_frame: [1, 2]\n" + PX[9:], r"dataset.yaml:3: px_frame: px_frame needs unit px"),
@@ -133,11 +136,17 @@ PX = "unit: px\nsplits: {train: 2, val: 1}\n"
         (PX + "sdr_thresholds: [3, 2]\n", r"dataset.yaml:3: sdr_thresholds: .*must be ascending; got \[3.0, 2.0\]"),
         (PX + "sdr_thresholds: []\n", r"sdr_thresholds"),
         (PX + "name: other\n", r"dataset.yaml:3: name: must be the folder's name 'mine'; got 'other'"),
-        ("unit: mm\nreference: {landmarks: [0, 2], mm: 5}\n" + PX[9:], r"reference.landmarks: must be between 0 and 1, "
-                                                                       r"the landmarks of landmarks.csv; got 2"),
+        (
+            "unit: mm\nreference: {landmarks: [0, 2], mm: 5}\n" + PX[9:],
+            r"reference.landmarks: must be between 0 and 1, "
+            r"the landmarks of landmarks.csv; got 2",
+        ),
         ("unit: mm\nreference: {landmarks: [1, 1], mm: 5}\n" + PX[9:], r"must be two different landmarks"),
-        ("unit: mm\nreference: {landmarks: [0, 1], mm: 5}\n" + PX[9:], r"landmarks.csv:3: landmarks 0 and 1 must "
-                                                                       r"both be annotated and apart.*\(image b.png\)"),
+        (
+            "unit: mm\nreference: {landmarks: [0, 1], mm: 5}\n" + PX[9:],
+            r"landmarks.csv:3: landmarks 0 and 1 must "
+            r"both be annotated and apart.*\(image b.png\)",
+        ),
     ],
 )
 def test_mistakes_in_the_description_are_named(description: str, message: str, tmp_path: Path) -> None:
@@ -186,8 +195,11 @@ def test_mistakes_in_the_table_are_named_by_line_and_column(table: str, message:
 def test_a_misspelt_split_and_a_split_without_images_are_named(tmp_path: Path) -> None:
     table = "image,x0,y0,split\na.png,1,1,train\nb.png,1,1,{}\nc.png,1,1,test\nd.png,1,1,test\n"
     write(tmp_path, "unit: px\n", table.format("vall"))
-    with pytest.raises(InputError, match=r"landmarks.csv:3: column split must be one of train, val, test; got 'vall' "
-                                         r"\(did you mean 'val'\?\) \(image b.png\)"):
+    with pytest.raises(
+        InputError,
+        match=r"landmarks.csv:3: column split must be one of train, val, test; got 'vall' "
+        r"\(did you mean 'val'\?\) \(image b.png\)",
+    ):
         require_dataset("mine", tmp_path)
     write(tmp_path, "unit: px\n", table.format("train"))
     with pytest.raises(InputError, match="split val must have at least one image; the split column gives none"):

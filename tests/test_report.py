@@ -145,7 +145,11 @@ def test_a_run_without_any_trial_has_a_report_that_says_so(tmp_path: Path) -> No
 @pytest.mark.usefixtures("few_figures")
 def test_a_run_without_its_file_is_reported_and_the_lack_named(tmp_path: Path) -> None:
     store = write_fake_run(
-        tmp_path, specs(**FEW), shapes=SMALL, pictures=False, run_yaml=False  # type: ignore[arg-type]
+        tmp_path,
+        specs(**FEW),
+        shapes=SMALL,
+        pictures=False,
+        run_yaml=False,  # type: ignore[arg-type]
     )
     remarks = write_report(store).remarks
     assert any(remark.startswith("run.yaml:") for remark in remarks)
@@ -338,7 +342,12 @@ def test_cost_counts_a_shared_pretraining_once_and_every_attempt(tmp_path: Path)
 
 def test_status_table_lists_every_trial_without_a_result(tmp_path: Path) -> None:
     store = write_fake_run(
-        tmp_path, specs(**FEW), shapes=SMALL, pictures=False, failed=[0], missing=[3]  # type: ignore[arg-type]
+        tmp_path,
+        specs(**FEW),
+        shapes=SMALL,
+        pictures=False,
+        failed=[0],
+        missing=[3],  # type: ignore[arg-type]
     )
     table = next(iter(status_tables(analyse(read_run(store), num_resamples=50))))
     assert sorted(str(record["status"]) for record in table.records) == ["failed", "missing"]

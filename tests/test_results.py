@@ -374,9 +374,7 @@ def test_the_order_of_rows_is_no_difference(tmp_path: Path) -> None:
 
 def test_one_bit_is_a_difference_and_is_told(tmp_path: Path) -> None:
     one, other = write_run(tmp_path / "one"), write_run(tmp_path / "two", mre=NEXT_AFTER_ONE)
-    assert compare(one, other) == [
-        f"trials {TRIAL}: mre is 1.0 on the left, 1.0000000000000002 on the right"
-    ]
+    assert compare(one, other) == [f"trials {TRIAL}: mre is 1.0 on the left, 1.0000000000000002 on the right"]
 
 
 def test_the_sign_of_zero_and_a_rate_inside_a_list_are_differences(tmp_path: Path) -> None:

@@ -29,9 +29,9 @@ from runs import (
 )
 from tiny import tiny_trial
 
-import ablate.run
+import ablate.driver
 from ablate import results
-from ablate.run import RunResult
+from ablate.driver import RunResult
 from ablate.space import InputError
 from ablate.store import RunLock, Store, step_name
 
@@ -250,7 +250,7 @@ def test_a_killed_worker_is_replaced_and_goes_on_from_its_newest_state(folder, t
 
 
 def test_a_driver_that_lost_its_lock_stops_with_its_states_saved(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(ablate.run, "RunLock", functools.partial(RunLock, heartbeat_s=0.3))
+    monkeypatch.setattr(ablate.driver, "RunLock", functools.partial(RunLock, heartbeat_s=0.3))
     store = Store.open(tmp_path / "run")
     state = f"pretrained/{SIMCLR_KEY}/state"
     with running(tmp_path / "run", [simclr(steps=100_000)]) as outcome:

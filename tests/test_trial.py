@@ -10,6 +10,7 @@ from ablate import results
 from ablate.policy import Stage
 from ablate.space import InputError
 from ablate.store import Store, step_name
+from ablate.training import Interrupted
 from ablate.trial import (
     Settings,
     TrialFailed,
@@ -20,7 +21,6 @@ from ablate.trial import (
     pretrained_folder,
     run_trial,
 )
-from ablate.training import Interrupted
 
 DATA = data_in(None)
 

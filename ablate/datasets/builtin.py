@@ -34,8 +34,10 @@ def read_chest(folder: Path, problems: Problems) -> dict[str, Label | None]:
         if lines is None:
             continue
         if not lines or lines[0].strip() != "6":
-            problems.error(f"{path}:1: must be the number of points, 6; got {lines[0] if lines else ''!r}; "
-                           "restore the file from the public set")
+            problems.error(
+                f"{path}:1: must be the number of points, 6; got {lines[0] if lines else ''!r}; "
+                "restore the file from the public set"
+            )
             continue
         points_K2 = _points(path, lines[1:], None, num_landmarks=6, first_line=2, problems=problems)
         if points_K2 is not None:
@@ -91,8 +93,10 @@ def read_hand(folder: Path, problems: Problems) -> dict[str, Label | None]:
             continue
         labels[key] = None
         if len(fields) != 74:
-            problems.error(f"{where}: must be an image id and 37 pairs x,y, 75 columns; got {len(fields) + 1}; "
-                           "restore the file from the public set")
+            problems.error(
+                f"{where}: must be an image id and 37 pairs x,y, 75 columns; got {len(fields) + 1}; "
+                "restore the file from the public set"
+            )
             continue
         pairs = [",".join(fields[i : i + 2]) for i in range(0, 74, 2)]
         points_K2 = _points(path, pairs, ",", num_landmarks=37, first_line=None, problems=problems, line=number)

@@ -144,16 +144,18 @@ def _arm_tables(runs: tuple[RunData, RunData], both: list[str]) -> Iterator[Tabl
                 scores = [error_sums(run.errors[dataset].of(ids)) for run in runs]
                 moved = paired_difference(scores[1], scores[0], resamples, seeds="paired")
                 cells.append(Cell(estimate_text(moved, signed=True), moved.value))
-                records.append({
-                    "initialisation": row.label("pretrain_method"),
-                    "shots": column.label("shots"),
-                    "difference": moved.value,
-                    "lower": moved.lower,
-                    "upper": moved.upper,
-                    "trials": len(ids),
-                    "unit": unit,
-                    "note": moved.note,
-                })
+                records.append(
+                    {
+                        "initialisation": row.label("pretrain_method"),
+                        "shots": column.label("shots"),
+                        "difference": moved.value,
+                        "lower": moved.lower,
+                        "upper": moved.upper,
+                        "trials": len(ids),
+                        "unit": unit,
+                        "note": moved.note,
+                    }
+                )
             rows.append((Cell(row.label("pretrain_method")), *cells))
         yield Table(
             slug("moved", *(value for _, value in group.fixed)),
@@ -191,24 +193,30 @@ def _trial_tables(
         mre = [None if row is None else row["mre"] for row in (one, other)]
         change = mre[1] - mre[0] if mre[0] is not None and mre[1] is not None else None
         largest = None if move is None else move.largest
-        rows.append((
-            Cell(trial_id),
-            *(Cell(value_label(name, about[name]), str(about[name])) for name in _ABOUT),
-            *(Cell("–" if value is None else f"{value:.4f}", value) for value in mre),
-            Cell("–" if change is None else f"{change:+.4f}", change),
-            Cell("" if largest is None else "other landmarks" if math.isnan(largest) else f"{largest:.4f}", largest),
-            Cell(verdict, verdict),
-        ))
-        records.append({
-            "trial_id": trial_id,
-            **{name: about[name] if about[name] is not None or name != "shots" else "all" for name in _ABOUT},
-            "unit": about["unit"],
-            "mre_a": mre[0],
-            "mre_b": mre[1],
-            "difference": change,
-            "largest_landmark_change": largest,
-            "verdict": verdict,
-        })
+        rows.append(
+            (
+                Cell(trial_id),
+                *(Cell(value_label(name, about[name]), str(about[name])) for name in _ABOUT),
+                *(Cell("–" if value is None else f"{value:.4f}", value) for value in mre),
+                Cell("–" if change is None else f"{change:+.4f}", change),
+                Cell(
+                    "" if largest is None else "other landmarks" if math.isnan(largest) else f"{largest:.4f}", largest
+                ),
+                Cell(verdict, verdict),
+            )
+        )
+        records.append(
+            {
+                "trial_id": trial_id,
+                **{name: about[name] if about[name] is not None or name != "shots" else "all" for name in _ABOUT},
+                "unit": about["unit"],
+                "mre_a": mre[0],
+                "mre_b": mre[1],
+                "difference": change,
+                "largest_landmark_change": largest,
+                "verdict": verdict,
+            }
+        )
     order = {"moved": 0, "only": 1, "agrees": 2}
     ranked = sorted(range(len(rows)), key=lambda i: order[str(records[i]["verdict"]).split()[0].rstrip(":")])
     yield Table(

@@ -99,29 +99,33 @@ def pair_tables(analysis: Analysis) -> Iterator[Table]:
                 family = pair.family_size
                 marks = "*" if pair.difference.excludes_zero else ""
                 p_holm, effect = _p_text(pair.p_holm), f"{pair.test.effect:+.2f}"
-                rows.append((
-                    Cell(column.label("shots"), column.value if isinstance(column.value, int) else math.inf),
-                    Cell(pair.a, pair.a),
-                    Cell(pair.b, pair.b),
-                    Cell(estimate_text(pair.difference, signed=True) + marks, pair.difference.value),
-                    Cell(p_holm, pair.p_holm if math.isfinite(pair.p_holm) else None),
-                    Cell(effect if math.isfinite(pair.test.effect) else "–", pair.test.effect),
-                    Cell(f"{pair.difference.num_seeds}", pair.difference.num_seeds),
-                    Cell(f"{pair.test.num_images}", pair.test.num_images),
-                ))
-                records.append({
-                    "shots": column.label("shots"),
-                    "a": pair.a,
-                    "b": pair.b,
-                    "unit": panel.unit,
-                    **{f"difference_{name}": value for name, value in _estimate_record(pair.difference).items()},
-                    "p_wilcoxon": pair.test.p_value,
-                    "p_holm": pair.p_holm,
-                    "family_size": pair.family_size,
-                    "rank_biserial": pair.test.effect,
-                    "images": pair.test.num_images,
-                    "equal_images": pair.test.num_zeros,
-                })
+                rows.append(
+                    (
+                        Cell(column.label("shots"), column.value if isinstance(column.value, int) else math.inf),
+                        Cell(pair.a, pair.a),
+                        Cell(pair.b, pair.b),
+                        Cell(estimate_text(pair.difference, signed=True) + marks, pair.difference.value),
+                        Cell(p_holm, pair.p_holm if math.isfinite(pair.p_holm) else None),
+                        Cell(effect if math.isfinite(pair.test.effect) else "–", pair.test.effect),
+                        Cell(f"{pair.difference.num_seeds}", pair.difference.num_seeds),
+                        Cell(f"{pair.test.num_images}", pair.test.num_images),
+                    )
+                )
+                records.append(
+                    {
+                        "shots": column.label("shots"),
+                        "a": pair.a,
+                        "b": pair.b,
+                        "unit": panel.unit,
+                        **{f"difference_{name}": value for name, value in _estimate_record(pair.difference).items()},
+                        "p_wilcoxon": pair.test.p_value,
+                        "p_holm": pair.p_holm,
+                        "family_size": pair.family_size,
+                        "rank_biserial": pair.test.effect,
+                        "images": pair.test.num_images,
+                        "equal_images": pair.test.num_zeros,
+                    }
+                )
         if rows:
             yield Table(
                 slug("pairs", panel.title),
@@ -217,14 +221,16 @@ def rank_tables(analysis: Analysis) -> Iterator[Table]:
             rank = result.average_ranks[i]
             near = rank - best <= result.critical_difference
             rows.append((Cell(result.names[i]), Cell(f"{rank:.2f}", rank, best=rank == best, tied=near)))
-            records.append({
-                "initialisation": result.names[i],
-                "average_rank": rank,
-                "blocks": result.num_blocks,
-                "critical_difference": result.critical_difference,
-                "p": result.p_value,
-                "test": result.test,
-            })
+            records.append(
+                {
+                    "initialisation": result.names[i],
+                    "average_rank": rank,
+                    "blocks": result.num_blocks,
+                    "critical_difference": result.critical_difference,
+                    "p": result.p_value,
+                    "test": result.test,
+                }
+            )
         test = "Friedman's test" if result.test == "friedman" else "sign test"
         notes = [
             f"{test}: p = {result.p_value:.3g}. Nemenyi critical difference at {result.alpha:g}: "
@@ -274,15 +280,17 @@ def efficiency_tables(analysis: Analysis) -> Iterator[Table]:
                     found = label_efficiency(target.mre, curve) if row != target_row else None
                     cells.append(Cell(found.text() if found else "–", found.shots.value if found else None))
                     if found:
-                        records.append({
-                            "target": target_row.label(METHOD),
-                            "target_shots": target.column.label("shots"),
-                            "initialisation": row.label(METHOD),
-                            "shots": found.shots.text(),
-                            "lower": found.lower.text() if found.lower else None,
-                            "upper": found.upper.text() if found.upper else None,
-                            "note": found.note,
-                        })
+                        records.append(
+                            {
+                                "target": target_row.label(METHOD),
+                                "target_shots": target.column.label("shots"),
+                                "initialisation": row.label(METHOD),
+                                "shots": found.shots.text(),
+                                "lower": found.lower.text() if found.lower else None,
+                                "upper": found.upper.text() if found.upper else None,
+                                "note": found.note,
+                            }
+                        )
                 name = f"{target_row.label(METHOD)} at {target.column.label('shots')}"
                 rows.append((Cell(name), *(Cell(c.text.replace("95 % interval ", ""), c.value) for c in cells)))
         unknown = [column.label("shots") for column, number in shots.items() if number is None]
@@ -315,22 +323,26 @@ def selection_tables(analysis: Analysis) -> Iterator[Table]:
                 if chosen is None:
                     continue
                 arm = arms[int(chosen.candidate)]
-                rows.append((
-                    Cell(column.label("shots"), column.value if isinstance(column.value, int) else math.inf),
-                    Cell(arm.row.label(METHOD)),
-                    Cell(f"{len(arms)}", len(arms)),
-                    Cell(METRICS["mre"].text(chosen.val_mre), chosen.val_mre),
-                    Cell(estimate_text(arm.mre), arm.mre.value),
-                ))
-                records.append({
-                    "shots": column.label("shots"),
-                    "chosen": arm.row.label(METHOD),
-                    "candidates": len(arms),
-                    "val_mre": chosen.val_mre,
-                    "val_seeds": chosen.num_seeds,
-                    "unit": panel.unit,
-                    **{f"test_mre_{name}": value for name, value in _estimate_record(arm.mre).items()},
-                })
+                rows.append(
+                    (
+                        Cell(column.label("shots"), column.value if isinstance(column.value, int) else math.inf),
+                        Cell(arm.row.label(METHOD)),
+                        Cell(f"{len(arms)}", len(arms)),
+                        Cell(METRICS["mre"].text(chosen.val_mre), chosen.val_mre),
+                        Cell(estimate_text(arm.mre), arm.mre.value),
+                    )
+                )
+                records.append(
+                    {
+                        "shots": column.label("shots"),
+                        "chosen": arm.row.label(METHOD),
+                        "candidates": len(arms),
+                        "val_mre": chosen.val_mre,
+                        "val_seeds": chosen.num_seeds,
+                        "unit": panel.unit,
+                        **{f"test_mre_{name}": value for name, value in _estimate_record(arm.mre).items()},
+                    }
+                )
         if rows:
             yield Table(
                 slug("selection", panel.title),
@@ -367,12 +379,14 @@ def leakage_tables(analysis: Analysis) -> Iterator[Table]:
             without = found.without_duplicates
             if without is None:
                 continue
-            rows.append((
-                Cell(row.label(METHOD)),
-                Cell(column.label("shots"), column.value if isinstance(column.value, int) else math.inf),
-                Cell(estimate_text(found.with_duplicates), found.with_duplicates.value),
-                Cell(estimate_text(without), without.value),
-            ))
+            rows.append(
+                (
+                    Cell(row.label(METHOD)),
+                    Cell(column.label("shots"), column.value if isinstance(column.value, int) else math.inf),
+                    Cell(estimate_text(found.with_duplicates), found.with_duplicates.value),
+                    Cell(estimate_text(without), without.value),
+                )
+            )
             names = {"initialisation": row.label(METHOD), "shots": column.label("shots"), "unit": panel.unit}
             for kind, estimate in (("all", found.with_duplicates), ("without duplicates", without)):
                 records.append({**names, "images_of": kind, **_estimate_record(estimate)})

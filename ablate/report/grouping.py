@@ -305,9 +305,7 @@ def _group(
     columns = sorted({column for _, column in cells}, key=lambda k: _key_order(axes[1], k))
     told = {name for name, _ in fixed} | set(variants)
     notes = [
-        note
-        for name in varying
-        if name not in told and (note := _differs([records[p] for p in positions], name, axes))
+        note for name in varying if name not in told and (note := _differs([records[p] for p in positions], name, axes))
     ]
     return Group(fixed, tuple(rows), tuple(columns), {k: tuple(v) for k, v in cells.items()}, tuple(notes))
 

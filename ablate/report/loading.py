@@ -126,9 +126,7 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{name}", item
 
 
-def _read_errors(
-    store: Store, recorded: pd.DataFrame, described: Mapping[str, Any]
-) -> Iterator[tuple[str, Errors]]:
+def _read_errors(store: Store, recorded: pd.DataFrame, described: Mapping[str, Any]) -> Iterator[tuple[str, Errors]]:
     """Read the errors of finished trials, one array for each data set.
 
     Rows of a trial that has no row in `trials` do not count: it is still being written.
@@ -194,6 +192,7 @@ def _whats_missing(
 
 def _with_errors(errors: Errors) -> list[str]:
     return [
-        trial_id for trial_id, errors_IK in zip(errors.trial_ids, errors.errors_TIK, strict=True)
+        trial_id
+        for trial_id, errors_IK in zip(errors.trial_ids, errors.errors_TIK, strict=True)
         if np.isfinite(errors_IK).any()
     ]

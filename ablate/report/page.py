@@ -73,14 +73,16 @@ def page(
         "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
         f"script-src {_hash(library)} {_hash(script)}"
     )
-    body = "\n".join([
-        _head(run, name, missing, written_at),
-        _figures(figures),
-        _viewer(gallery),
-        _sheets(gallery),
-        _strips(strips, run),
-        *(_section(section) for section in sections),
-    ])
+    body = "\n".join(
+        [
+            _head(run, name, missing, written_at),
+            _figures(figures),
+            _viewer(gallery),
+            _sheets(gallery),
+            _strips(strips, run),
+            *(_section(section) for section in sections),
+        ]
+    )
     return (
         "<!doctype html>\n"
         '<html lang="en"><head><meta charset="utf-8">\n'
@@ -227,7 +229,7 @@ def _sheets(gallery: Gallery) -> str:
         figures.append(
             '<figure><div class="wide" tabindex="0" role="region" aria-label="picture sheet"><img loading="lazy" '
             f'alt="Worst, median and best case: {_text(sheet.title)}" src="{data_uri(sheet.jpeg, "jpeg")}"></div>'
-            f'<figcaption>{_text(sheet.title)}: worst, median and best test image '
+            f"<figcaption>{_text(sheet.title)}: worst, median and best test image "
             f"by MRE over all initialisations, lowest seed shown ({_text(told)}).</figcaption></figure>"
         )
     return f'<section id="cases"><h2>Worst, median and best</h2>{"".join(figures)}</section>' if figures else ""

@@ -91,15 +91,17 @@ def landmark_tables(analysis: Analysis) -> Iterator[Table]:
             for landmark, (value, lower, upper) in enumerate(
                 zip(curve.values_M, curve.lower_M, curve.upper_M, strict=True)
             ):
-                records.append({
-                    "initialisation": arm.row.label("pretrain_method"),
-                    "shots": arm.column.label("shots"),
-                    "landmark": landmark,
-                    "mre": _number(value),
-                    "lower": _number(lower),
-                    "upper": _number(upper),
-                    "unit": panel.unit,
-                })
+                records.append(
+                    {
+                        "initialisation": arm.row.label("pretrain_method"),
+                        "shots": arm.column.label("shots"),
+                        "landmark": landmark,
+                        "mre": _number(value),
+                        "lower": _number(lower),
+                        "upper": _number(upper),
+                        "unit": panel.unit,
+                    }
+                )
         values_AK = np.stack([curves[arm.number].values_M for arm in shown])
         rows = []
         for landmark in range(values_AK.shape[1]):
@@ -197,10 +199,12 @@ def cost_tables(analysis: Analysis) -> Iterator[Table]:
             }
             records.append(record)
             title = group.title
-            rows.append((
-                Cell(f"{title}, {row.label('pretrain_method')}" if title else row.label("pretrain_method")),
-                *(_cost_cell(record[name], scale, digits) for name, _, scale, digits in _COSTS),
-            ))
+            rows.append(
+                (
+                    Cell(f"{title}, {row.label('pretrain_method')}" if title else row.label("pretrain_method")),
+                    *(_cost_cell(record[name], scale, digits) for name, _, scale, digits in _COSTS),
+                )
+            )
     if rows:
         yield Table(
             "cost",

@@ -126,9 +126,7 @@ def as_tables(
         marks: `best` or `tied` by number of the table, row and column.
         notes: sentences to add under each table.
     """
-    return unique_names([
-        _table(pivot, number, table, marks or {}, notes) for number, table in enumerate(pivot.tables)
-    ])
+    return unique_names([_table(pivot, number, table, marks or {}, notes) for number, table in enumerate(pivot.tables)])
 
 
 def _table(
