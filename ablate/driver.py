@@ -25,6 +25,7 @@ from ablate import __version__, results
 from ablate.costs import costs_for
 from ablate.datasets import Dataset, load_dataset, require_dataset
 from ablate.display import Display, LineReporter, trial_words
+from ablate.lock import RunLock, clear_stop, request_stop
 from ablate.policy import Costs, Policy, Stage
 from ablate.space import (
     Grid,
@@ -38,7 +39,7 @@ from ablate.space import (
     nearest,
     plan_of,
 )
-from ablate.store import MANIFEST, RunLock, Store, StoreFull, clear_stop, request_stop, step_of
+from ablate.store import MANIFEST, Store, StoreFull, step_of
 
 RUN_FILE = "run.yaml"
 _LIBRARIES = (
@@ -172,7 +173,7 @@ def _run_file(
     before: dict[str, Any], grid: Grid, loaded: dict[str, Dataset], options: Options, resources: dict[str, float]
 ) -> dict[str, Any]:
     """Return the content of `run.yaml`: what is run, on which data, by which versions."""
-    from ablate.trial import git_revision
+    from ablate.attempt import git_revision
 
     trials = {row["trial_id"]: row for row in before.get("trials", [])}
     trials |= {
@@ -384,7 +385,8 @@ def _run_todo(
     stop: _Stop,
 ) -> None:
     from ablate import tuner
-    from ablate.trial import Settings, write_failed_trial
+    from ablate.attempt import Settings
+    from ablate.rows import write_failed_trial
 
     trials = {trial.trial_id: trial for trial in grid.trials}
     users: dict[str | None, int] = {}
@@ -476,8 +478,9 @@ def _trial_of_row(row: dict[str, Any]) -> TrialSpec:
 
 def run_single(trial: TrialSpec, out: str, data_dir: Path, threads: int, keep_weights: bool, console: Console) -> int:
     """Run one trial in this process, printing its progress; return the exit code."""
+    from ablate.attempt import Settings
     from ablate.pictures import write_thumbnails
-    from ablate.trial import Settings, TrialFailed, data_in, run_trial
+    from ablate.trial import TrialFailed, data_in, run_trial
 
     store = Store.open(out)
     check_trials([trial], data_dir)

@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 
 from ablate import results
+from ablate.lock import RunLock
 from ablate.space import InputError
-from ablate.store import RunLock, Store, step_of
+from ablate.store import Store, step_of
 
 KINDS = {
     "states": "training states, needed to go on or to pre-train for longer",

@@ -18,9 +18,9 @@ from ablate import results
 from ablate.datasets.images import IMAGE_SUFFIXES, is_image, normalise, prepare, read_grey
 from ablate.evaluate import predict
 from ablate.models import build_network
+from ablate.saving import MODEL
 from ablate.space import InputError, TrialSpec, nearest
 from ablate.store import Store
-from ablate.trial import MODEL
 
 
 def predict_folder(run: Store, trial_id: str, images: Path, out: Path, *, overlays: bool) -> list[str]:

@@ -21,12 +21,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+from ablate.attempt import Settings, StageResult, one_line
 from ablate.datasets import Dataset, load_dataset
+from ablate.lock import StopFlag
 from ablate.policy import Policy, Stage
+from ablate.rows import is_finished
 from ablate.space import InputError, Pretraining, TrialSpec, nearest
-from ablate.store import StopFlag, Store
+from ablate.store import Store
 from ablate.training import Progress
-from ablate.trial import Settings, StageResult, is_finished, one_line, perform
+from ablate.trial import perform
 
 # Read by Ray when it is imported: our own display, no files per trial, and our own signal handling.
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")

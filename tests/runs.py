@@ -15,10 +15,11 @@ from rich.console import Console
 from tiny import tiny_fields
 
 from ablate import results
+from ablate.attempt import Settings
 from ablate.driver import Options, closing_lines, run_grid
 from ablate.space import Grid
 from ablate.store import Store
-from ablate.trial import Settings, TrialFailed, data_in, run_trial
+from ablate.trial import TrialFailed, data_in, run_trial
 
 DATA = data_in(None)
 CLI = [sys.executable, "-c", "from ablate.cli import main; main()"]

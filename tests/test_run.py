@@ -32,8 +32,9 @@ from tiny import tiny_trial
 import ablate.driver
 from ablate import results
 from ablate.driver import RunResult
+from ablate.lock import RunLock
 from ablate.space import InputError
-from ablate.store import RunLock, Store, step_name
+from ablate.store import Store, step_name
 
 DDPM = {"timesteps": 20}
 DDPM_KEY = tiny_trial("ddpm", pretrain=DDPM).pretrain_key
@@ -293,7 +294,7 @@ def test_a_second_driver_is_refused_with_the_first_ones_host_pid_and_start(tmp_p
 
 def test_the_lock_of_a_dead_driver_is_taken_over(first):
     code = (
-        "import os, sys; from ablate.store import RunLock, Store; "
+        "import os, sys; from ablate.lock import RunLock; from ablate.store import Store; "
         "RunLock(Store.open(sys.argv[1])).acquire(); os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", code, first.store.address], check=False)

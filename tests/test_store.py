@@ -17,22 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from ablate.lock import Owner, RunLock, StopFlag, clear_stop, process_start, request_stop, stop_requested
 from ablate.space import InputError
-from ablate.store import (
-    BackgroundPublisher,
-    CorruptArtifact,
-    Owner,
-    RunLock,
-    StopFlag,
-    Store,
-    StoreFull,
-    clear_stop,
-    process_start,
-    request_stop,
-    step_name,
-    step_of,
-    stop_requested,
-)
+from ablate.store import BackgroundPublisher, CorruptArtifact, Store, StoreFull, step_name, step_of
 
 
 @pytest.fixture(params=["local", "s3", "gs"])
@@ -446,7 +433,8 @@ def test_an_error_in_the_background_does_not_hide_the_one_in_the_foreground(loca
 
 _EXIT_WHILE_PUBLISHING = """
 import sys
-from ablate.store import BackgroundPublisher, RunLock, Store
+from ablate.lock import RunLock
+from ablate.store import BackgroundPublisher, Store
 store = Store.open(sys.argv[1])
 lock = RunLock(store, heartbeat_s=0.01, settle_s=0)
 lock.acquire()
@@ -515,7 +503,8 @@ def test_a_folder_without_write_permission_is_refused(tmp_path: Path) -> None:
 
 _HOLD = """
 import sys, time
-from ablate.store import RunLock, Store
+from ablate.lock import RunLock
+from ablate.store import Store
 with RunLock(Store.open(sys.argv[1]), settle_s=0.1):
     print("held", flush=True)
     time.sleep(60)

@@ -7,20 +7,13 @@ import torch
 from tiny import TRAINED, tiny_trial
 
 from ablate import results
+from ablate.attempt import Settings
 from ablate.policy import Stage
+from ablate.saving import load_snapshot, pretrained_folder
 from ablate.space import InputError
 from ablate.store import Store, step_name
 from ablate.training import Interrupted
-from ablate.trial import (
-    Settings,
-    TrialFailed,
-    data_in,
-    initial_network,
-    load_snapshot,
-    perform,
-    pretrained_folder,
-    run_trial,
-)
+from ablate.trial import TrialFailed, data_in, initial_network, perform, run_trial
 
 DATA = data_in(None)
 

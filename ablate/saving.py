@@ -1,0 +1,138 @@
+"""How are training states and snapshots saved while training goes on, and found again?"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator, Mapping
+
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from ablate.store import BackgroundPublisher, CorruptArtifact, Store, step_name, step_of
+from ablate.training import Interrupted, State, Stopwatch, pack, unpack
+
+logger = logging.getLogger("ablate")
+
+
+MODEL = "model.safetensors"
+
+
+class SnapshotMissing(Exception):  # noqa: N818
+    """The snapshot that a fine-tuning starts from is not in the store."""
+
+
+def pretrained_folder(key: str, trial_id: str | None = None) -> str:
+    """Return where a pre-training's artifacts lie: shared by all trials, or one trial's own."""
+    return f"pretrained/{key}" if trial_id is None else f"trials/{trial_id}/pretrained"
+
+
+class Saver:
+    """Saves a stage's training states and snapshots in the background, and tells when it is time to.
+
+    A state is saved when `minutes` have passed since the last one. Snapshots and states are written in the
+    order they are handed in, so a state never exists without the snapshots before it.
+    """
+
+    def __init__(
+        self, publisher: BackgroundPublisher, folder: str, *, minutes: float, seconds_before: float = 0.0
+    ) -> None:
+        self._publisher, self._folder, self._seconds = publisher, folder, minutes * 60
+        self._watch = Stopwatch(seconds_before)
+        self._last = time.monotonic()
+        self._in_writing: list[int] = []  # steps of snapshots
+        self._written: list[int] = []
+        self.saved_step: int | None = None
+
+    def due(self) -> bool:
+        """Whether it is time to save a state."""
+        return time.monotonic() - self._last >= self._seconds
+
+    def save(self, step: int, state: State) -> None:
+        """Copy a state and write it in the background; the older ones go once it is there."""
+        self._publisher.submit(f"{self._folder}/state/{step_name(step)}", pack(state), prune=True, step=step)
+        self._note_written()
+        self._last = time.monotonic()
+        self.saved_step = step
+
+    def publish(self, step: int, tensors: Mapping[str, Tensor]) -> None:
+        """Write a snapshot, with the seconds of pre-training in it, in the background."""
+        files = {MODEL: save_tensors(dict(tensors))}
+        seconds = self._watch.seconds
+        self._publisher.submit(f"{self._folder}/{step_name(step)}", files, step=step, seconds=seconds)
+        self._note_written()
+        self._in_writing.append(step)
+
+    def _note_written(self) -> None:
+        """Note that all but what was just handed in is complete: at most one is being written."""
+        self._written += self._in_writing
+        self._in_writing = []
+
+    def arrived(self) -> list[int]:
+        """Return the steps of snapshots that have become complete since the last call."""
+        if self._in_writing and self._publisher.idle:
+            self._publisher.flush()  # raises what went wrong
+            self._note_written()
+        steps, self._written = self._written, []
+        return steps
+
+    def wait(self) -> list[int]:
+        """Wait until everything is written; return the steps of snapshots not told by `arrived`."""
+        self._publisher.flush()
+        self._note_written()
+        return self.arrived()
+
+
+@contextlib.contextmanager
+def saving(store: Store, folder: str, *, minutes: float, seconds_before: float = 0.0) -> Iterator[Saver]:
+    """Yield a saver for the time of a training loop; all is written at the end, also when the loop is interrupted."""
+    with BackgroundPublisher(store) as publisher:
+        saver = Saver(publisher, folder, minutes=minutes, seconds_before=seconds_before)
+        try:
+            yield saver
+        except Interrupted:
+            saver.wait()  # raises if the state could not be written
+            raise
+
+
+def load_state(store: Store, folder: str, *, at_most: int | None = None) -> tuple[int, State | None]:
+    """Return the step and content of the newest whole training state under `folder`, up to step `at_most`.
+
+    (0, None) if there is none.
+
+    A damaged state is reported, deleted and passed over.
+    """
+    steps = sorted((s for s in map(step_of, store.list(f"{folder}/state")) if s is not None), reverse=True)
+    for step in steps:
+        if at_most is not None and step > at_most:
+            continue
+        path = f"{folder}/state/{step_name(step)}"
+        try:
+            return step, unpack(store.load(path))
+        except FileNotFoundError:
+            continue
+        except CorruptArtifact as error:
+            logger.warning("a training state is damaged and is made anew: %s", error)
+            store.delete(path)
+    return 0, None
+
+
+def load_snapshot(store: Store, folder: str, step: int) -> dict[str, Tensor]:
+    """Return a snapshot's tensors by name.
+
+    Raises:
+        SnapshotMissing: it does not exist.
+        CorruptArtifact: it is damaged; it has been deleted, so that it is made anew.
+    """
+    path = f"{folder}/{step_name(step)}"
+    try:
+        tensors: dict[str, Tensor] = load_tensors(store.load(path)[MODEL])
+        return tensors
+    except FileNotFoundError as error:
+        raise SnapshotMissing(f"there is no snapshot {store.label}/{path}") from error
+    except CorruptArtifact as error:
+        logger.warning("a snapshot is damaged and is made anew: %s", error)
+        store.delete(path)
+        raise
