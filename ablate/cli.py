@@ -198,8 +198,8 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")] = False,
 ) -> None:
     """Run every trial of a search space, or go on with a run that was interrupted or whose grid has grown."""
-    from ablate import results as tables
     from ablate.driver import Options, closing_lines, run_grid
+    from ablate.report.loading import read_trials
     from ablate.report.tables import pivot, render
     from ablate.space import plan_of
     from ablate.summary import plan_lines
@@ -225,10 +225,8 @@ def run(
     )
     result = run_grid(found, options, _console())
     store = _store(options.out)
-    trials = tables.read_frame(store, "trials")
     print()
-    if len(trials):
-        print(render(pivot(trials), "plain"))
+    print(render(pivot(read_trials(store)), "plain"))
     print("\n".join(closing_lines(store, result)))
     raise typer.Exit(result.exit_code)
 
@@ -270,10 +268,10 @@ def results(
     format_: Annotated[str, typer.Option("--format", help="plain, github, latex or csv")] = "plain",
 ) -> None:
     """Print a metric over two fields: mean and standard deviation over the seeds."""
-    from ablate import results as tables
+    from ablate.report.loading import read_trials
     from ablate.report.tables import pivot, render
 
-    trials = tables.read_frame(_store(run_), "trials")
+    trials = read_trials(_store(run_))
     print(render(pivot(trials, metric=metric, rows=rows, columns=columns, filters=filter_ or []), format_))
 
 

@@ -65,13 +65,13 @@ class RunData:
         return int(count) if isinstance(count, int) else None
 
 
-def read_run(store: Store) -> RunData:
-    """Read a run's tables, finished or not.
+def read_trials(store: Store) -> pd.DataFrame:
+    """Return the table `trials` of a run, with a row of status `missing` for each planned trial that has none yet."""
+    return _read_trials(store, _read_description(store))[0]
 
-    Raises:
-        CorruptArtifact: a part of a table is damaged; the message names it.
-    """
-    described = _read_description(store)
+
+def _read_trials(store: Store, described: Mapping[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return recorded and planned trials together, and the recorded ones alone."""
     recorded = results.read_frame(store, "trials").sort_values("trial_id", ignore_index=True)
     planned = _planned(described, set(recorded["trial_id"]))
     trials = pd.DataFrame(
@@ -79,6 +79,17 @@ def read_run(store: Store) -> RunData:
         if len(planned)
         else recorded
     )
+    return trials, recorded
+
+
+def read_run(store: Store) -> RunData:
+    """Read a run's tables, finished or not.
+
+    Raises:
+        CorruptArtifact: a part of a table is damaged; the message names it.
+    """
+    described = _read_description(store)
+    trials, recorded = _read_trials(store, described)
     errors = dict(_read_errors(store, recorded, described))
     stages = results.read_frame(store, "stages")
     curves = results.read_frame(store, "curves")
