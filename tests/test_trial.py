@@ -187,3 +187,21 @@ def test_threads_are_set_for_the_stage_and_put_back(store):
 def test_a_missing_weights_file_is_refused_by_name(tmp_path):
     with pytest.raises((InputError, ValueError), match="nowhere"):
         tiny_trial("imagenet", pretrain={"weights": str(tmp_path / "nowhere.pth")}, network={"kind": "encoder"})
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("method", ["ddpm", "mocov3"])
+def test_a_stage_leaves_nothing_on_the_gpu(store, method):
+    spec = tiny_trial(method)
+    settings = Settings(device="cuda", gpus=1.0)
+    pretraining = spec.pretraining
+    stage = Stage("pretrain", pretraining.key)
+    assert perform(stage, pretraining, (6,), store, DATA, lambda progress: False, settings).outcome == "finished"
+    assert torch.cuda.memory_allocated() == 0
+    stage = Stage("finetune", spec.trial_id)
+    assert perform(stage, spec, (), store, DATA, lambda progress: False, settings).outcome == "finished"
+    assert torch.cuda.memory_allocated() == 0
+    (row,) = results.read_part(store, "trials", spec.trial_id)
+    assert row["device"] == torch.cuda.get_device_name()
+    assert row["peak_memory_bytes"] > 0
