@@ -27,7 +27,6 @@ from ablate import results
 from ablate.policy import Stage
 from ablate.space import InputError
 from ablate.store import Store, StoreFull
-from ablate.training import Progress
 
 logger = logging.getLogger("ablate")
 
@@ -93,6 +92,7 @@ class Attempt:
         self._start = time.monotonic()
         self._part = results.stage_part(stage.kind, stage.name, uuid.uuid4().hex[:8])
         self._images: float | None = None
+        self._saved: int | None = None
         self.row: dict[str, object] = results.blank("stages") | {
             "kind": stage.kind,
             "pretrain_key": pretrain_key,
@@ -115,11 +115,13 @@ class Attempt:
         }
         results.write_rows(self.store, "stages", self._part, [self.row])
 
-    def reached(self, progress: Progress) -> None:
-        """Note how far the attempt has come."""
-        if progress.phase != "evaluate":
-            self.row["to_step"] = progress.step
-            self._images = progress.images_per_second or self._images
+    def reached(self, step: int, images_per_second: float | None, saved: int | None) -> None:
+        """Note how far the attempt has come, in optimizer steps; written when another state, `saved`, is."""
+        self.row["to_step"] = step
+        self._images = images_per_second or self._images
+        if saved != self._saved:
+            self._saved = saved
+            self.write()
 
     def began_at(self, step: int) -> None:
         """Note the step at which the attempt goes on."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import itertools
 import logging
 import socket
 import traceback
@@ -111,7 +112,6 @@ def pretrain_stage(
     with saving(
         store, folder, minutes=settings.checkpoint_minutes, seconds_before=float(state["seconds"]) if state else 0.0
     ) as saver:
-        saved: int | None = None
 
         def publish(step: int, tensors: Mapping[str, Tensor]) -> None:
             if step == last:
@@ -120,11 +120,7 @@ def pretrain_stage(
                 saver.publish(step, tensors)
 
         def tell(progress: Progress) -> bool:
-            nonlocal saved
-            attempt.reached(progress)
-            if saver.saved_step != saved:
-                saved = saver.saved_step
-                attempt.write()
+            attempt.reached(progress.step, progress.images_per_second, saver.saved_step)
             stop = False
             for step in saver.arrived():
                 stop |= report(Progress("pretrain", progress.step, progress.total, published=step))
@@ -197,14 +193,16 @@ def finetune_stage(
     attempt.began_at(start)
     logger.info("fine-tuning %s goes on from optimizer step %d", spec.trial_id, start)
 
-    def tell(progress: Progress) -> bool:
-        attempt.reached(progress)
-        return report(progress)
-
     with saving(store, home, minutes=settings.checkpoint_minutes) as saver:
+        steps = itertools.count(start + 1)
+
+        def tell(progress: Progress) -> bool:  # after every optimizer step, before its state is saved
+            attempt.reached(next(steps), progress.images_per_second, saver.saved_step)
+            return report(progress)
+
         outcome = finetune(spec, network, dataset, device=attempt.device, state=state, checkpoint=saver, report=tell)
     network.load_state_dict(outcome.best_state)
-    evaluation = evaluate(network, spec, dataset.test, dataset, device=attempt.device, report=tell)
+    evaluation = evaluate(network, spec, dataset.test, dataset, device=attempt.device, report=report)
     if settings.keep_weights:
         tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in network.state_dict().items()}
         store.publish(home, {MODEL: save_tensors(tensors), "spec.json": spec.model_dump_json().encode()})
@@ -214,7 +212,7 @@ def finetune_stage(
         "parameters": parameters,
     }
     done, found = len(evaluation.split.names), evaluation.summary
-    tell(Progress("evaluate", done, done, {"mre": found.mre, "mre_median": found.median, "val_mre": outcome.val_mre}))
+    report(Progress("evaluate", done, done, {"mre": found.mre, "mre_median": found.median, "val_mre": outcome.val_mre}))
     curve = curve_rows(outcome.curve, "finetune", trial_id=spec.trial_id, pretrain_key=None)
     results.commit_trial(store, row, error_rows(spec, evaluation), curve)
     store.delete(f"{home}/state")

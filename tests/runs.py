@@ -76,7 +76,9 @@ def content(folder):
 def write_grid(path, blocks, method="ddpm", **fields):
     """Write a search space of tiny trials; `blocks` are its grids. Returns the path and the trials."""
     base = {name: value for name, value in tiny_fields(method, **fields).items() if name not in ("shots", "pretrain")}
-    path.write_text(yaml.safe_dump({"name": "tiny", "base": base, "blocks": [{"grid": block} for block in blocks]}))
+    path.write_text(
+        yaml.safe_dump({"name": "tiny", "base": base, "blocks": [{"grid": {"shots": 3, **block}} for block in blocks]})
+    )
     from ablate.space import find_grid, load_grid
 
     return path, load_grid(find_grid(str(path)), []).trials
