@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablate import results
-from ablate.driver import Options, RunResult, run_grid
+from ablate.driver import Options, RunResult, open_run, run_grid
 from ablate.space import Grid, Plan, find_grid, plan_of
 from ablate.space import load_grid as _load_grid
-from ablate.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,5 +75,5 @@ def read_results(run: str | Path) -> Results:
         InputError: there is no run.
         CorruptArtifact: a part file is damaged.
     """
-    store = Store.open(run, writable=False)
+    store = open_run(run)
     return Results(**{name: results.read_frame(store, name) for name in ("trials", "errors", "curves", "stages")})

@@ -71,9 +71,9 @@ def _grid(name: str, overrides: list[str] | None) -> Grid:
 
 
 def _store(address: str) -> Store:
-    from ablate.store import Store
+    from ablate.driver import open_run
 
-    return Store.open(address, writable=False)
+    return open_run(address)
 
 
 def _data_dir(given: Path | None) -> Path:
@@ -234,7 +234,7 @@ def run(
 @app.command()
 def trial(
     spec: Annotated[str, typer.Argument(metavar="SPEC.yaml|TRIAL_ID", help="a trial's file, or its id in --grid")],
-    out: Annotated[str, typer.Option("--out", help="folder, s3:// or gs:// address")],
+    out: Annotated[str, typer.Option("--out", help="folder, s3:// or gs:// address")] = "runs/trial",
     data: DataOption = None,
     grid: Annotated[str | None, typer.Option("--grid", "-g", help="the search space that holds TRIAL_ID")] = None,
     set_: SetOption = None,

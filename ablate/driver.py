@@ -42,6 +42,7 @@ from ablate.space import (
 from ablate.store import MANIFEST, Store, StoreFull, step_of
 
 RUN_FILE = "run.yaml"
+WARNINGS_SHOWN = 5  # of a data set, before a run
 _LIBRARIES = (
     "torch",
     "torchvision",
@@ -89,14 +90,23 @@ class RunResult:
 # --- before any compute -----------------------------------------------------------------------------
 
 
-def check_trials(trials: Sequence[TrialSpec], data_dir: Path | None) -> None:
+def check_trials(
+    trials: Sequence[TrialSpec], data_dir: Path | None, warn: Callable[[str], None] = lambda text: None
+) -> None:
     """Refuse, before any compute, trials that could not run: data, shots, networks, weights.
+
+    `warn` is told what the data sets' readers found odd.
 
     Raises:
         InputError: the first thing that is wrong, with its cure.
     """
     names = dict.fromkeys(name for trial in trials for name in _datasets_of(trial))
     infos = {name: require_dataset(name, data_dir) for name in names}
+    for name, info in infos.items():
+        for warning in info.warnings[:WARNINGS_SHOWN]:
+            warn(f"warning: {warning}")
+        if len(info.warnings) > WARNINGS_SHOWN:
+            warn(f"warning: {len(info.warnings) - WARNINGS_SHOWN} more; ablate data check {name} lists them")
     from ablate.finetune import check_finetune
     from ablate.models import check_imagenet, check_network, check_weights
 
@@ -149,6 +159,18 @@ def published_snapshots(
             elif step is not None and store.exists(f"{path}/{MANIFEST}"):
                 damaged(path)
     return found
+
+
+def open_run(address: str | Path) -> Store:
+    """Return the store of a run, to be read.
+
+    Raises:
+        InputError: there is no run.
+    """
+    store = Store.open(address, writable=False)
+    if not store.exists(RUN_FILE):
+        raise InputError(f"{store.label}: there is no run here (no {RUN_FILE}); give the folder that --out named")
+    return store
 
 
 def read_run_file(store: Store) -> dict[str, Any]:
@@ -331,7 +353,7 @@ def run_grid(grid: Grid, options: Options, console: Console) -> RunResult:
             from ablate.tuner import check_trackers
 
             check_trackers(options.log)
-        check_trials(grid.trials, options.data_dir)
+        check_trials(grid.trials, options.data_dir, lambda text: console.print(text, soft_wrap=True))
         with RunLock(store) as lock:
             _run_locked(grid, options, console, store, lock, stop)
     except KeyboardInterrupt:  # before the first stage was started, or after the last one
@@ -483,11 +505,15 @@ def run_single(trial: TrialSpec, out: str, data_dir: Path, threads: int, keep_we
     from ablate.trial import TrialFailed, data_in, run_trial
 
     store = Store.open(out)
-    check_trials([trial], data_dir)
+    check_trials([trial], data_dir, lambda text: console.print(text, soft_wrap=True))
     reporter = LineReporter(console)
     console.print(f"trial {trial.trial_id}: {trial_words(trial)}", soft_wrap=True)
     with RunLock(store):
         loaded = prepare([trial], data_dir)
+        before = read_run_file(store)
+        _check_same_data(before, loaded, store)
+        grid = Grid("trial", "", (trial,), {})
+        store.write(RUN_FILE, _yaml(_run_file(before, grid, loaded, Options(out=out), {})))
         write_thumbnails(store, loaded[trial.dataset], data_dir)
         try:
             settings = Settings(keep_weights=keep_weights)

@@ -93,12 +93,13 @@ class Policy:
         self.finished: set[Stage] = set()
         self.failures: dict[Stage, str] = {}
         self._finetune_seconds = {name: costs.finetune(trial) for name, trial in self._trials.items()}
+        self._pretrainings = plan.pretrainings  # each to the largest number of steps
         for name, trial in self._trials.items():
             needs = self.needs(trial)
             if needs is None:
                 self._offer(Stage("finetune" if share else "trial", name))
             else:
-                self._wait(name, trial, needs)
+                self._wait(name, needs)
         for key, work in self._work.items():
             if work.needed:
                 self._offer(Stage("pretrain", key))
@@ -107,11 +108,9 @@ class Policy:
         self._published.add((key, step))
         self._furthest[key] = max(step, self._furthest.get(key, 0))
 
-    def _wait(self, name: str, trial: TrialSpec, needs: Snapshot) -> None:
+    def _wait(self, name: str, needs: Snapshot) -> None:
         key, step = needs
-        pretraining = trial.pretraining
-        assert pretraining is not None
-        work = self._work.setdefault(key, _Work(pretraining))
+        work = self._work.setdefault(key, _Work(self._pretrainings[key]))
         if needs in self._published:
             self._offer(Stage("finetune", name))
         else:
@@ -173,7 +172,7 @@ class Policy:
                 return stage
             heapq.heappop(self._ready)  # its snapshot was lost after it was offered
             self._queued.discard(stage)
-            self._wait(stage.name, self._trials[stage.name], needs)
+            self._wait(stage.name, needs)
         return None
 
     def started(self, stage: Stage) -> None:
@@ -220,7 +219,7 @@ class Policy:
         assert needs is not None
         self.running.discard(stage)
         self._published.discard(needs)
-        self._wait(stage.name, trial, needs)
+        self._wait(stage.name, needs)
         self._offer(Stage("pretrain", needs[0]))
 
     @property

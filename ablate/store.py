@@ -456,7 +456,12 @@ class BackgroundPublisher:
             step = step_of(name)
             if step is None:
                 raise ValueError(f"only folders named by step_name can be pruned; got {folder!r}")
-            self.store.prune(parent, keep=step)
+            try:
+                self.store.prune(parent, keep=step)
+            except FileNotFoundError:
+                if (self.store.newest(parent) or 0) < step:
+                    raise
+                # another attempt at the same work is further, and has deleted this step already
 
     @property
     def idle(self) -> bool:

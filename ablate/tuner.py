@@ -11,6 +11,7 @@ import functools
 import importlib.util
 import logging
 import os
+import socket
 import tempfile
 import time
 import traceback
@@ -217,12 +218,27 @@ def _load(data_dir: str | None, name: str, image_size: int) -> Dataset:
     return load_dataset(name, data_dir, image_size)
 
 
+def _require_answer(address: str | None) -> None:
+    """Refuse an address at which nothing listens: Ray itself would try for many minutes."""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return  # none, or `auto`, which Ray looks up on this machine
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"--address {address}: no Ray cluster answers there ({error}); start one with 'ray start --head', "
+            "or leave --address out to run on this machine"
+        ) from error
+
+
 @contextmanager
 def connected(address: str | None) -> Iterator[Mapping[str, float]]:
     """Connect to the cluster at `address`, or start Ray on this machine for the time of the context.
 
     Yields the cluster's resources. Raises `InputError` if the cluster does not answer.
     """
+    _require_answer(address)
     logging.getLogger("ray").setLevel(logging.ERROR)  # its hints and warnings are about what we set on purpose
     try:
         ray.init(

@@ -301,3 +301,41 @@ def test_a_spec_file_runs_like_the_same_trial_of_a_grid(ablate, tmp_path):
     file.write_text(yaml.safe_dump(json.loads(spec.model_dump_json())))
     assert ablate("trial", file, "--out", tmp_path / "run")[0] == 0
     assert results.finished_trials(Store.open(tmp_path / "run")) == {spec.trial_id: "finished"}
+
+
+def test_a_folder_that_is_no_run_is_left_alone(ablate, tmp_path):
+    write_dataset(tmp_path / "mine")
+    for command in ("status", "results", "report", "clean"):
+        assert_refused(ablate(command, tmp_path), "there is no run here")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine"]
+
+
+def test_a_cluster_that_does_not_answer_is_refused(ablate, tmp_path):
+    grid = write_grid(tmp_path / "grid.yaml")
+    outcome = ablate("run", "--grid", grid, "--out", tmp_path / "run", "--address", "127.0.0.1:1")
+    assert_refused(outcome, "--address 127.0.0.1:1", "ray start --head")
+
+
+def test_a_picture_in_two_splits_with_different_labels_is_found(ablate, tmp_path):
+    folder = write_dataset(tmp_path / "mine")
+    grey = np.random.default_rng(7).integers(0, 255, (60, 50), dtype=np.uint8)
+    for name in ("0.png", "5.png"):
+        Image.fromarray(grey).save(folder / "images" / name)
+    path = folder / "landmarks.csv"
+    path.write_text(path.read_text().replace("5.png,3,4,5,6", "5.png,40,50,45,55"))
+    code, out, _ = ablate("data", "check", "mine", "--data", tmp_path)
+    assert code == 0
+    assert "one of the labels is wrong" in out
+    assert "0.png" in out
+    assert "5.png" in out
+
+
+def test_what_is_odd_in_the_data_is_said_before_a_run(ablate, tmp_path):
+    folder = write_dataset(tmp_path / "data" / "mine", points="3,4,500,600")
+    spec = tmp_path / "trial.yaml"
+    fields = tiny_fields(dataset="mine", shots=2, finetune={"epochs": 1})
+    spec.write_text(yaml.safe_dump(fields))
+    code, out, err = ablate("trial", spec, "--data", folder.parent, "--out", tmp_path / "run")
+    assert code == 0, err
+    assert "warning:" in out
+    assert "500" in out

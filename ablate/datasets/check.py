@@ -14,10 +14,18 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ablate.datasets.duplicates import find_duplicates, image_hash
+from ablate.datasets.duplicates import MAX_LABEL_DISTANCE, find_duplicates, image_hash
 from ablate.datasets.images import has_orientation
 from ablate.datasets.layout import FileRecord
-from ablate.datasets.loading import Contents, dataset_names, num_threads, points_of, read_contents, sizes_of
+from ablate.datasets.loading import (
+    Contents,
+    dataset_names,
+    num_threads,
+    outside_landmarks,
+    points_of,
+    read_contents,
+    sizes_of,
+)
 from ablate.datasets.types import SPLITS, Problems, Record, SplitName, Unit
 from ablate.space import InputError
 
@@ -109,12 +117,17 @@ def check_dataset(name: str, data_dir: Path | str | None = None) -> CheckReport:
             raise
         return _empty(name, str(error))
     readable, hashes, unreadable = _decode(contents.records, problems)
-    outside = [text for record in contents.records for text in _outside(record)]
+    outside = [text for record in contents.records for text in outside_landmarks(record)]
     splits = {id(record): split for split in SPLITS for record in contents.splits[split]}
     duplicates: list[Duplicate] = []
     if readable:
         for pair in find_duplicates(np.stack(hashes), points_of(readable), sizes_of(readable)):
             first, second = readable[pair.first], readable[pair.second]
+            if pair.label_distance > MAX_LABEL_DISTANCE:
+                problems.warn(
+                    f"{first.name} and {second.name} are the same picture, but their landmarks lie "
+                    f"{pair.label_distance:.0%} of the side apart: one of the labels is wrong"
+                )
             duplicates.append(
                 Duplicate(
                     first.name,
@@ -201,16 +214,6 @@ def _warn(contents: Contents, outside: Sequence[str], duplicates: Sequence[Dupli
             f"{contents.name}: the published set has {published} labelled radiographs; found {len(contents.records)}; "
             "splits and results are not comparable with the paper's"
         )
-
-
-def _outside(record: Record) -> list[str]:
-    """Name the landmarks that lie beyond the outer edge of their image's pixels."""
-    width, height = record.size
-    return [
-        f"{record.name} landmark {index} at ({x:.1f}, {y:.1f}) of {width} x {height}"
-        for index, (x, y) in enumerate(record.points_K2)
-        if x < -0.5 or y < -0.5 or x > width - 0.5 or y > height - 0.5
-    ]
 
 
 def _empty(name: str, error: str) -> CheckReport:

@@ -61,7 +61,8 @@ def find_duplicates(hashes_NE: npt.NDArray[np.int8], points_NK2: FloatArray, siz
     """Return every pair of images that show the same radiograph, in order of their indices.
 
     `hashes_NE` are rows of `image_hash`, `points_NK2` landmarks in pixels of the file (NaN = not annotated),
-    `sizes_N2` (width, height) of the files. Where no landmark is annotated in both, the images decide.
+    `sizes_N2` (width, height) of the files. Where no landmark is annotated in both, the images decide, and so
+    they do where they are alike in every sign: then one of two labels that differ is wrong.
     """
     signs = hashes_NE.astype(np.float32)
     edges = np.abs(signs)
@@ -76,7 +77,8 @@ def find_duplicates(hashes_NE: npt.NDArray[np.int8], points_NK2: FloatArray, siz
         distances = np.linalg.norm(shares_NK2[first] - shares_NK2[second], axis=-1)
         both = distances[np.isfinite(distances)]
         distance = float(both.mean()) if both.size else float("nan")
-        if not distance > MAX_LABEL_DISTANCE:
+        same = np.array_equal(hashes_NE[first], hashes_NE[second])
+        if same or not distance > MAX_LABEL_DISTANCE:
             share = float(opposite[first, second] / common[first, second])
             pairs.append(DuplicatePair(int(first), int(second), share, distance))
     return pairs

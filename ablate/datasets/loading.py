@@ -131,6 +131,16 @@ def read_records(name: str, data_dir: Path | str | None = None) -> tuple[Record,
     return read_contents(name, data_dir, Problems(stop=True), split_problems=Problems(stop=False)).records
 
 
+def outside_landmarks(record: Record) -> list[str]:
+    """Name the landmarks that lie beyond the outer edge of their image's pixels."""
+    width, height = record.size
+    return [
+        f"{record.name} landmark {index} at ({x:.1f}, {y:.1f}) of {width} x {height}"
+        for index, (x, y) in enumerate(record.points_K2)
+        if x < -0.5 or y < -0.5 or x > width - 0.5 or y > height - 0.5
+    ]
+
+
 def require_dataset(name: str, data_dir: Path | str | None = None) -> DatasetInfo:
     """Return what labels and file headers tell; raise `InputError` if the data set cannot be used.
 
@@ -139,6 +149,9 @@ def require_dataset(name: str, data_dir: Path | str | None = None) -> DatasetInf
     """
     problems = Problems(stop=True)
     contents = read_contents(name, data_dir, problems)
+    outside = [text for record in contents.records for text in outside_landmarks(record)]
+    if outside:
+        problems.warn(f"{name}: {len(outside)} landmarks lie outside their image, the first: {outside[0]}")
     train, val, test = (len(contents.splits[split]) for split in SPLITS)
     return DatasetInfo(
         name=name,

@@ -176,8 +176,14 @@ def filter_trials(trials: pd.DataFrame, filters: Sequence[str]) -> pd.DataFrame:
     Values are written as in the tables or as in a search space (`DDPM` and `ddpm`, `all`, `1e-4`, `none`).
     Raises `InputError` for an unknown field, and for a value that no trial has.
     """
+    seen: set[str] = set()
     for text in filters:
         name, equals, wanted = text.partition("=")
+        if name.strip() in seen:
+            raise InputError(
+                f"--filter {text}: {name.strip()} is given twice; for either of two values write {name.strip()}=A,B"
+            )
+        seen.add(name.strip())
         if not equals or not name.strip() or not wanted.strip():
             raise InputError(f"--filter {text}: must be FIELD=VALUE, for example --filter dataset=cephalo")
         if name.strip() in ("status", "trial_id", "pretrain_key", "unit"):

@@ -38,6 +38,10 @@ class Metric:
         scaled = value * self.scale
         return f"{scaled:.{self.digits}f}" if abs(scaled) >= 10**-self.digits or not scaled else f"{scaled:.2g}"
 
+    def spread_text(self, value: float) -> str:
+        """Return a standard deviation with as many decimals as the mean before it."""
+        return f"{value * self.scale:.{self.digits}f}"
+
     def unit_text(self, unit: str | None, *, percent: bool = True) -> str:
         """Return the unit, `unit` being that of the trials."""
         if self.unit == LENGTH:

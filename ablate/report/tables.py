@@ -177,7 +177,7 @@ def _text(cell: Summary, metric: Metric, usual: int) -> str:
     if cell.mean is None:
         text = "–"
     else:
-        text = metric.text(cell.mean) + (f" ± {metric.text(cell.sd)}" if cell.sd is not None else "")
+        text = metric.text(cell.mean) + (f" ± {metric.spread_text(cell.sd)}" if cell.sd is not None else "")
     parts = [f"n={cell.num}"] if cell.num != usual or cell.num_failed or cell.num_missing else []
     parts += [f"{cell.num_failed} failed"] if cell.num_failed else []
     parts += [f"{cell.num_missing} missing"] if cell.num_missing else []
