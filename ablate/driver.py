@@ -254,6 +254,7 @@ class _Stop:
     signal: int | None = None
     full: str | None = None
     requested: threading.Event = field(default_factory=threading.Event)
+    asking: threading.Thread | None = None
 
     def __call__(self) -> bool:
         return self.requested.is_set()
@@ -263,6 +264,13 @@ class _Stop:
         self.requested.set()
         with suppress(StoreFull):  # then no running stage gets far
             request_stop(store, token, reason)
+
+    def forget(self, store: Store, token: str) -> None:
+        """Take the request back once nobody is left to read it."""
+        if self.asking is not None:
+            self.asking.join()
+        if self.requested.is_set():
+            clear_stop(store, token)
 
 
 @contextmanager
@@ -274,7 +282,8 @@ def _signals(stop: _Stop, store: Store, token: str, console: Console) -> Iterato
             os._exit(128 + number)
         stop.signal = number
         stop.requested.set()
-        threading.Thread(target=stop.everywhere, args=(store, token, signal.Signals(number).name)).start()
+        stop.asking = threading.Thread(target=stop.everywhere, args=(store, token, signal.Signals(number).name))
+        stop.asking.start()
         console.print(f"{signal.Signals(number).name}: saving the running stages' states; once more to leave at once")
 
     if threading.current_thread() is not threading.main_thread():
@@ -347,17 +356,19 @@ def run_grid(grid: Grid, options: Options, console: Console) -> RunResult:
         StoreFull: there was no room in the store; what is there is whole, and the run can go on once there is.
     """
     store = Store.open(options.out)
-    stop = _Stop()
-    try:
-        if options.log:
-            from ablate.tuner import check_trackers
+    stop, lock = _Stop(), RunLock(store)
+    # From the start: a KeyboardInterrupt may be raised where a library swallows it, a flag cannot be lost.
+    with _signals(stop, store, lock.token, console):
+        try:
+            if options.log:
+                from ablate.tuner import check_trackers
 
-            check_trackers(options.log)
-        check_trials(grid.trials, options.data_dir, lambda text: console.print(text, soft_wrap=True))
-        with RunLock(store) as lock:
-            _run_locked(grid, options, console, store, lock, stop)
-    except KeyboardInterrupt:  # before the first stage was started, or after the last one
-        stop.signal = signal.SIGINT
+                check_trackers(options.log)
+            check_trials(grid.trials, options.data_dir, lambda text: console.print(text, soft_wrap=True))
+            with lock:
+                _run_locked(grid, options, console, store, lock, stop)
+        finally:
+            stop.forget(store, lock.token)
     status = results.finished_trials(store)
     states = [status.get(trial.trial_id) for trial in grid.trials]
     failed, missing = states.count("failed"), states.count(None)
@@ -369,6 +380,8 @@ def _run_locked(grid: Grid, options: Options, console: Console, store: Store, lo
     from ablate.pictures import write_thumbnails
 
     loaded = prepare(grid.trials, options.data_dir)
+    if stop():
+        return
     before = read_run_file(store)
     _check_same_data(before, loaded, store)
     plan = plan_of(grid.trials)
@@ -392,7 +405,8 @@ def _run_locked(grid: Grid, options: Options, console: Console, store: Store, lo
         def make_policy(costs: Costs) -> Policy:
             return Policy(plan, costs, done=done, published=published, share=options.share)
 
-        _run_todo(grid, options, console, store, lock, make_policy, loaded, before, stop)
+        if not stop():
+            _run_todo(grid, options, console, store, lock, make_policy, loaded, before, stop)
 
 
 def _run_todo(
@@ -441,7 +455,7 @@ def _run_todo(
         data_dir = str(options.data_dir.resolve()) if options.data_dir is not None else None
         already = len(grid.trials) - policy.num_trials
         with (
-            _signals(stop, store, lock.token, console),
+            _signals(stop, store, lock.token, console),  # again: starting Ray replaces the handler of SIGTERM
             _stop_when_lost(lock, stop, store),
             Display(console, policy, already=already, also=also) as shown,
         ):
@@ -456,7 +470,6 @@ def _run_todo(
                 may_grow=options.address is not None,
                 trackers={name: _experiment(name, grid, store) for name in options.log},
             )
-    clear_stop(store, lock.token)
     if stop.full is not None:
         raise StoreFull(errno.ENOSPC, stop.full)
     if lock.lost:
