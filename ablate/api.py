@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablate import results
-from ablate.driver import Options, RunResult, open_run, run_grid
+from ablate.driver import Options, RunResult, run_grid
+from ablate.run_file import open_run
 from ablate.space import Grid, Plan, find_grid, plan_of
 from ablate.space import load_grid as _load_grid
 
@@ -50,7 +52,7 @@ def run(grid: Grid, out: str | Path | None = None, data: str | Path | None = Non
     Args:
         grid: what to run.
         out: folder, `s3://` or `gs://` address; default `runs/<grid>`.
-        data: folder with the data sets; default `$ABLATE_DATA`, else `./data`.
+        data: folder, `s3://` or `gs://` address with the data sets; default `$ABLATE_DATA`, else `./data`.
         options: the other fields of `ablate.driver.Options`.
 
     Raises:
@@ -58,9 +60,9 @@ def run(grid: Grid, out: str | Path | None = None, data: str | Path | None = Non
     """
     from rich.console import Console
 
-    from ablate.datasets import data_folder
+    from ablate.store.addresses import absolute
 
-    folder = data_folder(data)
+    folder = absolute(data or os.environ.get("ABLATE_DATA") or "data")
     settings = Options(out=str(out or f"runs/{grid.name}"), data_dir=folder, **options)
     return run_grid(grid, settings, Console(highlight=False))
 

@@ -14,7 +14,7 @@ import tempfile
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +26,7 @@ import torch
 from ablate import results
 from ablate.policy import Stage
 from ablate.space import InputError
-from ablate.store import Store, StoreFull
+from ablate.store import Store, StoreTrouble
 
 logger = logging.getLogger("ablate")
 
@@ -57,7 +57,8 @@ class StageResult:
     """How an attempt ended."""
 
     outcome: Outcome
-    error: str | None = None  # one line; of an interrupted attempt: the store is full, and the run cannot go on
+    error: str | None = None  # one line
+    trouble: str | None = None  # of an interrupted attempt whose run cannot go on now: a key of `TROUBLES`
 
 
 def choose_device(settings: Settings) -> torch.device:
@@ -77,6 +78,14 @@ def git_revision() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return found.stdout.strip() or None
+
+
+Later: TypeAlias = Callable[[Callable[[], None]], None]
+"""Takes a piece of writing that may be done in the background."""
+
+
+def _at_once(write: Callable[[], None]) -> None:
+    write()
 
 
 class Attempt:
@@ -101,32 +110,39 @@ class Attempt:
             "to_step": 0,
             "gpus": settings.gpus,
             "node": socket.gethostname(),
+            "device": device_name(self.device),
             "outcome": "running",
         }
         _reset_peak_memory(self.device)
 
-    def write(self, outcome: Outcome = "running") -> None:
-        """Write the attempt's row as it stands."""
+    def write(self, outcome: Outcome = "running", *, later: Later | None = None) -> None:
+        """Write the attempt's row as it stands, at once or through `later`."""
         self.row |= {
             "seconds": time.monotonic() - self._start,
             "peak_memory_bytes": peak_memory_bytes(self.device),
             "images_per_second": self._images,
             "outcome": outcome,
         }
-        results.write_rows(self.store, "stages", self._part, [self.row])
+        write = functools.partial(results.write_rows, self.store, "stages", self._part, [dict(self.row)])
+        (later or _at_once)(write)
 
-    def reached(self, step: int, images_per_second: float | None, saved: int | None) -> None:
+    def reached(self, step: int, images_per_second: float | None, saved: int | None, later: Later) -> None:
         """Note how far the attempt has come, in optimizer steps; written when another state, `saved`, is."""
         self.row["to_step"] = step
         self._images = images_per_second or self._images
         if saved != self._saved:
             self._saved = saved
-            self.write()
+            self.write(later=later)
 
     def began_at(self, step: int) -> None:
         """Note the step at which the attempt goes on."""
         self.row |= {"from_step": step, "to_step": step}
         self.write()
+
+
+def device_name(device: torch.device) -> str:
+    """Return what computes: `cpu`, or the GPU's name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _reset_peak_memory(device: torch.device) -> None:
@@ -209,11 +225,7 @@ def thread_count(count: int) -> Iterator[None]:
 
 def one_line(error: BaseException) -> str:
     """Return an exception as one line of text."""
-    text = " ".join(str(error.strerror if isinstance(error, StoreFull) else error).split())
-    return (
-        text
-        if isinstance(error, InputError | StoreFull)
-        else f"{type(error).__name__}: {text}"
-        if text
-        else repr(error)
-    )
+    text = " ".join(str(error).split())
+    if isinstance(error, InputError | StoreTrouble):
+        return text
+    return f"{type(error).__name__}: {text}" if text else repr(error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -32,7 +32,8 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="override a field of the search space's base: finetune.epochs=20")
 ]
 DataOption = Annotated[
-    Path | None, typer.Option("--data", help="folder with the data sets; default $ABLATE_DATA, else ./data")
+    str | None,
+    typer.Option("--data", help="folder or address with the data sets; default $ABLATE_DATA, else ./data"),
 ]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="a run's folder, or s3:// or gs:// address")]
 FilterOption = Annotated[
@@ -49,13 +50,13 @@ def main() -> None:
         sys.exit(1)
     except Exception as error:
         from ablate.space import InputError  # not needed to print the help
-        from ablate.store import CorruptArtifact, StoreFull
+        from ablate.store import CorruptArtifact, StoreTrouble
 
-        if not isinstance(error, InputError | CorruptArtifact | StoreFull):
+        if not isinstance(error, InputError | CorruptArtifact | StoreTrouble):
             raise
         sys.stdout.flush()
         print(f"ablate: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, InputError) else 1)
+        sys.exit(2 if isinstance(error, InputError) else getattr(error, "exit_code", 1))
 
 
 def _console() -> Console:
@@ -71,13 +72,15 @@ def _grid(name: str, overrides: list[str] | None) -> Grid:
 
 
 def _store(address: str) -> Store:
-    from ablate.driver import open_run
+    from ablate.run_file import open_run
 
     return open_run(address)
 
 
-def _data_dir(given: Path | None) -> Path:
-    return given if given is not None else Path(os.environ.get("ABLATE_DATA", "data"))
+def _data_dir(given: str | None) -> str:
+    from ablate.store.addresses import absolute
+
+    return absolute(given or os.environ.get("ABLATE_DATA") or "data")
 
 
 def _version(show: bool) -> None:
@@ -116,6 +119,11 @@ def plan(
     slots: Annotated[int | None, typer.Option(help="most stages at a time; without --gpus, CPU cores")] = None,
     gpus_per_pretrain: Annotated[float | None, typer.Option(help="default 1; 0 without --gpus")] = None,
     gpus_per_finetune: Annotated[float | None, typer.Option(help="default 0.25; 0 without --gpus")] = None,
+    cpus_per_gpu: Annotated[
+        int | None, typer.Option(help="CPU cores of a node for each of its GPUs; default: not counted")
+    ] = None,
+    cpus_per_stage: Annotated[int, typer.Option(help="CPU cores of each stage; needs --cpus-per-gpu")] = 1,
+    gpus_per_node: Annotated[int, typer.Option(help="GPUs of a node; needs --cpus-per-gpu")] = 1,
     costs: Annotated[
         str | None, typer.Option(metavar="RUN", help="take the stages' times from an earlier run; default: estimates")
     ] = None,
@@ -131,8 +139,12 @@ def plan(
     work = plan_of(found.trials)
     lines = plan_lines(found, work)
     if gpus is not None or slots is not None:
-        lines += _forecast(work, gpus or 0, slots, gpus_per_pretrain, gpus_per_finetune, costs, not no_share)
-    elif costs is not None or gpus_per_pretrain is not None or gpus_per_finetune is not None or no_share:
+        cores = {"cpus_per_gpu": cpus_per_gpu, "cpus_per_stage": cpus_per_stage, "gpus_per_node": gpus_per_node}
+        lines += _forecast(work, gpus or 0, slots, gpus_per_pretrain, gpus_per_finetune, cores, costs, not no_share)
+    elif (costs, gpus_per_pretrain, gpus_per_finetune, cpus_per_gpu, cpus_per_stage, gpus_per_node, no_share) != (
+        *(None, None, None, None),
+        *(1, 1, False),
+    ):
         raise InputError("--gpus or --slots must be given to predict how long a run takes, such as --gpus 8")
     print("\n".join(lines))
     if trials:
@@ -145,6 +157,7 @@ def _forecast(
     slots: int | None,
     gpus_per_pretrain: float | None,
     gpus_per_finetune: float | None,
+    cores: dict[str, Any],
     measured: str | None,
     share: bool,
 ) -> list[str]:
@@ -155,7 +168,7 @@ def _forecast(
 
     pretrain = gpus_per_pretrain if gpus_per_pretrain is not None else 1.0 * (gpus > 0)
     finetune = gpus_per_finetune if gpus_per_finetune is not None else 0.25 * (gpus > 0)
-    machine = Machine(gpus, pretrain, finetune, slots)
+    machine = Machine(gpus, pretrain, finetune, slots, **cores)
     store = None if measured is None else _store(measured)
 
     def costs(gpus_finetune: float) -> Costs:
@@ -185,7 +198,15 @@ def run(
     gpus_per_finetune: Annotated[float | None, typer.Option(help="default 0.25 where there is a GPU, else 0")] = None,
     cpus_per_stage: Annotated[int, typer.Option(min=1, help="CPU cores, and threads, of each stage")] = 1,
     max_concurrent: Annotated[int | None, typer.Option(min=1, help="most stages at a time")] = None,
-    max_failures: Annotated[int, typer.Option(min=0, help="retries of a stage whose worker or node was lost")] = 3,
+    accelerator_type: Annotated[
+        str | None, typer.Option("--accelerator-type", help="use only such GPUs, by Ray's name: H100, A100, ...")
+    ] = None,
+    max_failures: Annotated[
+        int, typer.Option(min=0, help="losses of a stage's worker or node in a row, without progress, that are made up")
+    ] = 3,
+    store_patience: Annotated[
+        float, typer.Option("--store-patience", min=0, help="minutes to wait for a store that does not answer")
+    ] = 15.0,
     checkpoint_minutes: Annotated[float, typer.Option(min=0, help="minutes between saved training states")] = 5.0,
     no_share: Annotated[bool, typer.Option("--no-share", help="pre-train anew for every trial")] = False,
     keep_weights: Annotated[
@@ -218,6 +239,8 @@ def run(
         max_concurrent=max_concurrent,
         max_failures=max_failures,
         checkpoint_minutes=checkpoint_minutes,
+        store_patience=store_patience,
+        accelerator_type=accelerator_type,
         share=not no_share,
         keep_weights=keep_weights,
         retry_failed=retry_failed,
@@ -244,18 +267,61 @@ def trial(
     ] = False,
 ) -> None:
     """Run one trial in this process, without Ray: for debugging and profiling."""
-    from ablate.driver import find_trial, run_single
+    from ablate.single import find_trial, run_single
 
     found = find_trial(spec, grid, set_ or [], out)
     raise typer.Exit(run_single(found, out, _data_dir(data), threads, keep_weights, _console()))
 
 
 @app.command()
-def status(run_: RunArgument) -> None:
+def status(
+    run_: RunArgument,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="first show the live display of a run, wherever it goes on, until it ends")
+    ] = False,
+) -> None:
     """Print how far a run is: trials, pre-trainings, attempts, and who is at work on it."""
     from ablate.inspection import status_lines
 
-    print("\n".join(status_lines(_store(run_))))
+    store = _store(run_)
+    if watch:
+        from ablate.watching import watch_run
+
+        watch_run(store, _console())
+    print("\n".join(status_lines(store)))
+
+
+@app.command()
+def stop(
+    run_: RunArgument,
+    wait: Annotated[bool, typer.Option("--wait", help="return only when the run has ended")] = False,
+) -> None:
+    """Ask a run to save its stages' states and to end, from any machine that reaches its store."""
+    from ablate.watching import stop_run
+
+    for line in stop_run(_store(run_), wait=wait):
+        print(line, flush=True)
+
+
+@app.command()
+def doctor(
+    address: Annotated[
+        str | None, typer.Option(help="a running Ray cluster; default: this machine, without Ray")
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", help="a run's store, which every node must be able to write")
+    ] = None,
+    data: DataOption = None,
+    cpus_per_stage: Annotated[int, typer.Option(min=1, help="CPU cores of each stage, as a run will be given")] = 1,
+) -> None:
+    """Look at every node of a cluster, or at this machine: what a run needs, and how to put right what is red."""
+    from ablate.doctor import examine
+
+    report = examine(address, out, data, cpus_per_stage=cpus_per_stage)
+    console = _console()
+    for line in report.lines():
+        console.print(line, soft_wrap=True)
+    raise typer.Exit(report.exit_code)
 
 
 @app.command()

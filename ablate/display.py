@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -105,19 +106,85 @@ class LineReporter:
         return False
 
 
+@dataclass(frozen=True)
+class Row:
+    """One running stage as it is drawn."""
+
+    words: str
+    step: int
+    total: int
+    facts: list[str]  # phase, step, loss, rate and time left, as texts; empty where unknown
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What the live display shows at one moment; goes through the store to `ablate status --watch`."""
+
+    rows: list[Row]
+    done: int  # trials, finished or failed
+    total: int
+    summary: str
+    warning: str | None
+    at: float  # seconds since 1970
+
+    def to_bytes(self) -> bytes:
+        """Return the picture as JSON."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Picture:
+        """Read a picture; raise `ValueError` or `TypeError` if it is none."""
+        value = json.loads(data)
+        return cls(**{**value, "rows": [Row(**row) for row in value["rows"]]})
+
+    def draw(self) -> Group:
+        """Return the picture for a terminal."""
+        table = Table(box=None, padding=(0, 1), show_header=False, expand=False)
+        for row in self.rows:
+            table.add_row(
+                Text(row.words, overflow="ellipsis", no_wrap=True),
+                ProgressBar(total=max(row.total, 1), completed=row.step, width=16),
+                *(Text(fact, no_wrap=True) for fact in row.facts),
+            )
+        bar = ProgressBar(total=max(self.total, 1), completed=self.done, width=40)
+        warning = [] if self.warning is None else [Text(self.warning, style="red")]
+        return Group(table, bar, Text(self.summary), *warning)
+
+    def lines(self) -> list[str]:
+        """Return the picture as plain lines."""
+        running = [f"  {row.words}: {', '.join(fact for fact in row.facts if fact)}" for row in self.rows if row.total]
+        return [self.summary, *([] if self.warning is None else [self.warning]), *running]
+
+
 class Display:
-    """Live progress on a terminal, plain lines elsewhere; a `Watcher` of the tuner."""
+    """Live progress on a terminal, plain lines elsewhere; a `Watcher` of the tuner.
+
+    Args:
+        console: where to.
+        policy: knows the stages.
+        already: trials that were finished before.
+        also: is told how attempts end, as `Watcher.ended` is.
+        warning: returns what is wrong just now, such as a store that is away; None if nothing is.
+    """
 
     def __init__(
-        self, console: Console, policy: Policy, *, already: int, also: Callable[[Stage, str, str | None], None]
+        self,
+        console: Console,
+        policy: Policy,
+        *,
+        already: int,
+        also: Callable[[Stage, str, str | None, str | None], None],
+        warning: Callable[[], str | None] = lambda: None,
     ) -> None:
-        self._console, self._policy, self._also = console, policy, also
+        self._console, self._policy, self._also, self._warning = console, policy, also, warning
         self._total, self._finished, self._failed = policy.num_trials, 0, 0
         self._already = already
         self._running: dict[Stage, _Running] = {}
         self._began = time.monotonic()
         self._last_plain = self._began
-        self._live = Live(get_renderable=self._screen, console=console, refresh_per_second=2, transient=True)
+        self._live = Live(
+            get_renderable=lambda: self.picture().draw(), console=console, refresh_per_second=2, transient=True
+        )
 
     def __enter__(self) -> Display:
         if self._console.is_terminal:
@@ -152,13 +219,11 @@ class Display:
         now = time.monotonic()
         if not self._console.is_terminal and now - self._last_plain >= PLAIN_SECONDS:
             self._last_plain = now
-            self.say(self._summary())
-            for running in self._running.values():
-                if running.total:
-                    self.say(f"  {running.words}: {', '.join(fact for fact in running.facts if fact)}")
+            for line in self.picture().lines():
+                self.say(line)
 
-    def ended(self, stage: Stage, outcome: str, error: str | None) -> None:
-        """Show and count how a stage ended."""
+    def ended(self, stage: Stage, outcome: str, error: str | None, trouble: str | None) -> None:
+        """Show and count how an attempt at a stage ended."""
         running = self._running.pop(stage)
         if stage.kind != "pretrain":
             self._finished += outcome == "finished"
@@ -166,14 +231,14 @@ class Display:
         took = duration(time.monotonic() - running.began)
         line = f"{outcome:<11} {running.words} ({stage.name}, {took})"
         self.say(f"{line}: {error}" if error else line, _OUTCOMES.get(outcome, ""))
-        self._also(stage, outcome, error)
+        self._also(stage, outcome, error, trouble)
 
     def released(self, trial_id: str, reason: str) -> None:
         """Show and count a trial that fails with its pre-training."""
         self._failed += 1
         stage = Stage("finetune", trial_id)
         self.say(f"{'failed':<11} finetune {trial_words(self._policy.trial(stage))} ({trial_id}): {reason}", "red")
-        self._also(stage, "failed", reason)
+        self._also(stage, "failed", reason, None)
 
     # --- what is drawn ------------------------------------------------------------------------------
 
@@ -186,14 +251,14 @@ class Display:
             f"{duration(time.monotonic() - self._began)} so far"
         )
 
-    def _screen(self) -> Group:
-        table = Table(box=None, padding=(0, 1), show_header=False, expand=False)
-        for running in list(self._running.values()):
-            bar = ProgressBar(total=max(running.total, 1), completed=running.step, width=16)
-            table.add_row(
-                Text(running.words, overflow="ellipsis", no_wrap=True),
-                bar,
-                *(Text(fact, no_wrap=True) for fact in running.facts),
-            )
-        bar = ProgressBar(total=max(self._total, 1), completed=self._finished + self._failed, width=40)
-        return Group(table, bar, Text(self._summary()))
+    def picture(self) -> Picture:
+        """Return what there is to see now."""
+        running = list(self._running.values())
+        return Picture(
+            rows=[Row(stage.words, stage.step, stage.total, stage.facts) for stage in running],
+            done=self._finished + self._failed,
+            total=self._total,
+            summary=self._summary(),
+            warning=self._warning(),
+            at=time.time(),
+        )

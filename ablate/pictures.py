@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ablate.datasets import Dataset, read_records
+from ablate.datasets import Dataset, open_records
 from ablate.datasets.images import normalise
 from ablate.pretrain import ddpm
 from ablate.space import Pretraining
@@ -33,19 +33,20 @@ def write_thumbnails(store: Store, dataset: Dataset, data_dir: Path | str | None
         return
     wanted = dict(zip(dataset.test.names, dataset.test.duplicates_N, strict=True))
     index = {}
-    for record in read_records(dataset.name, data_dir):
-        if record.name not in wanted:
-            continue
-        picture = Image.fromarray(normalise(record.grey()))
-        index[record.name] = {
-            "width": picture.width,
-            "height": picture.height,
-            "duplicate": bool(wanted[record.name]),
-        }
-        picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-        data = io.BytesIO()
-        picture.save(data, "JPEG", quality=80)
-        store.write(f"{folder}/{record.name}.jpg", data.getvalue())
+    with open_records(dataset.name, data_dir) as records:
+        for record in records:
+            if record.name not in wanted:
+                continue
+            picture = Image.fromarray(normalise(record.grey()))
+            index[record.name] = {
+                "width": picture.width,
+                "height": picture.height,
+                "duplicate": bool(wanted[record.name]),
+            }
+            picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+            data = io.BytesIO()
+            picture.save(data, "JPEG", quality=80)
+            store.write(f"{folder}/{record.name}.jpg", data.getvalue())
     store.write(f"{folder}/index.json", json.dumps(index, indent=1).encode())
 
 

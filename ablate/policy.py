@@ -121,6 +121,10 @@ class Policy:
         pretraining = trial.pretraining
         return (pretraining.key, pretraining.fields.steps) if pretraining is not None and self._share else None
 
+    def starts_from_snapshot(self, stage: Stage) -> bool:
+        """Return whether a stage needs a snapshot that another stage makes."""
+        return stage.kind == "finetune" and self.needs(self._trials[stage.name]) is not None
+
     def trial(self, stage: Stage) -> TrialSpec:
         """Return the trial of a `finetune` or `trial` stage."""
         return self._trials[stage.name]
@@ -211,6 +215,12 @@ class Policy:
         for name in dependents:
             self.failures[Stage("finetune", name)] = f"pre-training {stage.name} failed: {reason}"
         return dependents
+
+    def requeue(self, stage: Stage) -> None:
+        """Note that a stage has ended before its work was done, and goes on from its newest state."""
+        self.running.discard(stage)
+        if stage.kind != "pretrain" or self._work[stage.name].needed:
+            self._offer(stage)
 
     def lose(self, stage: Stage) -> None:
         """Note that a fine-tuning found its snapshot missing or damaged: it is made anew, then tried again."""

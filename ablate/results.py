@@ -21,12 +21,12 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from ablate.space import METHODS, Spec, TrialSpec, flatten, nearest
-from ablate.store import CorruptArtifact, Store
+from ablate.store import CorruptArtifact, Store, is_from_store
 
 if typing.TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised when a column is added or changes; parts of older versions read with nulls in what they lack."""
 
 Row: TypeAlias = Mapping[str, object]
@@ -176,6 +176,7 @@ TABLES: dict[str, Any] = {
             _column("images_per_second", pa.float64(), "training images processed in a second"),
             _column("peak_memory_bytes", pa.int64(), "most memory held: of the GPU, or of the process on a CPU"),
             _column("node", pa.string(), "host name of the machine"),
+            _column("device", pa.string(), "what computed: cpu, or the GPU's name"),
             _column("outcome", pa.string(), "how the attempt ended", nullable=False),
         ],
     ),
@@ -301,6 +302,7 @@ def commit_trial(store: Store, trial_row: Row, error_rows: Sequence[Row], curve_
             write_rows(store, table, part, rows)
         else:
             store.delete(part_path(table, part))
+    store.confirm_lock()
     write_rows(store, "trials", part, [trial_row])
 
 
@@ -321,9 +323,18 @@ def _read_parts(
     fragments = [file_format.make_fragment(store.path(part), store.filesystem) for part in parts]
     dataset = ds.FileSystemDataset(fragments, TABLES[table], file_format, store.filesystem)
     expression = filters if filters is None or isinstance(filters, pc.Expression) else pq.filters_to_expression(filters)
-    return dataset.to_table(
-        columns=None if columns is None else list(columns), filter=expression, fragment_readahead=32
-    )
+
+    def read() -> Any:
+        try:
+            return dataset.to_table(
+                columns=None if columns is None else list(columns), filter=expression, fragment_readahead=32
+            )
+        except OSError as error:
+            if is_from_store(error):
+                raise
+            raise pa.ArrowInvalid(str(error)) from error  # the file is at fault
+
+    return store.patience(read)
 
 
 def _check_columns(table: str, columns: Sequence[str] | None) -> None:

@@ -67,10 +67,9 @@ def _identity_row(spec: TrialSpec, attempt: Attempt) -> dict[str, object]:
 
 
 def _identity_columns(attempt: Attempt) -> dict[str, object]:
-    gpu = attempt.device.type == "cuda"
     return {
         "peak_memory_bytes": peak_memory_bytes(attempt.device),
-        "device": torch.cuda.get_device_name(attempt.device) if gpu else "cpu",
+        "device": attempt.row["device"],
         "node": socket.gethostname(),
         "started_at": attempt.started_at,
         "finished_at": datetime.now(UTC),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -32,8 +33,9 @@ def pretrained_folder(key: str, trial_id: str | None = None) -> str:
 class Saver:
     """Saves a stage's training states and snapshots in the background, and tells when it is time to.
 
-    A state is saved when `minutes` have passed since the last one. Snapshots and states are written in the
-    order they are handed in, so a state never exists without the snapshots before it.
+    A state is saved when `minutes` have passed since the last one, but not while the store is away and holds up an
+    earlier one. Snapshots and states are written in the order they are handed in, so a state never exists without
+    the snapshots before it.
     """
 
     def __init__(
@@ -42,46 +44,51 @@ class Saver:
         self._publisher, self._folder, self._seconds = publisher, folder, minutes * 60
         self._watch = Stopwatch(seconds_before)
         self._last = time.monotonic()
-        self._in_writing: list[int] = []  # steps of snapshots
-        self._written: list[int] = []
+        self._written: deque[int] = deque()  # steps of snapshots; filled in the background
         self.saved_step: int | None = None
+        """Step of the newest state that was handed in."""
+        self.durable_step: int | None = None
+        """Step of the newest state that the store holds."""
 
     def due(self) -> bool:
         """Whether it is time to save a state."""
-        return time.monotonic() - self._last >= self._seconds
+        return time.monotonic() - self._last >= self._seconds and not self._publisher.is_held_up
 
     def save(self, step: int, state: State) -> None:
         """Copy a state and write it in the background; the older ones go once it is there."""
-        self._publisher.submit(f"{self._folder}/state/{step_name(step)}", pack(state), prune=True, step=step)
-        self._note_written()
+
+        def written() -> None:
+            self.durable_step = step
+
+        folder = f"{self._folder}/state/{step_name(step)}"
+        self._publisher.submit(folder, pack(state), prune=True, then=written, step=step)
         self._last = time.monotonic()
         self.saved_step = step
 
     def publish(self, step: int, tensors: Mapping[str, Tensor]) -> None:
         """Write a snapshot, with the seconds of pre-training in it, in the background."""
-        files = {MODEL: save_tensors(dict(tensors))}
-        seconds = self._watch.seconds
-        self._publisher.submit(f"{self._folder}/{step_name(step)}", files, step=step, seconds=seconds)
-        self._note_written()
-        self._in_writing.append(step)
+        files, seconds = {MODEL: save_tensors(dict(tensors))}, self._watch.seconds
+        self._publisher.submit(
+            f"{self._folder}/{step_name(step)}",
+            files,
+            then=lambda: self._written.append(step),
+            step=step,
+            seconds=seconds,
+        )
 
-    def _note_written(self) -> None:
-        """Note that all but what was just handed in is complete: at most one is being written."""
-        self._written += self._in_writing
-        self._in_writing = []
+    def later(self, write: Callable[[], None]) -> None:
+        """Do a piece of writing in the background, after what was handed in before."""
+        self._publisher.later(write)
 
     def arrived(self) -> list[int]:
         """Return the steps of snapshots that have become complete since the last call."""
-        if self._in_writing and self._publisher.idle:
+        if self._publisher.idle:
             self._publisher.flush()  # raises what went wrong
-            self._note_written()
-        steps, self._written = self._written, []
-        return steps
+        return [self._written.popleft() for _ in range(len(self._written))]
 
     def wait(self) -> list[int]:
         """Wait until everything is written; return the steps of snapshots not told by `arrived`."""
         self._publisher.flush()
-        self._note_written()
         return self.arrived()
 
 

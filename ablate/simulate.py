@@ -3,8 +3,9 @@
 The policy that a run asks for its next stage is driven here by a virtual clock. What Ray does is kept: a whole GPU is
 given out only when it is empty, a share of one goes to the fullest GPU that has room (Ray's best fit), shares count
 in ten-thousandths, and a stage that was offered and does not fit waits, while nothing behind it starts (on a cluster
-that may grow, several wait, see `Machine.pending`). What is left out: the time to start a worker, failures, and the
-borders of machines, which a stage of several GPUs may not cross.
+that may grow, several wait, see `Machine.pending`). Where CPUs are counted, GPUs come in nodes, and a stage takes all
+it asks for from one of them. What is left out: the time to start a worker, failures, and, where CPUs are not counted,
+the borders of machines, which a stage of several GPUs may not cross.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ablate.fitting import Node, Request, Shape, refuse_unfit
 from ablate.policy import Costs, Policy, Stage
 from ablate.space import InputError, Plan
 
@@ -31,6 +33,9 @@ class Machine:
     gpus_finetune: float = 0.25
     slots: int | None = None  # most stages at a time, such as CPU cores; None for as many as the GPUs hold
     pending: int = 1  # stages that wait for their place at a time; the first of them that fits starts
+    cpus_per_gpu: int | None = None  # CPU cores of a node, for each of its GPUs; None: as many as it takes
+    cpus_per_stage: int = 1
+    gpus_per_node: int = 1  # counts where CPUs do
 
     def __post_init__(self) -> None:
         if self.gpus < 0 or (self.slots is not None and self.slots < 1):
@@ -46,10 +51,60 @@ class Machine:
                 )
             if gpus > self.gpus:
                 raise InputError(f"--gpus-per-{flag} must be at most --gpus, {self.gpus}; got {gpus:g}")
-            if gpus == 0 and self.slots is None:
+            if gpus == 0 and self.slots is None and self.cpus_per_gpu is None:
                 raise InputError(
                     f"--slots must be given where --gpus-per-{flag} is 0: nothing else limits these stages"
                 )
+        self._check_nodes()
+
+    def _check_nodes(self) -> None:
+        if self.cpus_per_gpu is None:
+            if self.cpus_per_stage != 1 or self.gpus_per_node != 1:
+                raise InputError(
+                    "--cpus-per-gpu must be given for --cpus-per-stage and --gpus-per-node to count, such as "
+                    "--cpus-per-gpu 8: the CPU cores of a node for each of its GPUs"
+                )
+            return
+        if self.gpus == 0:
+            raise InputError("--cpus-per-gpu must be left out where --gpus is 0; --slots are the CPU cores there")
+        numbers = (self.cpus_per_gpu, self.cpus_per_stage, self.gpus_per_node)
+        if min(numbers) < 1:
+            raise InputError(
+                "--cpus-per-gpu, --cpus-per-stage and --gpus-per-node must be at least 1; got "
+                + ", ".join(map(str, numbers))
+            )
+        if self.gpus % self.gpus_per_node:
+            raise InputError(
+                f"--gpus must be a multiple of --gpus-per-node, {self.gpus_per_node}; got {self.gpus}: nodes are alike"
+            )
+        node = Node("node", "node", self.node)
+        for flag, gpus in (("pretrain", self.gpus_pretrain), ("finetune", self.gpus_finetune)):
+            request = Request(self.cpus_per_stage, gpus)
+            refuse_unfit(request, flag=f"--gpus-per-{flag}", present=[node], growable=(), where="the plan")
+
+    @property
+    def node(self) -> Shape:
+        """What a node has; all GPUs and no end of CPUs where CPUs are not counted."""
+        if self.cpus_per_gpu is None:
+            return Shape(math.inf, self.gpus)
+        return Shape(self.cpus_per_gpu * self.gpus_per_node, self.gpus_per_node)
+
+    @property
+    def num_nodes(self) -> int:
+        """How many nodes there are; one where CPUs are not counted."""
+        return 1 if self.cpus_per_gpu is None else self.gpus // self.gpus_per_node
+
+    @property
+    def places(self) -> int | None:
+        """Most stages at a time, by slots and CPUs; None where neither limits them."""
+        cores = None if self.cpus_per_gpu is None else self.num_nodes * self._stages_per_node
+        limits = [limit for limit in (self.slots, cores) if limit is not None]
+        return min(limits, default=None)
+
+    @property
+    def _stages_per_node(self) -> int:
+        assert self.cpus_per_gpu is not None
+        return self.cpus_per_gpu * self.gpus_per_node // self.cpus_per_stage
 
     def request(self, stage: Stage) -> int:
         """Return what a stage asks for, in shares of a GPU."""
@@ -58,9 +113,13 @@ class Machine:
     def lanes(self, request: int) -> int:
         """Return how many stages with this request run at a time."""
         if request == 0:
-            assert self.slots is not None
-            return self.slots
-        fit = self.gpus // (request // UNIT) if request >= UNIT else self.gpus * (UNIT // request)
+            assert self.places is not None
+            return self.places
+        width = int(self.node.gpus)
+        fit = width // (request // UNIT) if request >= UNIT else width * (UNIT // request)
+        if self.cpus_per_gpu is not None:
+            fit = min(fit, self._stages_per_node)
+        fit *= self.num_nodes
         return fit if self.slots is None else min(fit, self.slots)
 
 
@@ -73,6 +132,7 @@ class Span:
     end_s: float
     gpus: tuple[int, ...]  # numbers of the GPUs
     request: int  # shares of a GPU
+    node: int = 0  # counted where CPUs are
 
 
 @dataclass(frozen=True)
@@ -107,34 +167,59 @@ class Schedule:
         return 1 - held / (width * self.makespan_s) if self.makespan_s else 0.0
 
 
+@dataclass(frozen=True)
+class _Place:
+    """What a stage holds: a node, and some of its GPUs."""
+
+    node: int
+    gpus: tuple[int, ...]
+
+
 class _Pool:
-    """The machine's GPUs and slots, and what is free of them."""
+    """The machine's GPUs, CPUs and slots, and what is free of them."""
 
     def __init__(self, machine: Machine) -> None:
+        self._width, self._cpus_per_stage = int(machine.node.gpus), machine.cpus_per_stage
         self._free = [UNIT] * machine.gpus
+        self._cpus = [machine.node.cpus] * machine.num_nodes
         self._slots = math.inf if machine.slots is None else machine.slots
 
-    def take(self, request: int) -> tuple[int, ...] | None:
-        """Take a stage's share and slot; return the numbers of its GPUs, None if it does not fit now."""
+    def take(self, request: int) -> _Place | None:
+        """Take a stage's share, CPUs and slot; return what it holds, None if it does not fit now."""
         if self._slots < 1:
             return None
-        if request >= UNIT:
-            empty = [gpu for gpu, free in enumerate(self._free) if free == UNIT][: request // UNIT]
-            chosen = tuple(empty) if len(empty) == request // UNIT else None
-        elif request:
-            room = [(free, gpu) for gpu, free in enumerate(self._free) if free >= request]
-            chosen = (min(room)[1],) if room else None
-        else:
-            chosen = ()
-        if chosen is not None:
+        open_nodes = [node for node, cpus in enumerate(self._cpus) if cpus >= self._cpus_per_stage]
+        place = self._whole(request // UNIT, open_nodes) if request >= UNIT else self._share(request, open_nodes)
+        if place is not None:
             self._slots -= 1
-            for gpu in chosen:
+            self._cpus[place.node] -= self._cpus_per_stage
+            for gpu in place.gpus:
                 self._free[gpu] -= min(request, UNIT)
-        return chosen
+        return place
 
-    def give_back(self, gpus: Sequence[int], request: int) -> None:
+    def _whole(self, num_gpus: int, nodes: Sequence[int]) -> _Place | None:
+        """Return the first node with so many empty GPUs."""
+        for node in nodes:
+            empty = [gpu for gpu in self._gpus_of(node) if self._free[gpu] == UNIT][:num_gpus]
+            if len(empty) == num_gpus:
+                return _Place(node, tuple(empty))
+        return None
+
+    def _share(self, request: int, nodes: Sequence[int]) -> _Place | None:
+        """Return the fullest GPU with room for a share; where none is asked for, the node with most free CPUs."""
+        if not request:
+            return _Place(max(nodes, key=lambda node: (self._cpus[node], -node)), ()) if nodes else None
+        room = [(self._free[gpu], gpu, node) for node in nodes for gpu in self._gpus_of(node)]
+        _, gpu, node = min((item for item in room if item[0] >= request), default=(0, -1, -1))
+        return _Place(node, (gpu,)) if gpu >= 0 else None
+
+    def _gpus_of(self, node: int) -> range:
+        return range(node * self._width, (node + 1) * self._width)
+
+    def give_back(self, place: _Place, request: int) -> None:
         self._slots += 1
-        for gpu in gpus:
+        self._cpus[place.node] += self._cpus_per_stage
+        for gpu in place.gpus:
             self._free[gpu] += min(request, UNIT)
 
 
@@ -151,12 +236,12 @@ def simulate(policy: Policy, machine: Machine) -> Schedule:
         """Start the first waiting stage that fits."""
         for stage in waiting:
             request = machine.request(stage)
-            gpus = pool.take(request)
-            if gpus is None:
+            place = pool.take(request)
+            if place is None:
                 continue
             steps = policy.snapshot_seconds(stage) if stage.kind == "pretrain" else {}
             seconds = max(steps.values()) if steps else policy.chain_seconds(stage)
-            span = Span(stage, now, now + seconds, gpus, request)
+            span = Span(stage, now, now + seconds, place.gpus, request, place.node)
             for step, after in steps.items():
                 heapq.heappush(events, (now + after, next(order), span, step))
             heapq.heappush(events, (span.end_s, next(order), span, None))
@@ -180,7 +265,7 @@ def simulate(policy: Policy, machine: Machine) -> Schedule:
             if step is not None:
                 policy.publish(span.stage.name, step)
             else:
-                pool.give_back(span.gpus, span.request)
+                pool.give_back(_Place(span.node, span.gpus), span.request)
                 policy.finish(span.stage)
     assert not waiting
     assert policy.is_over
@@ -241,7 +326,7 @@ class Bounds:
     """Seconds below which no schedule of the work can end, for three reasons."""
 
     chain_s: float  # longest chain: a trial's pre-training to its snapshot, then its fine-tuning
-    work_s: float  # all work, spread evenly over the GPUs or slots
+    work_s: float  # all work, spread evenly over the GPUs, slots or CPUs
     packing_s: float  # best packing of the indivisible pre-trainings (of the trials, where nothing is shared)
 
     @property
@@ -280,7 +365,7 @@ def lower_bounds(plan: Plan, costs: Costs, machine: Machine, *, share: bool = Tr
         for tail in {tail for tail, _ in jobs}:  # those with at least this much behind them must end that much earlier
             packed = best_packing([length for other, length in jobs if other >= tail], machine.lanes(whole))
             packing = max(packing, packed + tail)
-    spread = [held / (UNIT * machine.gpus) if machine.gpus else 0.0, work / machine.slots if machine.slots else 0.0]
+    spread = [held / (UNIT * machine.gpus) if machine.gpus else 0.0, work / machine.places if machine.places else 0.0]
     return Bounds(max(chains, default=0.0), max(spread), packing)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ablate.display import initialisation
+from ablate.fitting import sharing_lines
 from ablate.space import METHODS, Grid, Plan, TrialSpec, axes_of
 
 if TYPE_CHECKING:
@@ -57,9 +58,14 @@ def trial_lines(trials: Sequence[TrialSpec]) -> list[str]:
 
 def forecast_lines(forecasts: Sequence[Forecast], machine: Machine, source: str) -> list[str]:
     """Return what simulated runs predict, a line for each; `source` says where the stages' times come from."""
-    where = [_counted(machine.gpus, "GPU")] if machine.gpus else []
+    cores = ""
+    if machine.cpus_per_gpu is not None:
+        node = f"nodes of {_counted(int(machine.node.cpus), 'CPU')} and {_counted(machine.gpus_per_node, 'GPU')}"
+        cores = f" in {node}"
+    where = [_counted(machine.gpus, "GPU") + cores] if machine.gpus else []
     where += [_counted(machine.slots, "slot")] if machine.slots is not None else []
-    shares = f" ({machine.gpus_pretrain:g} per pre-training, {machine.gpus_finetune:g} per fine-tuning)"
+    shares = f" ({machine.gpus_pretrain:g} per pre-training, {machine.gpus_finetune:g} per fine-tuning"
+    shares += f", {_counted(machine.cpus_per_stage, 'CPU')} per stage)" if cores else ")"
     device = "GPU" if machine.gpus else "slot"
     columns = ("makespan", f"{device}-hours", "idle", "chain", f"work/{device}s", "packing", "ratio")
     lines = [
@@ -78,6 +84,14 @@ def forecast_lines(forecasts: Sequence[Forecast], machine: Machine, source: str)
         )
         name = "shared" if forecast.share else "not shared"
         lines.append(f"    {name:<12}" + "".join(f"{value:>12}" for value in values))
+    if machine.cpus_per_gpu is not None:
+        idle = sharing_lines(
+            [machine.node],
+            gpus_pretrain=machine.gpus_pretrain,
+            gpus_finetune=machine.gpus_finetune,
+            cpus_per_stage=machine.cpus_per_stage,
+        )
+        lines += [f"    note: {line}" for line in idle]
     if len(forecasts) == 2 and forecasts[0].schedule.makespan_s > 0:
         shared, alone = (forecast.schedule for forecast in forecasts)
         lines.append(f"    sharing ends {alone.makespan_s / shared.makespan_s:.1f} times as early")

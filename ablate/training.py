@@ -35,6 +35,7 @@ class Progress:
     metrics: Mapping[str, float] = field(default_factory=dict)
     images_per_second: float | None = None
     published: int | None = None  # step of a snapshot that has just become available
+    saved: int | None = None  # optimizer steps in the newest training state that the store holds
 
 
 Report: TypeAlias = Callable[[Progress], bool]

@@ -7,7 +7,6 @@ workers of a run call.
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import itertools
 import logging
@@ -49,7 +48,7 @@ from ablate.saving import (
     saving,
 )
 from ablate.space import InputError, Pretraining, TrialSpec
-from ablate.store import CorruptArtifact, Store, StoreFull, step_name
+from ablate.store import TROUBLES, CorruptArtifact, Store, StoreTrouble, step_name
 from ablate.training import CurvePoint, Interrupted, Progress, Report, silent
 
 logger = logging.getLogger("ablate")
@@ -120,11 +119,11 @@ def pretrain_stage(
                 saver.publish(step, tensors)
 
         def tell(progress: Progress) -> bool:
-            attempt.reached(progress.step, progress.images_per_second, saver.saved_step)
+            attempt.reached(progress.step, progress.images_per_second, saver.saved_step, saver.later)
             stop = False
             for step in saver.arrived():
                 stop |= report(Progress("pretrain", progress.step, progress.total, published=step))
-            return report(replace(progress, published=None)) or stop
+            return report(replace(progress, published=None, saved=saver.durable_step)) or stop
 
         curve = run_pretraining(
             pretraining,
@@ -197,8 +196,8 @@ def finetune_stage(
         steps = itertools.count(start + 1)
 
         def tell(progress: Progress) -> bool:  # after every optimizer step, before its state is saved
-            attempt.reached(next(steps), progress.images_per_second, saver.saved_step)
-            return report(progress)
+            attempt.reached(next(steps), progress.images_per_second, saver.saved_step, saver.later)
+            return report(replace(progress, saved=saver.durable_step))
 
         outcome = finetune(spec, network, dataset, device=attempt.device, state=state, checkpoint=saver, report=tell)
     network.load_state_dict(outcome.best_state)
@@ -231,11 +230,17 @@ def perform(
     """Make one attempt at a stage, and record it whatever happens.
 
     An exception is recorded with its traceback in the stage's log and its last line in the tables; it is not
-    raised. Where the store is full the attempt counts as interrupted, with an error, because it can go on later.
-    Only the loss of the process itself, or a full store, leaves the attempt's row at `running`.
+    raised. Where the store is full, refuses or stays away, or the run's lock is lost, the attempt counts as
+    interrupted, with an error, because it can go on later. Only that, or the loss of the process itself, leaves
+    the attempt's row at `running`.
     """
     key = spec.key if isinstance(spec, Pretraining) else spec.pretrain_key
     home = pretrained_folder(stage.name) if stage.kind == "pretrain" else f"trials/{stage.name}"
+
+    def held_up(error: StoreTrouble) -> StageResult:
+        logger.error("interrupted: %s", one_line(error))
+        return StageResult("interrupted", one_line(error), type(error).__name__)
+
     with thread_count(settings.threads), StageLog(store, f"{home}/log.txt") as log:
         attempt = Attempt(store, stage, key, settings)
         try:
@@ -247,9 +252,8 @@ def perform(
             result = StageResult("interrupted")
         except (CorruptArtifact, SnapshotMissing) as error:
             result = StageResult("lost", one_line(error))
-        except StoreFull as error:
-            logger.error("interrupted: %s", one_line(error))
-            result = StageResult("interrupted", one_line(error))
+        except StoreTrouble as error:
+            result = held_up(error)
         except Exception as error:
             logger.error("failed:\n%s", traceback.format_exc())
             result = StageResult("failed", one_line(error))
@@ -258,8 +262,8 @@ def perform(
                 write_failed_trial(spec, store, str(result.error), attempt)
             attempt.write(result.outcome)
             log.write()
-        except StoreFull as error:
-            result = StageResult("interrupted", one_line(error))
+        except StoreTrouble as error:
+            result = held_up(error)
     release_memory()
     return result
 
@@ -315,7 +319,7 @@ def run_trial(
     Raises:
         TrialFailed: a stage failed; the traceback is in its log.
         Interrupted: `report` asked to stop.
-        StoreFull: there is no room in the store; the trial can go on once there is.
+        StoreTrouble: the store is full, refuses or stays away; the trial can go on later.
     """
     settings = replace(settings or Settings(), threads=threads)
     pretraining = spec.pretraining
@@ -345,8 +349,8 @@ def _is_published(store: Store, pretraining: Pretraining) -> bool:
 
 def _raise_unless_finished(result: StageResult, spec: TrialSpec) -> None:
     if result.outcome == "interrupted":
-        if result.error is not None:
-            raise StoreFull(errno.ENOSPC, result.error)
+        if result.trouble is not None:
+            raise TROUBLES[result.trouble](result.error)
         raise Interrupted
     if result.outcome != "finished":
         raise TrialFailed(f"trial {spec.trial_id}: {result.error}")

@@ -10,18 +10,20 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "ablate"
 
 LAYERS = (
-    ("space",),
+    ("space", "spot"),
     ("training", "store", "stats"),
-    ("lock",),
-    ("results", "datasets", "policy", "models", "augment"),
+    ("lock", "fitting"),
+    ("stopping", "results", "datasets", "policy", "models", "augment"),
     ("heatmaps", "costs"),
     ("metrics", "pretrain", "simulate"),
     ("evaluate",),
     ("finetune", "pictures"),
-    ("attempt", "saving"),
-    ("rows",),
+    ("attempt", "saving", "preflight"),
+    ("rows", "run_file"),
     ("trial",),
-    ("display", "inspection", "prediction", "tuner"),
+    ("display", "inspection", "prediction"),
+    ("supervision", "tuner"),
+    ("watching", "single", "doctor"),
     ("summary", "driver", "report"),
     ("api",),
     ("cli",),
@@ -39,6 +41,9 @@ ONLY_IN = {
     "typer": {"cli"},
     "plotly": {"report"},
     "pydicom": {"datasets"},
+    "obstore": {"store", "lock", "datasets"},
+    "tenacity": {"store", "datasets"},
+    "filelock": {"datasets"},
 }
 """Libraries that are wrapped once."""
 
@@ -51,6 +56,11 @@ WITHOUT_TORCH = {
     "policy",
     "report",
     "inspection",
+    "spot",
+    "lock",
+    "stopping",
+    "fitting",
+    "watching",
     "simulate",
     "costs",
 }

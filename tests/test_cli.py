@@ -250,7 +250,7 @@ def test_an_out_that_cannot_be_written_is_refused(ablate, tmp_path):
 def test_a_gpu_that_is_not_there_is_refused(ablate, tmp_path):
     grid = write_grid(tmp_path / "grid.yaml")
     outcome = ablate("run", "--grid", grid, "--out", tmp_path / "run", "--gpus-per-pretrain", "64")
-    assert_refused(outcome, "--gpus-per-pretrain", "64", "GPUs of this machine")
+    assert_refused(outcome, "--gpus-per-pretrain must be at most 0", "no node of this machine has 64 GPUs", "got 64")
 
 
 def test_a_run_that_is_none_is_refused(ablate, tmp_path):

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from ablate.lock import Owner, RunLock, StopFlag, clear_stop, process_start, request_stop, stop_requested
+from ablate.lock import Owner, RunLock, process_start
 from ablate.space import InputError
+from ablate.stopping import StopWatch, clear_stop, request_stop, stop_reason
 from ablate.store import BackgroundPublisher, CorruptArtifact, Store, StoreFull, step_name, step_of
 
 
@@ -436,7 +437,7 @@ import sys
 from ablate.lock import RunLock
 from ablate.store import BackgroundPublisher, Store
 store = Store.open(sys.argv[1])
-lock = RunLock(store, heartbeat_s=0.01, settle_s=0)
+lock = RunLock(store, heartbeat_s=0.01)
 lock.acquire()
 publisher = BackgroundPublisher(store)
 publisher.submit("s/step_000001", {"state": b"1" * 6_000_000})
@@ -505,7 +506,7 @@ _HOLD = """
 import sys, time
 from ablate.lock import RunLock
 from ablate.store import Store
-with RunLock(Store.open(sys.argv[1]), settle_s=0.1):
+with RunLock(Store.open(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -539,7 +540,7 @@ def test_the_lock_of_a_killed_driver_is_taken_over_at_once(store: Store) -> None
         process.kill()
         process.wait()
         begin = time.monotonic()
-        with RunLock(store, settle_s=0.1) as lock:
+        with RunLock(store) as lock:
             assert lock.took_over is not None
             assert lock.took_over.pid == process.pid
         assert time.monotonic() - begin < 5
@@ -559,7 +560,7 @@ def test_a_driver_that_is_a_zombieis_gone(local: Store) -> None:
 
 def test_a_released_lock_can_be_taken_again(store: Store) -> None:
     for _ in range(2):
-        with RunLock(store, settle_s=0) as lock:
+        with RunLock(store) as lock:
             assert lock.took_over is None
             with pytest.raises(InputError):
                 RunLock(store).acquire()
@@ -567,7 +568,7 @@ def test_a_released_lock_can_be_taken_again(store: Store) -> None:
 
 def forge(store: Store, **changes: object) -> Owner:
     """Write a lock that looks like this process's own but for `changes`."""
-    with RunLock(store, settle_s=0) as lock:
+    with RunLock(store) as lock:
         mine = lock.owner()
     assert mine is not None
     owner = replace(mine, token="other", **changes)  # type: ignore[arg-type]
@@ -633,7 +634,7 @@ def test_of_many_that_take_over_one_dead_lock_exactly_one_succeeds(local: Store)
 
 
 def test_the_heartbeat_moves_and_notices_that_the_lock_was_lost(store: Store) -> None:
-    with RunLock(store, heartbeat_s=0.05, settle_s=0) as lock:
+    with RunLock(store, heartbeat_s=0.05) as lock:
         first = lock.owner()
         assert first is not None
         deadline = time.monotonic() + 10
@@ -653,7 +654,7 @@ def test_the_heartbeat_moves_and_notices_that_the_lock_was_lost(store: Store) ->
 
 
 def test_lock_and_stop_flag_count_among_no_ones_files(store: Store) -> None:
-    with RunLock(store, settle_s=0):
+    with RunLock(store):
         request_stop(store, "abc")
         assert store.list("") == []
         assert store.sizes() == {}
@@ -664,19 +665,45 @@ def test_lock_and_stop_flag_count_among_no_ones_files(store: Store) -> None:
 
 def test_a_stop_request_reaches_the_stages_of_its_own_driver_only(store: Store) -> None:
     request_stop(store, "run1", "SIGINT")
-    assert stop_requested(store, "run1")
-    assert not stop_requested(store, "run2")
+    assert stop_reason(store, "run1") == "SIGINT"
+    assert stop_reason(store, "run2") is None
     clear_stop(store, "run1")
-    assert not stop_requested(store, "run1")
+    assert stop_reason(store, "run1") is None
     clear_stop(store, "run1")
 
 
-def test_the_stop_flag_looks_at_the_store_only_now_and_then(local: Store) -> None:
-    flag = StopFlag(local, "run1", every_s=0.2)
-    assert not flag()
-    request_stop(local, "run1")
-    assert not flag()
-    time.sleep(0.25)
-    assert flag()
-    clear_stop(local, "run1")
-    assert flag()  # a stage that was told to stop stays told
+def test_the_watch_for_requests_tells_the_first_reason_once_and_keeps_it(local: Store) -> None:
+    told: list[str] = []
+    with StopWatch(lambda: stop_reason(local, "run1"), every_s=0.02, told=told.append) as watch:
+        assert not watch()
+        request_stop(local, "run1", "SIGTERM")
+        deadline = time.monotonic() + 10
+        while not watch():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        clear_stop(local, "run1")
+        time.sleep(0.1)
+        assert watch()  # a stage that was told to stop stays told
+    assert told == ["SIGTERM"]
+
+
+def test_a_look_that_hangs_or_fails_holds_nobody_up(local: Store) -> None:
+    asked, answer = threading.Event(), threading.Event()
+
+    def hangs() -> str | None:
+        asked.set()
+        answer.wait(20)
+        return "late"
+
+    def fails() -> str | None:
+        raise OSError("away")
+
+    with StopWatch(hangs) as watch:
+        assert asked.wait(10)
+        assert not watch()
+    with StopWatch(fails, lambda: "asked", every_s=0.02) as watch:
+        deadline = time.monotonic() + 10
+        while not watch():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    answer.set()

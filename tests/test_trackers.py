@@ -4,17 +4,18 @@ import pytest
 from runs import run
 from tiny import tiny_trial
 
-from ablate import results, tuner
+from ablate import results
 from ablate.space import InputError
 from ablate.store import Store
+from ablate.tuner import trackers
 
 
 def test_an_unknown_or_missing_tracker_is_refused_with_the_cure(monkeypatch):
     with pytest.raises(InputError, match="did you mean 'mlflow'"):
-        tuner.check_trackers(["mlfow"])
-    monkeypatch.setattr(tuner.importlib.util, "find_spec", lambda name: None)
+        trackers.check_trackers(["mlfow"])
+    monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'ablate\[wandb\]'"):
-        tuner.check_trackers(["wandb"])
+        trackers.check_trackers(["wandb"])
 
 
 @pytest.mark.filterwarnings("default")  # the trackers' own

@@ -3,14 +3,15 @@
 from ablate.datasets.builtin import DATASETS
 from ablate.datasets.check import CheckReport, check_dataset
 from ablate.datasets.loading import (
-    data_folder,
     dataset_fingerprint,
     dataset_names,
     load_dataset,
+    open_records,
     prepare_dataset,
     read_records,
     require_dataset,
 )
+from ablate.datasets.places import data_folder
 from ablate.datasets.preview import preview_dataset
 from ablate.datasets.types import Dataset, DatasetInfo, PaperScale, Record, Split
 
@@ -27,6 +28,7 @@ __all__ = [
     "dataset_fingerprint",
     "dataset_names",
     "load_dataset",
+    "open_records",
     "prepare_dataset",
     "preview_dataset",
     "read_records",

@@ -21,13 +21,13 @@ from ablate.datasets.loading import (
     Contents,
     dataset_names,
     num_threads,
+    open_contents,
     outside_landmarks,
     points_of,
-    read_contents,
     sizes_of,
 )
 from ablate.datasets.types import SPLITS, Problems, Record, SplitName, Unit
-from ablate.space import InputError
+from ablate.space import BUILT_IN_DATASETS, InputError
 
 _LISTED = 8  # names written out in one warning
 
@@ -54,7 +54,7 @@ class CheckReport:
     """What `check_dataset` found."""
 
     name: str
-    folder: Path | None
+    folder: str | None  # as printed, also of an address; None: generated
     unit: Unit | None
     num_landmarks: int
     num_images: int  # labelled and in use
@@ -107,16 +107,16 @@ class CheckReport:
 def check_dataset(name: str, data_dir: Path | str | None = None) -> CheckReport:
     """Read and decode everything and report all that is wrong or odd.
 
-    Raises `InputError` only if there is no data set of this name.
+    Raises `InputError` only if there is no data set of this name, or its address cannot be read.
     """
     problems = Problems(stop=False)
     try:
-        contents = read_contents(name, data_dir, problems)
+        with open_contents(name, data_dir, problems) as contents:
+            readable, hashes, unreadable = _decode(contents.records, problems)
     except InputError as error:
-        if name not in dataset_names(data_dir):
+        if name not in BUILT_IN_DATASETS and name not in dataset_names(data_dir):
             raise
         return _empty(name, str(error))
-    readable, hashes, unreadable = _decode(contents.records, problems)
     outside = [text for record in contents.records for text in outside_landmarks(record)]
     splits = {id(record): split for split in SPLITS for record in contents.splits[split]}
     duplicates: list[Duplicate] = []

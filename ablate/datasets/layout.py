@@ -95,6 +95,7 @@ class FileRecord(Record):
     """A radiograph that lies in a file."""
 
     path: Path
+    sha256: str | None = None  # of the file, known where it was fetched and checked
 
     def grey(self) -> Float32Array:
         """Decode the file."""
@@ -102,6 +103,8 @@ class FileRecord(Record):
 
     def digest(self) -> str:
         """Return the SHA-256 of the file."""
+        if self.sha256 is not None:
+            return self.sha256
         try:
             with self.path.open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()

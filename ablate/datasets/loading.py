@@ -5,12 +5,13 @@ Shape suffixes: N images, H = W = image size, E signed differences, K landmarks,
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,12 @@ import numpy.typing as npt
 
 from ablate.datasets import synthetic
 from ablate.datasets.builtin import DATASETS
-from ablate.datasets.cache import Prepared, cache_folder, cache_path, read_cache, write_cache
+from ablate.datasets.cache import Cache, Prepared, cache_path, open_cache, read_cache, write_cache
 from ablate.datasets.duplicates import find_duplicates, image_hash, seen_earlier
 from ablate.datasets.folder import DESCRIPTION, read_folder
 from ablate.datasets.images import prepare
-from ablate.datasets.layout import read_layout, split_records
+from ablate.datasets.layout import FileRecord, read_layout, split_records
+from ablate.datasets.places import Copy, Place, place_of
 from ablate.datasets.types import (
     SPLITS,
     ByteArray,
@@ -47,7 +49,7 @@ class Contents:
     """The records of a data set and what holds for all of them."""
 
     name: str
-    folder: Path | None  # None: generated
+    folder: str | None  # as printed, also of an address; None: generated
     num_landmarks: int
     unit: Unit
     sdr_thresholds: tuple[float, ...]
@@ -57,6 +59,7 @@ class Contents:
     excluded: int = 0  # images left out as in the paper
     unlabelled: int = 0  # images left out because they have no label
     num_images: int | None = None  # as published
+    restore: Callable[[], bool] = lambda: False  # mends files that were damaged since they were fetched, see `Copy`
 
     @property
     def ordered(self) -> list[Record]:
@@ -69,66 +72,119 @@ class Contents:
         return [name for name in SPLITS for _ in self.splits[name]]
 
 
-def data_folder(data_dir: Path | str | None) -> Path:
-    """Return the folder of data sets: as given, else `ABLATE_DATA`, else `./data`."""
-    return Path(data_dir if data_dir is not None else os.environ.get("ABLATE_DATA") or "data").expanduser()
-
-
 def dataset_names(data_dir: Path | str | None = None) -> list[str]:
-    """Return the built-in data sets, present or not, then the folders with `dataset.yaml` by name."""
-    root = data_folder(data_dir)
-    try:
-        own = sorted(path.name for path in root.iterdir() if path.name[0] != "." and (path / DESCRIPTION).is_file())
-    except OSError:  # no data folder: only built-in names
-        own = []
+    """Return the built-in data sets, present or not, then the folders with `dataset.yaml` by name.
+
+    Raises:
+        InputError: an address cannot be read.
+    """
+    own = place_of(data_dir).described()
     return [*BUILT_IN_DATASETS, *(name for name in own if name not in BUILT_IN_DATASETS)]
+
+
+@contextlib.contextmanager
+def open_contents(
+    name: str, data_dir: Path | str | None, problems: Problems, *, split_problems: Problems | None = None
+) -> Iterator[Contents]:
+    """Read labels and file headers of a data set and divide it into splits; pixels stay undecoded.
+
+    The files of the records stay where they are until the block ends, also those of a data set that is read by its
+    address. Where all problems are gathered, their checksums are compared first. A folder with `dataset.yaml` comes
+    before the built-in layout of its name, but `synthetic` is generated whatever lies at an address. All that is
+    wrong goes to `problems`, what is wrong with the splits to `split_problems` if given.
+
+    Raises:
+        InputError: there is no such data set, its description is wrong, or it cannot be fetched.
+    """
+    place = place_of(data_dir)
+    if name == "synthetic" and (place.folder is None or not place.has_file(f"{name}/{DESCRIPTION}")):
+        yield _synthetic_contents()
+        return
+    plain_name = bool(name) and name[0] != "." and not set(name) & set("/\\\0")
+    described = plain_name and place.has_file(f"{name}/{DESCRIPTION}")
+    if not described and name not in DATASETS:
+        raise _unknown(name, place, plain_name=plain_name)
+    if not described and not place.has_folder(name):
+        layout = DATASETS[name]
+        raise InputError(
+            f"{place.label}/{name}: folder not found; data set '{name}' ({layout.title}) is not in the data folder "
+            f"{place.label} (folders there: {', '.join(place.folders()) or 'none'}); "
+            f"obtain it from {layout.source} and lay it out as {name}/ with {layout.tree}; "
+            "or point --data or ABLATE_DATA to the folder that holds it"
+        )
+    split_problems = split_problems or problems
+    with place.opened(name) as copy:
+        try:
+            if not problems.stop:
+                copy.restore()
+            try:
+                contents = _read(copy, name, described, problems, split_problems)
+            except InputError:
+                if not copy.restore():
+                    raise
+                problems.warnings.clear()
+                contents = _read(copy, name, described, problems, split_problems)
+            yield contents
+        except InputError as error:
+            message = copy.told(str(error))
+            if message == str(error):
+                raise
+            raise InputError(message) from error
+        finally:
+            for gathered in (problems.errors, problems.warnings):
+                gathered[:] = map(copy.told, gathered)
+
+
+def _read(copy: Copy, name: str, described: bool, problems: Problems, split_problems: Problems) -> Contents:
+    folder = copy.root / name
+    layout = read_folder(folder) if described else DATASETS[name]
+    reading = read_layout(layout, folder, problems)
+    records: list[FileRecord] = [
+        replace(record, sha256=copy.digests.get(record.path.relative_to(folder).as_posix()))
+        for record in reading.records
+    ]
+    return Contents(
+        name=name,
+        folder=f"{copy.label}/{name}",
+        num_landmarks=layout.num_landmarks,
+        unit=layout.unit,
+        sdr_thresholds=layout.sdr_thresholds,
+        paper=layout.paper,
+        records=tuple(records),
+        splits=split_records(layout, records, split_problems),
+        excluded=reading.excluded,
+        unlabelled=reading.unlabelled,
+        num_images=layout.num_images,
+        restore=copy.restore,
+    )
 
 
 def read_contents(
     name: str, data_dir: Path | str | None, problems: Problems, *, split_problems: Problems | None = None
 ) -> Contents:
-    """Read labels and file headers of a data set and divide it into splits; pixels stay undecoded.
+    """Return what `open_contents` gives, and raise as it does.
 
-    A folder with `dataset.yaml` comes before the built-in layout of its name. Raises `InputError` if there is
-    no such data set or its description is wrong; all else goes to `problems`, what is wrong with the splits to
-    `split_problems` if given.
+    The files of a data set at an address may be deleted from the cache before their pixels are decoded.
     """
-    root = data_folder(data_dir)
-    plain_name = bool(name) and name[0] != "." and not set(name) & set("/\\\0")
-    folder = root / name
-    if plain_name and (folder / DESCRIPTION).is_file():
-        layout = read_folder(folder)
-    elif name == "synthetic":
-        return _synthetic_contents()
-    elif name in DATASETS:
-        layout = DATASETS[name]
-        if not folder.is_dir():
-            raise InputError(
-                f"{folder}: folder not found; data set '{name}' ({layout.title}) is not in the data folder {root}; "
-                f"obtain it from {layout.source} and lay it out as {name}/ with {layout.tree}; "
-                "or point --data or ABLATE_DATA to the folder that holds it"
-            )
-    else:
-        raise _unknown(name, root, folder if plain_name else None)
-    reading = read_layout(layout, folder, problems)
-    return Contents(
-        name=name,
-        folder=folder,
-        num_landmarks=layout.num_landmarks,
-        unit=layout.unit,
-        sdr_thresholds=layout.sdr_thresholds,
-        paper=layout.paper,
-        records=reading.records,
-        splits=split_records(layout, reading.records, split_problems or problems),
-        excluded=reading.excluded,
-        unlabelled=reading.unlabelled,
-        num_images=layout.num_images,
-    )
+    with open_contents(name, data_dir, problems, split_problems=split_problems) as contents:
+        return contents
+
+
+@contextlib.contextmanager
+def open_records(name: str, data_dir: Path | str | None = None) -> Iterator[tuple[Record, ...]]:
+    """Return every labelled radiograph by sorted name, whatever the splits; their files stay until the block ends.
+
+    Raises:
+        InputError: there is no such data set, its labels are wrong, or it cannot be fetched.
+    """
+    with open_contents(name, data_dir, Problems(stop=True), split_problems=Problems(stop=False)) as contents:
+        yield contents.records
 
 
 def read_records(name: str, data_dir: Path | str | None = None) -> tuple[Record, ...]:
-    """Return every labelled radiograph by sorted name, whatever the splits; raise `InputError` on bad labels."""
-    return read_contents(name, data_dir, Problems(stop=True), split_problems=Problems(stop=False)).records
+    """Return what `open_records` gives, and raise as it does; see `read_contents` for the pixels."""
+    with open_records(name, data_dir) as records:
+        return records
 
 
 def outside_landmarks(record: Record) -> list[str]:
@@ -175,19 +231,47 @@ def dataset_fingerprint(name: str, data_dir: Path | str | None = None) -> str:
 def load_dataset(name: str, data_dir: Path | str | None, image_size: int) -> Dataset:
     """Return the data set with every image at `image_size` x `image_size`, from the cache where it is kept.
 
-    The cache is keyed by the content of images and labels: a changed file is decoded again. Raises
-    `InputError` for an unknown name, wrong labels, or an image that cannot be decoded.
+    The cache is keyed by the content of images and labels: a changed file is decoded again. However many processes
+    of a node load the same data at once, one of them decodes, and one fetches what lies at an address.
+
+    Raises:
+        InputError: an unknown name, wrong labels, an image that cannot be decoded, an address that cannot be read,
+            or a cache that cannot be written.
     """
     if image_size < SMALLEST_IMAGE_PX:
         raise InputError(f"image_size must be at least {SMALLEST_IMAGE_PX} px; got {image_size}")
-    contents = read_contents(name, data_dir, Problems(stop=True))
-    fingerprint = _fingerprint(contents)
-    path = cache_path(cache_folder(data_folder(data_dir)), name, image_size, fingerprint)
-    records = contents.ordered
-    prepared = read_cache(path, num_images=len(records), image_size=image_size)
+    cache = open_cache(place_of(data_dir).folder)
+    for _ in range(2):
+        with open_contents(name, data_dir, Problems(stop=True)) as contents:
+            fingerprint = _fingerprint(contents)
+            path = cache_path(cache.folder, name, image_size, fingerprint)
+            prepared = _prepared(contents, cache, path, image_size)
+        if prepared is not None:
+            return _dataset(contents, fingerprint, prepared, image_size)
+    raise InputError(
+        f"{cache.folder}: the cache must keep what was written to it; files of '{name}' were damaged again after they "
+        "had been mended; check the disk, or set ABLATE_CACHE to a folder on another"
+    )
+
+
+def _prepared(contents: Contents, cache: Cache, path: Path, image_size: int) -> Prepared | None:
+    """Return the images from the cache, or prepare them there; None if files had to be mended, to be read again."""
+
+    def kept() -> Prepared | None:
+        return read_cache(path, num_images=len(contents.ordered), image_size=image_size)
+
+    prepared = kept()
     if prepared is None:
-        prepared = _prepare(records, contents.split_names, image_size)
-        write_cache(path, prepared)
+        with cache.locked(path.name):
+            prepared = kept()  # another process may have been first
+            if prepared is None and not contents.restore():
+                prepared = _prepare(contents.ordered, contents.split_names, image_size)
+                cache.make_room(path.name, prepared.images_NHW.nbytes)
+                write_cache(path, prepared)
+    return prepared
+
+
+def _dataset(contents: Contents, fingerprint: str, prepared: Prepared, image_size: int) -> Dataset:
     parts, start = [], 0
     for split in SPLITS:
         members = contents.splits[split]
@@ -203,7 +287,7 @@ def load_dataset(name: str, data_dir: Path | str | None, image_size: int) -> Dat
             )
         )
     return Dataset(
-        name=name,
+        name=contents.name,
         unit=contents.unit,
         image_size=image_size,
         num_landmarks=contents.num_landmarks,
@@ -218,11 +302,11 @@ def load_dataset(name: str, data_dir: Path | str | None, image_size: int) -> Dat
 
 def prepare_dataset(name: str, data_dir: Path | str | None, image_sizes: Iterable[int]) -> list[Path]:
     """Fill the cache for each image size and return its files; raise `InputError` as `load_dataset` does."""
-    paths = []
-    for image_size in image_sizes:
-        dataset = load_dataset(name, data_dir, image_size)
-        paths.append(cache_path(cache_folder(data_folder(data_dir)), name, image_size, dataset.fingerprint))
-    return paths
+    folder = open_cache(place_of(data_dir).folder).folder
+    return [
+        cache_path(folder, name, image_size, load_dataset(name, data_dir, image_size).fingerprint)
+        for image_size in image_sizes
+    ]
 
 
 def points_of(records: Sequence[Record]) -> FloatArray:
@@ -289,15 +373,14 @@ def _synthetic_contents() -> Contents:
     )
 
 
-def _unknown(name: str, root: Path, folder: Path | None) -> InputError:
-    names = dataset_names(root)
-    own = ", ".join(names[len(BUILT_IN_DATASETS) :]) or "none"
+def _unknown(name: str, place: Place, *, plain_name: bool) -> InputError:
+    own = [found for found in place.described() if found not in BUILT_IN_DATASETS]
     cure = ""
-    if (root / DESCRIPTION).is_file():
-        cure = f"; {root} is itself a data set, give the folder above it as --data"
-    elif folder is not None and folder.is_dir():
-        cure = f"; {folder} has no {DESCRIPTION}"
+    if place.has_file(DESCRIPTION):
+        cure = f"; {place.label} is itself a data set, give the folder above it as --data"
+    elif plain_name and place.has_folder(name):
+        cure = f"; {place.label}/{name} has no {DESCRIPTION}"
     return InputError(
-        f"dataset must be one of {', '.join(BUILT_IN_DATASETS)} or a folder with {DESCRIPTION} in {root} "
-        f"(found: {own}); got {name!r}{nearest(name, names)}{cure}"
+        f"dataset must be one of {', '.join(BUILT_IN_DATASETS)} or a folder with {DESCRIPTION} in {place.label} "
+        f"(found: {', '.join(own) or 'none'}); got {name!r}{nearest(name, [*BUILT_IN_DATASETS, *own])}{cure}"
     )

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ablate.datasets.images import normalise, resize
-from ablate.datasets.loading import read_contents
+from ablate.datasets.loading import open_contents
 from ablate.datasets.types import Problems, Record, SplitName
 from ablate.space import InputError
 
@@ -43,15 +43,15 @@ def preview_dataset(
     path = Path(out_path).expanduser()
     if path.suffix.lower() != ".png":
         raise InputError(f"the preview must be written to a .png file; got '{path}'")
-    contents = read_contents(name, data_dir, Problems(stop=True))
-    records, splits = contents.ordered, contents.split_names
-    count = min(columns * rows, len(records))
-    chosen = np.linspace(0, len(records) - 1, count).round().astype(int)
-    columns = min(columns, count)
-    sheet = Image.new("RGB", (columns * cell_px, -(-count // columns) * (cell_px + _CAPTION_PX)), "#202020")
-    for position, index in enumerate(chosen):
-        cell = _draw(records[index], splits[index], cell_px)
-        sheet.paste(cell, (position % columns * cell_px, position // columns * (cell_px + _CAPTION_PX)))
+    with open_contents(name, data_dir, Problems(stop=True)) as contents:
+        records, splits = contents.ordered, contents.split_names
+        count = min(columns * rows, len(records))
+        chosen = np.linspace(0, len(records) - 1, count).round().astype(int)
+        columns = min(columns, count)
+        sheet = Image.new("RGB", (columns * cell_px, -(-count // columns) * (cell_px + _CAPTION_PX)), "#202020")
+        for position, index in enumerate(chosen):
+            cell = _draw(records[index], splits[index], cell_px)
+            sheet.paste(cell, (position % columns * cell_px, position // columns * (cell_px + _CAPTION_PX)))
     _write(path, sheet)
     return path
 

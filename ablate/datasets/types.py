@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -77,7 +76,7 @@ class DatasetInfo:
     train: int  # number of images
     val: int
     test: int
-    folder: Path | None  # None: generated
+    folder: str | None  # as printed, also of an address; None: generated
     warnings: tuple[str, ...] = ()
 
 

@@ -1,6 +1,5 @@
-"""Where does a run keep what it made, and is what lies there whole?
+"""A run's files: a folder or an object-store prefix that every part of a run reads and writes through.
 
-A store is a folder, or an `s3://` or `gs://` address; every part of a run reads and writes through it.
 A file is complete or absent. An artifact is a folder whose `manifest.json`, written last, holds the size
 and SHA-256 of every file; without a valid manifest the artifact does not exist.
 
@@ -10,10 +9,7 @@ an older state is deleted only after the newer one is on the disk. Heartbeats an
 synchronised. On an object store a file appears when its upload is completed; what a killed process had
 uploaded until then stays invisible (a bucket rule that aborts incomplete uploads frees its space).
 
-Object stores take their credentials from the usual places (environment, profile, instance role). Other S3
-servers are reached by `s3://bucket/prefix?endpoint_override=http://host:port` (also `scheme`, `region`), or
-by the environment variables `AWS_ENDPOINT_URL_S3` and `AWS_ENDPOINT_URL`. For Google Cloud Storage `?` may set
-`endpoint_override`, `scheme` and `retry_limit_seconds` (default 120).
+What is tried again: every operation, for as long as the store's patience lasts; see `ablate.store.patience`.
 """
 
 from __future__ import annotations
@@ -21,129 +17,90 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import json
 import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TypeAlias
-from urllib.parse import urlsplit, urlunsplit
+from typing import Any, Protocol, TypeAlias
 
-import pyarrow as pa
 from pyarrow import fs
 
 from ablate.space import InputError
+from ablate.store.addresses import explained, is_remote, label_of, locate
+from ablate.store.errors import CorruptArtifact, StoreFull, trouble_of
+from ablate.store.manifest import MANIFEST, Entry, Fact, Manifest, step_name, step_of
+from ablate.store.patience import Patience
 
-MANIFEST = "manifest.json"
-MANIFEST_FORMAT = 1
+DEFAULT_PATIENCE_S = 60.0
+"""Of commands that read a run; a run itself sets its own."""
 
-Fact: TypeAlias = str | int | float
 Names: TypeAlias = list[str]
 _Infos: TypeAlias = list[Any]  # of pyarrow.fs.FileInfo
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
-_STEP = re.compile(r"step_([0-9]{6,})")
 
 
-class CorruptArtifact(Exception):  # noqa: N818
-    """A file of a published artifact is missing, truncated or altered: the artifact must be made anew."""
+class Fence(Protocol):
+    """Lets a change of the store pass, or raises `LockLost`; see `ablate.lock`."""
 
+    def __call__(self) -> None:
+        """Raise `LockLost` if the run's lock was lost, as far as is known from a moment ago."""
 
-class StoreFull(OSError):  # noqa: N818
-    """There is no room for a file; nothing of it was published, and what was there before is whole."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What a manifest says of one file."""
-
-    size: int  # bytes
-    sha256: str  # 64 hex digits
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What an artifact holds: its files by name, and the facts that were published with it."""
-
-    files: dict[str, Entry]
-    facts: dict[str, Fact] = field(default_factory=dict)
-
-    def to_bytes(self) -> bytes:
-        """Return the content of `manifest.json`."""
-        files = {name: {"size": entry.size, "sha256": entry.sha256} for name, entry in self.files.items()}
-        data = {"format": MANIFEST_FORMAT, "files": files, "facts": self.facts}
-        return json.dumps(data, indent=1, sort_keys=True).encode()
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Manifest:
-        """Read the content of `manifest.json`; raise `ValueError` if it is not one."""
-        try:
-            value = json.loads(data)
-            if value["format"] != MANIFEST_FORMAT:
-                raise ValueError(f"manifest format {value['format']!r}, expected {MANIFEST_FORMAT}")
-            files = {str(n): Entry(int(e["size"]), str(e["sha256"])) for n, e in value["files"].items()}
-            return cls(files, {str(name): fact for name, fact in value["facts"].items()})
-        except (KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
-            raise ValueError(f"not a manifest: {error!r}") from error
-
-
-def step_name(step: int) -> str:
-    """Return the folder name of a step: `step_000800`; names of up to a million steps sort as numbers."""
-    return f"step_{step:06d}"
-
-
-def step_of(name: str) -> int | None:
-    """Return the step of a folder name made by `step_name`; None for any other name."""
-    match = _STEP.fullmatch(name)
-    return int(match[1]) if match else None
+    def confirm(self) -> None:
+        """Look at the lock now, and raise as a call does."""
 
 
 class Store:
     """A folder or an object-store prefix, with paths relative to it, '/'-separated.
 
-    Open it with `Store.open`. It pickles by its address, so a worker on another machine opens its own
-    connection; it may be used by several threads at once.
+    Open it with `Store.open`, or with `Store.connect` where it is known to work. It pickles by its address, so a
+    worker on another machine opens its own connection; it may be used by several threads at once. Every operation
+    is tried again while the store is away, see `Patience`, and raises a `StoreTrouble` in the end.
     """
 
-    def __init__(self, address: str, filesystem: Any, root: str) -> None:
+    def __init__(self, address: str, filesystem: Any, root: str, patience_s: float = DEFAULT_PATIENCE_S) -> None:
         self.address = address
         self.root = root  # path of the store within `filesystem`
-        self.filesystem = filesystem  # for readers that take a pyarrow file system themselves
-        self.is_local = "://" not in address
+        self.filesystem = filesystem  # for readers that take a pyarrow file system themselves: see `patience`
+        self.is_local = not is_remote(address)
+        self.patience = Patience(patience_s, self.label, is_local=self.is_local)
+        self.fence: Fence | None = None
+        """Stands before every change where a run's lock is held."""
 
     @classmethod
-    def open(cls, address: str | Path, *, writable: bool = True) -> Store:
-        """Return the store at `address`, created if it is missing and tried with a small file.
+    def connect(cls, address: str | Path, *, patience_s: float = DEFAULT_PATIENCE_S, retry_s: int = 120) -> Store:
+        """Return the store at `address` without touching it; raise `InputError` if it is no address."""
+        place = locate(str(address), retry_s=retry_s)
+        return cls(place.address, place.filesystem, place.root, patience_s)
+
+    @classmethod
+    def open(cls, address: str | Path, *, writable: bool = True, patience_s: float = DEFAULT_PATIENCE_S) -> Store:
+        """Return the store at `address`, created if it is missing and tried once with a small file.
 
         With `writable=False` the store must exist and nothing is written. Raises `InputError` when the
         address cannot be used.
         """
-        store = _connect(str(address), retry_s=10)
-        with _explained(store.label):
+        store = cls.connect(address, patience_s=patience_s, retry_s=10)
+        with explained(store.label):
             info = store.filesystem.get_file_info(store.root)
             if info.type == fs.FileType.File:
                 raise InputError(f"{store.label}: a store must be a folder, and this is a file; give another folder")
             if writable:
+                if store.is_local:
+                    Path(store.root).mkdir(parents=True, exist_ok=True)
                 probe = f".probe.{uuid.uuid4().hex}.tmp"
-                store.write(probe, b"")
-                store.delete(probe)
+                store._put(probe, b"", durable=True)
+                store.filesystem.delete_file(store.path(probe))
             elif info.type == fs.FileType.NotFound:
                 raise InputError(f"{store.label}: there is no run here; give the folder that --out named")
-        return _connect(store.address) if store.address.startswith("gs://") else store
+        return cls.connect(address, patience_s=patience_s) if store.address.startswith("gs://") else store
 
     @property
     def label(self) -> str:
         """The address as it is printed: without credentials and query."""
-        if self.is_local:
-            return self.address
-        parts = urlsplit(self.address)
-        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+        return label_of(self.address)
 
     def __repr__(self) -> str:
         return f"Store({self.label!r})"
@@ -154,8 +111,8 @@ class Store:
     def __hash__(self) -> int:
         return hash(self.address)
 
-    def __reduce__(self) -> tuple[Callable[[str], Store], tuple[str]]:
-        return _connect, (self.address,)
+    def __reduce__(self) -> tuple[Callable[[str, float], Store], tuple[str, float]]:
+        return _connect, (self.address, self.patience.seconds)
 
     # --- files --------------------------------------------------------------------------------------
 
@@ -168,9 +125,14 @@ class Store:
 
     def read(self, path: str) -> bytes:
         """Return the content of a file; raise `FileNotFoundError` if there is none."""
-        with self.filesystem.open_input_file(self.path(path)) as file:
-            data: bytes = file.read()
-        return data
+        target = self.path(path)
+
+        def read() -> bytes:
+            with self.filesystem.open_input_file(target) as file:
+                data: bytes = file.read()
+            return data
+
+        return self.patience(read)
 
     def write(self, path: str, data: bytes) -> None:
         """Write a file: afterwards its content is `data`, and until then what it was before.
@@ -180,27 +142,53 @@ class Store:
         self.put(path, data, durable=True)
 
     def put(self, path: str, data: bytes, *, durable: bool) -> None:
-        """Write a file as `write` does; without `durable` it may be lost when the machine fails."""
+        """Write a file as `write` does; without `durable` it may be lost when the machine fails.
+
+        What is not durable are control files, such as a request to stop: the fence does not hold them up.
+        """
+        self.path(path)  # refuses a path outside the store
+        self.patience(lambda: self._put(path, data, durable=durable))
+
+    def try_put(self, path: str, data: bytes) -> bool:
+        """Write a file that may be lost, once and without patience; return whether the store took it."""
+        try:
+            self._put(path, data, durable=False)
+        except (OSError, StoreFull):
+            return False
+        return True
+
+    def _put(self, path: str, data: bytes, *, durable: bool) -> None:
+        if durable:
+            self._check_fence()
         try:
             if self.is_local:
-                _replace_local(Path(self.path(path)), data, durable=durable)
+                _replace_local(Path(self.root), Path(self.path(path)), data, durable=durable)
             else:
                 # the whole content in one write: closing the stream is what makes it appear
                 stream = self.filesystem.open_output_stream(self.path(path), compression=None)
                 stream.write(data)
                 stream.close()
         except OSError as error:
-            if error.errno in _FULL:
+            if error.errno is not None and trouble_of(error, is_local=self.is_local) is StoreFull:
                 raise StoreFull(
-                    error.errno,
                     f"{self.label}: no room for {len(data)} bytes of {path} ({os.strerror(error.errno)}); free some "
-                    "space there, or give --out another place, and run the same command again to go on",
+                    "space there, or give --out another place, and run the same command again to go on"
                 ) from error
             raise
 
+    def _check_fence(self) -> None:
+        if self.fence is not None:
+            self.fence()
+
+    def confirm_lock(self) -> None:
+        """Raise `LockLost` unless the run's lock is still held; for writes that others count on."""
+        if self.fence is not None:
+            self.patience(self.fence.confirm)
+
     def exists(self, path: str) -> bool:
         """Is there a file or folder of this name? (For an artifact ask `manifest`.)"""
-        return bool(self.filesystem.get_file_info(self.path(path)).type != fs.FileType.NotFound)
+        target = self.path(path)
+        return bool(self.patience(lambda: self.filesystem.get_file_info(target)).type != fs.FileType.NotFound)
 
     def list(self, folder: str) -> Names:
         """Return the names of files and folders in `folder`, sorted, without hidden ones; [] if it is absent."""
@@ -216,8 +204,13 @@ class Store:
 
         A folder's manifest goes first, so that no half artifact can be seen.
         """
+        self.path(path)  # refuses a path outside the store
+        self.patience(lambda: self._delete(path))
+
+    def _delete(self, path: str) -> None:
         target = self.path(path)
         for attempt in range(5):
+            self._check_fence()
             try:
                 kind = self.filesystem.get_file_info(target).type
                 if kind == fs.FileType.Directory:
@@ -229,8 +222,8 @@ class Store:
                 return
             except FileNotFoundError:  # another process deletes the same
                 continue
-            except OSError:  # another process still writes into the folder
-                if attempt == 4:
+            except OSError as error:  # another process still writes into the folder
+                if attempt == 4 or trouble_of(error, is_local=self.is_local) is not None:
                     raise
                 time.sleep(0.05)
 
@@ -244,7 +237,7 @@ class Store:
         selector = fs.FileSelector(self.path(folder), allow_not_found=True, recursive=recursive)
         for _ in range(5):
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # a folder vanished during the listing
-                infos = self.filesystem.get_file_info(selector)
+                infos = self.patience(lambda: self.filesystem.get_file_info(selector))
                 kinds = (fs.FileType.File,) if files_only else (fs.FileType.File, fs.FileType.Directory)
                 return [info for info in infos if info.type in kinds]
         return []
@@ -345,10 +338,16 @@ class Store:
                 self.delete(f"{folder}/{name}")
 
 
-def _replace_local(target: Path, data: bytes, *, durable: bool) -> None:
+def _connect(address: str, patience_s: float) -> Store:
+    return Store.connect(address, patience_s=patience_s)
+
+
+def _replace_local(root: Path, target: Path, data: bytes, *, durable: bool) -> None:
     """Write `data` beside `target` under a name of its own, then let it take the target's name."""
     temporary = target.parent / f".{target.name[:120]}.{uuid.uuid4().hex}.tmp"
     for attempt in range(5):
+        if not root.is_dir():  # its disk was unplugged or unmounted: nothing may be written in its place
+            raise OSError(errno.ENODEV, "the store's folder is gone", str(root))
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("xb") as file:
@@ -362,7 +361,8 @@ def _replace_local(target: Path, data: bytes, *, durable: bool) -> None:
             if attempt == 4:
                 raise
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
             raise
     if durable:
         with contextlib.suppress(FileNotFoundError):
@@ -378,118 +378,3 @@ def _sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-# --- addresses --------------------------------------------------------------------------------------
-
-_QUERIES = {"s3": "endpoint_override, scheme, region", "gs": "endpoint_override, scheme, retry_limit_seconds"}
-
-
-def _connect(address: str, retry_s: int = 120) -> Store:
-    """Return the store at `address` without touching it; gs:// tries again for `retry_s` when it is disturbed."""
-    if address.startswith("file://"):
-        address = urlsplit(address).path
-    scheme, separator, rest = address.partition("://")
-    if not separator and address.strip() and not re.match(r"(s3|gs|gcs):", address):
-        folder = os.path.abspath(Path(address).expanduser())  # noqa: PTH100 (resolve() would follow links)
-        return Store(folder, fs.LocalFileSystem(), folder)
-    if scheme not in _QUERIES or not rest.partition("?")[0].strip("/"):
-        raise InputError(f"--out must be a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX; got '{address}'")
-    uri = address
-    if scheme == "gs" and "retry_limit_seconds=" not in address:  # pyarrow's own default is 15 minutes
-        uri += ("&" if "?" in address else "?") + f"retry_limit_seconds={retry_s}"
-    store = Store(address, None, "")
-    with _explained(store.label):
-        try:
-            store.filesystem, root = fs.FileSystem.from_uri(uri)
-        except pa.ArrowInvalid as error:
-            raise InputError(
-                f"{store.label}: {error}; after '?' an address may set {_QUERIES[scheme]}, joined by '&'"
-            ) from error
-    store.root = root.rstrip("/")
-    return store
-
-
-@contextlib.contextmanager
-def _explained(label: str) -> Iterator[None]:
-    """Turn what the operating system or the object store says of an address into an `InputError`."""
-    try:
-        yield
-    except OSError as error:
-        said = " ".join(str(error.strerror or error).split())
-        said = said if len(said) < 400 else f"{said[:400]} ..."
-        cure = "give --out a folder that you may write to"
-        if "://" in label:
-            cure = "check the bucket's name, the endpoint, the region and the credentials in the environment"
-        raise InputError(f"{label}: cannot be used as a store: {said}; {cure}") from error
-
-
-# --- publishing beside the training -----------------------------------------------------------------
-
-
-class BackgroundPublisher:
-    """Publishes artifacts in a thread of its own, at most one behind, so that training goes on meanwhile.
-
-    Use it as a context manager. What went wrong in the background is raised by the next `submit`, `flush`
-    or `close`.
-    """
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="publish")
-        self._pending: Future[None] | None = None
-
-    def submit(self, folder: str, files: Mapping[str, bytes], *, prune: bool = False, **facts: Fact) -> None:
-        """Publish `files` in `folder`; wait first if the previous publication is still going on.
-
-        With `prune`, `folder` is named by `step_name`, and once it is published the earlier steps beside
-        it are deleted.
-        """
-        self.flush()
-        copies = {name: bytes(data) for name, data in files.items()}
-        self._pending = self._pool.submit(self._publish, folder, copies, prune, facts)
-
-    def _publish(self, folder: str, files: dict[str, bytes], prune: bool, facts: dict[str, Fact]) -> None:
-        self.store.publish(folder, files, **facts)
-        if prune:
-            parent, _, name = folder.rpartition("/")
-            step = step_of(name)
-            if step is None:
-                raise ValueError(f"only folders named by step_name can be pruned; got {folder!r}")
-            try:
-                self.store.prune(parent, keep=step)
-            except FileNotFoundError:
-                if (self.store.newest(parent) or 0) < step:
-                    raise
-                # another attempt at the same work is further, and has deleted this step already
-
-    @property
-    def idle(self) -> bool:
-        """Is nothing being written (or has writing failed, which `flush` raises)?"""
-        return self._pending is None or self._pending.done()
-
-    def flush(self) -> None:
-        """Wait until all is published; raise what went wrong."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
-
-    def close(self) -> None:
-        """Wait until all is published and end the thread; raise what went wrong."""
-        try:
-            self.flush()
-        finally:
-            self._pool.shutdown()
-
-    def __enter__(self) -> BackgroundPublisher:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self.close()
-        except Exception as failure:
-            if error is None:
-                raise
-            error.add_note(f"Publishing in the background failed too: {failure}")

@@ -1,0 +1,85 @@
+"""Looking at a run, and stopping it, from any machine that reaches its store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from ablate.display import PLAIN_SECONDS, Picture
+from ablate.lock import Owner, RunLock
+from ablate.stopping import STOP_COMMAND, request_stop
+from ablate.store import Store
+from ablate.supervision import read_picture
+
+REFRESH_SECONDS = 2.0
+
+
+def stop_run(store: Store, *, wait: bool) -> Iterator[str]:
+    """Ask the driver of a run to save and end; yield what is to say. With `wait`, go on until it has ended.
+
+    Raises:
+        StoreTrouble: the store does not take the request.
+    """
+    lock = RunLock(store)
+    owner = lock.owner()
+    if owner is None or lock.is_gone(owner):
+        yield f"{store.label}: no driver is at work, there is nothing to stop"
+        return
+    request_stop(store, owner.token, STOP_COMMAND)
+    yield (
+        f"{store.label}: asked the driver on {owner.host} (pid {owner.pid}) to save the running stages' states and to "
+        "end; it hears within seconds, and ends once the states are saved"
+    )
+    if wait:
+        while _is_at_work(lock, owner):
+            time.sleep(REFRESH_SECONDS)
+        yield "the run has ended; the command that started it goes on"
+
+
+def _is_at_work(lock: RunLock, owner: Owner) -> bool:
+    now = lock.owner()
+    return now is not None and now.token == owner.token and not lock.is_gone(now)
+
+
+def watch_run(store: Store, console: Console) -> None:
+    """Show a run's live display, read from its store, until its driver ends; Ctrl-C leaves the run alone."""
+    lock = RunLock(store)
+    owner = lock.owner()
+    if owner is None:
+        return
+    try:
+        (_draw if console.is_terminal else _print)(store, lock, owner, console)
+    except KeyboardInterrupt:
+        console.print("the run goes on")
+
+
+def _draw(store: Store, lock: RunLock, owner: Owner, console: Console) -> None:
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        while _is_at_work(lock, owner):
+            picture = read_picture(store)
+            drawn = [] if picture is None else [picture.draw()]
+            live.update(Group(*drawn, Text(_caption(picture, owner), style="dim")), refresh=True)
+            time.sleep(REFRESH_SECONDS)
+
+
+def _print(store: Store, lock: RunLock, owner: Owner, console: Console) -> None:
+    last = 0.0
+    while _is_at_work(lock, owner):
+        picture = read_picture(store)
+        if picture is not None and picture.at - last >= PLAIN_SECONDS:
+            last = picture.at
+            for line in [*picture.lines(), _caption(picture, owner)]:
+                console.print(line, soft_wrap=True)
+        time.sleep(REFRESH_SECONDS)
+
+
+def _caption(picture: Picture | None, owner: Owner) -> str:
+    """Say whose display it is and how old."""
+    who = f"driver on {owner.host}, pid {owner.pid}"
+    if picture is None:
+        return f"{who}: nothing to see yet"
+    return f"{who}, as of {max(0.0, time.time() - picture.at):.0f} s ago"
