@@ -10,7 +10,8 @@ import threading
 import time
 
 import pytest
-from runs import attempts, descendants, driver, spans, status_of, undisturbed, wait_until, write_grid
+from machines import Machines
+from runs import attempts, driver, spans, status_of, undisturbed, wait_until, write_grid
 from tiny import tiny_trial
 
 from ablate import results
@@ -26,40 +27,6 @@ KILLS = 20
 STEPS = (30, 60)
 METHODS = ("ddpm", "simclr", "byol", "barlow_twins")
 SEED = int(os.environ.get("ABLATE_CHAOS_SEED", "0"))
-
-
-class Machines:
-    """A Ray cluster of processes on this machine: a head without CPUs, and two nodes with one each."""
-
-    def __init__(self):
-        from ray.cluster_utils import Cluster
-
-        quick = {"health_check_period_ms": 1000, "health_check_failure_threshold": 5}
-        self.cluster = Cluster(
-            initialize_head=True,
-            head_node_args={"num_cpus": 0, "_system_config": quick, "include_dashboard": False},
-        )
-        self.nodes = [self.cluster.add_node(num_cpus=1) for _ in range(2)]
-        self.address = self.cluster.address
-
-    def workers(self):
-        """Return the pids of workers that run a stage, or are about to."""
-        found = descendants(os.getpid()).items()
-        return [pid for pid, command in found if command.startswith("ray::") and "train" in command]
-
-    def kill_node(self, number):
-        """Kill every process of a node, and add a new one in its place."""
-        node = self.nodes.pop(number)
-        raylets = [info.process.pid for info in node.all_processes["raylet"]]
-        below = [pid for raylet in raylets for pid in descendants(raylet)]
-        for pid in [*raylets, *below]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self.cluster.remove_node(node, allow_graceful=False)
-        self.nodes.append(self.cluster.add_node(num_cpus=1))
-
-    def shutdown(self):
-        self.cluster.shutdown()
 
 
 class Reader(threading.Thread):

@@ -15,6 +15,7 @@ from ablate.costs import default_costs
 from ablate.policy import Costs, Policy, Stage
 from ablate.simulate import UNIT, Bounds, Machine, best_packing, forecast, lower_bounds, simulate
 from ablate.space import InputError, TrialSpec, find_grid, load_grid, plan_of, shipped_grids
+from ablate.summary import forecast_lines
 
 
 def trial(method="ddpm", steps=100, shots=5, **pretrain):
@@ -107,6 +108,41 @@ def test_ten_shares_of_a_tenth_fill_a_gpu_exactly():
     assert sum(start == 0 for start, _, _ in spans.values()) == 10
 
 
+# --- with CPUs counted
+
+WORKER = {"cpus_per_gpu": 8, "cpus_per_stage": 4}
+"""Nodes of 8 CPUs and 1 GPU, and stages that ask for half of the CPUs."""
+
+
+def test_where_stages_ask_for_many_cpus_two_quarters_of_a_gpu_run_and_not_four():
+    trials = [trial("scratch", shots=shots) for shots in (5, 4, 3, 2)]
+    assert run(trials, Machine(1, 1, 0.25, cpus_per_gpu=8, cpus_per_stage=2))[0].makespan_s == 5
+    schedule, spans = run(trials, Machine(1, 1, 0.25, **WORKER))
+    assert {spans[Stage("finetune", spec.trial_id)][:2] for spec in trials} == {(0, 5), (0, 4), (4, 7), (5, 7)}
+    assert schedule.makespan_s == 7
+    assert lower_bounds(plan_of(trials), COSTS, Machine(1, 1, 0.25, **WORKER)).work_s == 14 / 2
+
+
+def test_a_finetuning_goes_to_another_gpu_when_the_cpus_beside_the_fullest_are_taken():
+    trials = [trial("scratch", shots=shots) for shots in (5, 4, 3)]
+    _, spans = run(trials, Machine(2, 1, 0.25, **WORKER))
+    assert [spans[Stage("finetune", spec.trial_id)] for spec in trials] == [(0, 5, (0,)), (0, 4, (0,)), (0, 3, (1,))]
+
+
+def test_a_stage_of_two_gpus_takes_them_from_one_node():
+    small, large = trial("scratch", shots=9), trial(steps=1, shots=1)
+    machine = Machine(4, 2, 1, cpus_per_gpu=1, gpus_per_node=2)
+    _, spans = run([small, large], machine)
+    assert spans[Stage("finetune", small.trial_id)][2] == (0,)
+    assert spans[Stage("pretrain", large.pretrain_key)] == (0, 1, (2, 3))
+    assert (machine.num_nodes, machine.places) == (2, 4)
+
+
+def test_stages_without_a_gpu_are_limited_by_the_cpus():
+    trials = [trial("scratch", shots=shots) for shots in (4, 3, 2)]
+    assert run(trials, Machine(1, 1, 0, **WORKER))[0].makespan_s == 5
+
+
 # --- what holds for every schedule
 
 PARTS = st.lists(
@@ -121,6 +157,16 @@ MACHINES = st.builds(
     st.sampled_from([0.1, 0.25, 0.3, 0.5, 1.0]),
     st.sampled_from([None, 1, 3]),
     st.sampled_from([1, 4]),
+) | st.builds(
+    Machine,
+    st.sampled_from([2, 4, 6]),
+    st.sampled_from([0.5, 1.0, 2.0]),
+    st.sampled_from([0.1, 0.25, 0.3, 0.5, 1.0]),
+    st.sampled_from([None, 3]),
+    st.sampled_from([1, 4]),
+    cpus_per_gpu=st.integers(2, 8),
+    cpus_per_stage=st.integers(1, 4),
+    gpus_per_node=st.just(2),
 )
 SECONDS = st.fixed_dictionaries({name: st.floats(0.1, 5) for name in ("ddpm", "mocov3", "dino")})
 
@@ -159,6 +205,10 @@ def test_every_schedule_is_possible_complete_and_not_below_the_lower_bound(parts
         for gpu in range(machine.gpus):
             held = [min(span.request, UNIT) for span in live if gpu in span.gpus]
             assert sum(held) <= UNIT
+        for node in range(machine.num_nodes):
+            here = [span for span in live if span.node == node]
+            assert len(here) * machine.cpus_per_stage <= machine.node.cpus
+            assert {gpu // machine.node.gpus for span in here for gpu in span.gpus} <= {node}
     assert schedule.makespan_s >= lower_bounds(plan, costs, machine, share=share).largest_s * (1 - 1e-9)
 
 
@@ -251,6 +301,35 @@ def test_plan_without_gpus_predicts_for_cpu_slots_and_only_what_is_asked_for():
 def test_a_machine_that_cannot_be_is_refused(arguments, problem):
     with pytest.raises(InputError, match=problem):
         plan_output("--grid", "demo", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"cpus_per_stage": 2}, "--cpus-per-gpu must be given for --cpus-per-stage and --gpus-per-node to count"),
+        ({"cpus_per_gpu": 0}, "must be at least 1; got 0, 1, 1"),
+        ({"cpus_per_gpu": 8, "gpus_per_node": 3}, "--gpus must be a multiple of --gpus-per-node, 3; got 8"),
+        ({"cpus_per_gpu": 8, "cpus_per_stage": 9}, "--cpus-per-stage must be at most 8 beside --gpus-per-pretrain 1"),
+        ({"cpus_per_gpu": 8, "gpus_pretrain": 2}, "--gpus-per-pretrain must be at most 1: a stage runs on one node"),
+        ({"gpus": 0, "slots": 2, "cpus_per_gpu": 8, "gpus_pretrain": 0, "gpus_finetune": 0}, "must be left out where"),
+    ],
+)
+def test_nodes_that_cannot_be_are_refused(fields, problem):
+    with pytest.raises(InputError, match=problem):
+        Machine(**{"gpus": 8, **fields})
+
+
+def test_the_prediction_says_when_cpus_keep_finetunings_from_sharing_a_gpu():
+    plan = plan_of(load_grid(find_grid("demo")).trials)
+    machine = Machine(8, **WORKER)
+    lines = forecast_lines([forecast(plan, default_costs(), machine)], machine, "estimated")
+    assert (
+        "8 GPUs in nodes of 8 CPUs and 1 GPU (1 per pre-training, 0.25 per fine-tuning, 4 CPUs per stage)" in lines[0]
+    )
+    (note,) = [line for line in lines if "note" in line]
+    assert "its CPUs only 2 with --cpus-per-stage 4" in note
+    enough = Machine(8, cpus_per_gpu=8, cpus_per_stage=2)
+    assert not any("note" in line for line in forecast_lines([forecast(plan, default_costs(), enough)], enough, ""))
 
 
 def test_simulating_needs_no_torch_and_no_ray():

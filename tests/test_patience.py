@@ -1,0 +1,182 @@
+"""A store that goes away and comes back: what is tried again, for how long, and what is told at once."""
+
+import errno
+import pickle
+import threading
+import time
+
+import pytest
+
+from ablate.saving import saving
+from ablate.store import BackgroundPublisher, Store, StoreAway, StoreFull, StoreRefused
+from ablate.store.errors import trouble_of
+from ablate.store.patience import Patience
+
+
+class Flaky:
+    """An operation that fails with the given errors, one after the other, and then succeeds."""
+
+    def __init__(self, *errors):
+        self.errors, self.calls = list(errors), 0
+
+    def __call__(self):
+        self.calls += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return "done"
+
+
+def lost():
+    return OSError("AWS Error NETWORK_CONNECTION during PutObject operation: curlCode: 7")
+
+
+def test_an_operation_is_tried_again_until_the_store_answers_and_the_absence_is_known_meanwhile():
+    patience = Patience(60, "s3://bucket/run", is_local=False)
+    seen = []
+    operation = Flaky(lost(), lost())
+
+    def watched():
+        seen.append(patience.away_since is not None)
+        return operation()
+
+    assert patience(watched) == "done"
+    assert operation.calls == 3
+    assert seen == [False, True, True]
+    assert patience.away_since is None
+
+
+def test_past_the_patience_every_operation_is_tried_once_and_says_since_when():
+    patience = Patience(0.0, "s3://bucket/run", is_local=False)
+    for _ in range(2):
+        operation = Flaky(lost(), lost(), lost())
+        with pytest.raises(StoreAway, match=r"s3://bucket/run: the store has not answered since 20\d\d-.* UTC, longer"):
+            patience(operation)
+        assert operation.calls == 1
+    assert StoreAway.exit_code == 3
+
+
+def test_the_patience_counts_from_the_first_failure_of_all_operations_to_the_next_success():
+    patience = Patience(0.6, "x", is_local=False)
+    patience.note(answered=False)
+    time.sleep(0.7)
+    operation = Flaky(lost(), lost())
+    with pytest.raises(StoreAway):
+        patience(operation)  # its own first failure, but the store is away for longer
+    assert operation.calls == 1
+    patience.note(answered=True)
+    assert not patience.is_over
+    assert patience(Flaky(lost())) == "done"
+
+
+@pytest.mark.parametrize(
+    ("error", "is_local", "expected"),
+    [
+        (OSError(errno.ENOSPC, "no space"), True, StoreFull),
+        (OSError(errno.EDQUOT, "quota"), True, StoreFull),
+        (OSError(errno.EACCES, "denied"), True, StoreRefused),
+        (OSError(errno.EROFS, "read-only"), True, StoreAway),
+        (OSError(errno.EIO, "i/o"), True, StoreAway),
+        (OSError(errno.ESTALE, "stale"), True, StoreAway),
+        (FileNotFoundError(errno.ENOENT, "none"), True, None),
+        (NotADirectoryError(errno.ENOTDIR, "none"), True, None),
+        (FileNotFoundError(errno.ENOENT, "none"), False, None),
+        (OSError("AWS Error NO_SUCH_BUCKET during CreateMultipartUpload operation"), False, StoreRefused),
+        (OSError("AWS Error ACCESS_DENIED during PutObject operation: No response body."), False, StoreRefused),
+        (OSError("AWS Error UNKNOWN (HTTP status 403) during HeadObject operation"), False, StoreRefused),
+        (OSError("AWS Error SLOW_DOWN during PutObject operation"), False, StoreAway),
+        (OSError("AWS Error UNKNOWN (HTTP status 503) during PutObject operation"), False, StoreAway),
+        (OSError("google::cloud::Status(PERMISSION_DENIED: no)"), False, StoreRefused),
+        (OSError("google::cloud::Status(UNAVAILABLE: try again)"), False, StoreAway),
+    ],
+)
+def test_errors_are_told_apart_by_whether_waiting_heals_them(error, is_local, expected):
+    assert trouble_of(error, is_local=is_local) is expected
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(errno.ENOENT, "none"), OSError(errno.EACCES, "denied")])
+def test_an_answer_or_a_refusal_is_not_tried_again(error):
+    operation = Flaky(error, error)
+    with pytest.raises((FileNotFoundError, StoreRefused)):
+        Patience(60, "x", is_local=True)(operation)
+    assert operation.calls == 1
+
+
+def test_a_bucket_that_is_not_there_and_one_that_forbids_are_told_at_once(s3_server):
+    begin = time.monotonic()
+    store = Store.connect(f"s3://no-such-bucket-here/run?endpoint_override={s3_server}")
+    with pytest.raises(StoreRefused, match=r"NO_SUCH_BUCKET.*check its address"):
+        store.write("file", b"1")
+    assert time.monotonic() - begin < 5
+
+
+def test_a_store_takes_its_patience_along(tmp_path):
+    store = Store.open(tmp_path / "run", patience_s=7)
+    assert pickle.loads(pickle.dumps(store)).patience.seconds == 7
+
+
+def test_a_folder_that_was_unplugged_is_not_written_elsewhere(tmp_path):
+    store = Store.open(tmp_path / "disk" / "run", patience_s=0)
+    (tmp_path / "disk" / "run").rename(tmp_path / "away")
+    with pytest.raises(StoreAway, match="the store's folder is gone"):
+        store.write("tables/x", b"1")
+    assert not (tmp_path / "disk" / "run").exists()
+    (tmp_path / "away").rename(tmp_path / "disk" / "run")
+    store.write("tables/x", b"1")
+
+
+class Unreachable(Store):
+    """A local store that can be cut off: every operation then fails as a network file system's does."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.cut = threading.Event()
+
+    def _put(self, path, data, *, durable):
+        if self.cut.is_set():
+            raise OSError(errno.EHOSTUNREACH, "No route to host")
+        super()._put(path, data, durable=durable)
+
+
+@pytest.fixture
+def store(tmp_path):
+    plain = Store.open(tmp_path / "run")
+    return Unreachable(plain.address, plain.filesystem, plain.root, 60.0)
+
+
+def test_training_hands_in_snapshots_without_waiting_while_the_store_is_away_and_all_arrive_in_order(store):
+    import torch
+
+    with saving(store, "pretrained/key", minutes=0) as saver:
+        saver.save(1, {"step": 1})
+        assert saver.wait() == []
+        store.cut.set()
+        saver.save(2, {"step": 2})
+        deadline = time.monotonic() + 10
+        while store.patience.away_since is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert not saver.due()  # the state before it is still to be written: training goes on without
+        assert saver.durable_step == 1
+        begin = time.monotonic()
+        for step in (3, 4, 5):
+            saver.publish(step, {"weight": torch.full((2,), float(step))})
+        saver.later(lambda: store.write("row", b"5"))
+        assert time.monotonic() - begin < 2
+        assert saver.arrived() == []
+        assert store.newest("pretrained/key") is None
+        store.cut.clear()
+        assert saver.wait() == [3, 4, 5]
+        assert saver.durable_step == 2
+        assert saver.due()
+    assert store.list("pretrained/key") == ["state", "step_000003", "step_000004", "step_000005"]
+    assert store.read("row") == b"5"
+
+
+def test_a_publisher_gives_up_with_the_patience(store):
+    store.patience.seconds = 0.2
+    store.cut.set()
+    publisher = BackgroundPublisher(store)
+    publisher.submit("s/step_000001", {"state": b"1"})
+    with pytest.raises(StoreAway, match="No route to host"):
+        publisher.flush()
+    publisher.close()

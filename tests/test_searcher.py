@@ -1,0 +1,179 @@
+"""The searcher between the policy and Ray Tune: whatever order reports come in, every trial ends exactly once."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ablate.policy import Costs, Policy, Stage
+from ablate.space import TrialSpec, plan_of
+from ablate.tuner.searcher import StageSearcher
+
+COSTS = Costs(pretrain_step=lambda pretraining: 1.0, finetune=lambda spec: 1.0)
+
+
+def trial(method, shots, steps=100):
+    fields = {"method": method} if method == "scratch" else {"method": method, "steps": steps}
+    return TrialSpec.model_validate({"dataset": "synthetic", "shots": shots, "pretrain": fields})
+
+
+TRIALS = [
+    trial("scratch", 5),
+    trial("ddpm", 5, 50),
+    trial("ddpm", 5, 100),
+    trial("ddpm", 10, 100),
+    trial("simclr", 5, 50),
+]
+
+
+class Recorder:
+    """A watcher that keeps what it is told."""
+
+    def __init__(self):
+        self.live, self.ends, self.released_trials = [], [], []
+
+    def started(self, stage):
+        assert stage not in self.live, f"{stage} runs twice at a time"
+        self.live.append(stage)
+
+    def progressed(self, stage, progress):
+        assert stage in self.live
+
+    def ended(self, stage, outcome, error, trouble):
+        self.live.remove(stage)
+        self.ends.append((stage, outcome, error))
+
+    def released(self, trial_id, reason):
+        self.released_trials.append(trial_id)
+
+
+class Tune:
+    """Ray Tune as a searcher sees it: attempts by id, and reports of them, also of those that ended long ago."""
+
+    def __init__(self, searcher):
+        self.searcher, self.configs, self.snapshots, self.completed = searcher, {}, {}, set()
+
+    def suggest(self):
+        name = f"t{len(self.configs)}"
+        config = self.searcher.suggest(name)
+        if isinstance(config, dict):
+            self.configs[name] = config
+            self.snapshots[name] = [int(step) for step in config.get("snapshots", ())]
+            return name
+        return config
+
+    def report(self, name, **result):
+        self.searcher.on_trial_result(name, result)
+
+    def progress(self, name, saved):
+        phase = "pretrain" if self.configs[name]["kind"] == "pretrain" else "finetune"
+        self.report(name, phase=phase, step=saved, total=100, metrics={}, rate=None, published=None, saved=saved)
+
+    def publish(self, name):
+        if self.snapshots[name]:
+            step = self.snapshots[name].pop(0)
+            self.report(name, phase="pretrain", step=step, total=100, metrics={}, rate=None, published=step)
+
+    def outcome(self, name, outcome, **more):
+        steps = list(self.configs[name].get("snapshots", ()))
+        self.report(name, outcome=outcome, error=None, snapshots=steps if outcome == "finished" else [], **more)
+
+    def complete(self, name, *, error):
+        self.searcher.on_trial_complete(name, result=None if error else {"metrics": {}}, error=error)
+        self.completed.add(name)
+
+
+ACTIONS = ("progress", "publish", "finished", "failed", "interrupted", "again", "lost", "complete", "crash", "unknown")
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_no_order_of_reports_breaks_the_searcher_and_every_trial_ends_once(data):
+    policy, watcher = Policy(plan_of(TRIALS), COSTS), Recorder()
+    tune = Tune(StageSearcher(policy, watcher, lambda: False, None, max_failures=data.draw(st.integers(0, 2))))
+    for _ in range(data.draw(st.integers(0, 60))):
+        if data.draw(st.booleans()):
+            tune.suggest()
+        if not tune.configs:
+            continue
+        name = data.draw(st.sampled_from(sorted(tune.configs)))  # also one that has ended: late and double reports
+        action = data.draw(st.sampled_from(ACTIONS))
+        if action == "progress":
+            tune.progress(name, data.draw(st.integers(0, 100)))
+        elif action == "publish":
+            tune.publish(name)
+        elif action == "again":
+            tune.outcome(name, "interrupted", again=True)
+        elif action == "complete":
+            tune.complete(name, error=False)
+        elif action == "crash":
+            tune.complete(name, error=True)
+        elif action == "unknown":
+            tune.searcher.on_trial_result("never seen", {"outcome": "finished"})
+            tune.searcher.on_trial_complete("never seen", error=True)
+        else:
+            tune.outcome(name, action)
+    # from here on everything goes well: the run must come to its end
+    for _ in range(200):
+        for name in list(tune.configs):
+            if name not in tune.completed:
+                tune.outcome(name, "finished")
+                tune.complete(name, error=False)
+        if tune.suggest() == "FINISHED":
+            break
+    else:
+        raise AssertionError("the run does not end")
+    assert watcher.live == []
+    ended = [stage.name for stage, outcome, _ in watcher.ends if outcome == "finished" and stage.kind == "finetune"]
+    failed = [stage.name for stage, outcome, _ in watcher.ends if outcome == "failed" and stage.kind == "finetune"]
+    stopped = [stage.name for stage, outcome, _ in watcher.ends if outcome == "interrupted"]
+    done = ended + failed + watcher.released_trials
+    assert len(done) == len(set(done)), done
+    waiting = {spec.trial_id for spec in TRIALS} - set(done)
+    for name in waiting:  # only because its own stage, or its pre-training, was stopped with the run
+        spec = next(spec for spec in TRIALS if spec.trial_id == name)
+        assert name in stopped or spec.pretrain_key in stopped, (name, spec, watcher.ends)
+
+
+def drive(max_failures):
+    policy, watcher = Policy(plan_of([TRIALS[0]]), COSTS), Recorder()
+    return policy, watcher, Tune(StageSearcher(policy, watcher, lambda: False, None, max_failures=max_failures))
+
+
+def test_losses_count_only_in_a_row_and_without_progress():
+    policy, watcher, tune = drive(max_failures=1)
+    stage = Stage("finetune", TRIALS[0].trial_id)
+    for saved in range(1, 30):  # progress between any two losses: none counts
+        name = tune.suggest()
+        tune.progress(name, saved)
+        tune.complete(name, error=True)
+    assert {outcome for _, outcome, _ in watcher.ends} == {"interrupted"}
+    tune.complete(tune.suggest(), error=True)  # the first without progress
+    assert watcher.ends[-1][1] == "interrupted"
+    tune.complete(tune.suggest(), error=True)
+    assert watcher.ends[-1][1] == "failed"
+    assert "lost 2 times in a row without progress; see --max-failures" in watcher.ends[-1][2]
+    assert policy.failures.keys() == {stage}
+    assert tune.suggest() == "FINISHED"
+
+
+def test_an_attempt_that_starts_over_from_an_older_state_has_not_made_progress():
+    _, watcher, tune = drive(max_failures=0)
+    name = tune.suggest()
+    tune.progress(name, 8)
+    tune.complete(name, error=True)
+    name = tune.suggest()
+    tune.progress(name, 5)
+    tune.complete(name, error=True)
+    assert watcher.ends[-1][1] == "failed"
+
+
+def test_a_node_that_leaves_never_counts():
+    _, watcher, tune = drive(max_failures=0)
+    for _ in range(20):
+        name = tune.suggest()
+        tune.outcome(name, "interrupted", again=True)
+        tune.complete(name, error=True)  # the worker ends itself so that it gets no further stage
+    assert [outcome for _, outcome, _ in watcher.ends] == ["interrupted"] * 20
+    name = tune.suggest()
+    tune.outcome(name, "finished")
+    tune.complete(name, error=False)
+    assert tune.suggest() == "FINISHED"
