@@ -223,6 +223,7 @@ def run(
     from ablate.report.loading import read_trials
     from ablate.report.tables import pivot, render
     from ablate.space import plan_of
+    from ablate.store import Store
     from ablate.summary import plan_lines
 
     found = _grid(grid, set_)
@@ -247,9 +248,10 @@ def run(
         log=tuple(log or ()),
     )
     result = run_grid(found, options, _console())
-    store = _store(options.out)
+    store = Store.open(options.out, writable=False)
     print()
-    print(render(pivot(read_trials(store)), "plain"))
+    if result.finished + result.failed:
+        print(render(pivot(read_trials(store)), "plain"))
     print("\n".join(closing_lines(store, result)))
     raise typer.Exit(result.exit_code)
 

@@ -42,6 +42,9 @@ HEARTBEAT_S = 10.0
 STALE_S = 60.0
 """A lock whose owner is elsewhere may be taken over when it was not renewed for so long."""
 
+AWAY_BEAT_S = 2.0
+"""Between two renewals while the store is away: how soon it is known to be back."""
+
 FENCE_S = 5.0
 """A change to the store is preceded by a look at the lock if the last one was longer ago; far below `STALE_S`."""
 
@@ -371,7 +374,7 @@ class RunLock:
         self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
         try:
             self._version = self.store.patience(
-                lambda: file.replace(self._me().to_bytes(), None if found is None else found[1])
+                lambda: file.replace(self._me().to_bytes(), None if found is None else found[1]), writes=True
             )
         except Moved:
             current = self._adopt(file)
@@ -431,16 +434,19 @@ class RunLock:
         return Owner(self.token, host, _machine(), pid, start, self._started_at, now, released)
 
     def _keep(self) -> None:
-        while not self._released.wait(self.heartbeat_s):
+        pause_s = self.heartbeat_s
+        while not self._released.wait(pause_s):
+            pause_s = self.heartbeat_s
             try:
                 self._renew()
             except LockLost:
                 self._lost.set()
                 return
             except OSError:  # the next beat tries again, and whoever waits for the store knows since when
-                self.store.patience.note(answered=False)
+                self.store.patience.note(answered=False, writes=True)
+                pause_s = min(AWAY_BEAT_S, self.heartbeat_s)
             else:
-                self.store.patience.note(answered=True)
+                self.store.patience.note(answered=True, writes=True)
 
     def _renew(self) -> None:
         assert self._file is not None

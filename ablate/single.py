@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 from rich.console import Console
 
 from ablate.display import LineReporter, trial_words
-from ablate.lock import RunLock
+from ablate.lock import Fence, RunLock
 from ablate.preflight import check_trials, prepare
 from ablate.run_file import RUN_FILE, check_same_data, read_run_file, run_file, yaml_bytes
 from ablate.space import Grid, InputError, Source, TrialSpec, find_grid, load_grid, load_trial, nearest
+from ablate.stopping import StopWatch, clear_stop, stop_reason
 from ablate.store import Store
+from ablate.supervision import STOPPED_EXIT_CODE
 
 
 def find_trial(text: str, grid: str | None, overrides: Sequence[str], out: str) -> TrialSpec:
@@ -52,22 +55,37 @@ def run_single(trial: TrialSpec, out: str, data_dir: str, threads: int, keep_wei
     """Run one trial in this process, printing its progress; return the exit code."""
     from ablate.attempt import Settings
     from ablate.pictures import write_thumbnails
+    from ablate.training import Interrupted
     from ablate.trial import TrialFailed, data_in, run_trial
 
     store = Store.open(out)
     check_trials([trial], data_dir, lambda text: console.print(text, soft_wrap=True))
     reporter = LineReporter(console)
     console.print(f"trial {trial.trial_id}: {trial_words(trial)}", soft_wrap=True)
-    with RunLock(store):
+    with RunLock(store) as lock:
         loaded = prepare([trial], data_dir)
         before = read_run_file(store)
         check_same_data(before, loaded, store)
         grid = Grid("trial", "", (trial,), {})
         store.write(RUN_FILE, yaml_bytes(run_file(before, grid, loaded, {})))
         write_thumbnails(store, loaded[trial.dataset], data_dir)
+        store.fence = Fence(store, lock.token)
+        asked = functools.partial(stop_reason, store, lock.token)
         try:
             settings = Settings(keep_weights=keep_weights)
-            row = run_trial(trial, store, data_in(data_dir), reporter, threads, settings=settings)
+            with StopWatch(asked) as stop:
+                row = run_trial(
+                    trial,
+                    store,
+                    data_in(data_dir),
+                    lambda progress: reporter(progress) or stop(),
+                    threads,
+                    settings=settings,
+                )
+        except Interrupted:
+            clear_stop(store, lock.token)
+            console.print("stopped by 'ablate stop', the state is saved; to go on run the same command again")
+            return STOPPED_EXIT_CODE
         except TrialFailed as error:
             console.print(f"{error}; the traceback is in {store.label}/trials/{trial.trial_id}/log.txt", soft_wrap=True)
             return 1

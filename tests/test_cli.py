@@ -4,7 +4,9 @@ import io
 import json
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -339,3 +341,70 @@ def test_what_is_odd_in_the_data_is_said_before_a_run(ablate, tmp_path):
     assert code == 0, err
     assert "warning:" in out
     assert "500" in out
+
+
+# --- places that are not there ----------------------------------------------------------------------
+
+
+class RefusesUnsigned(BaseHTTPRequestHandler):
+    """An S3 server that refuses every request, as real ones do without credentials."""
+
+    def refuse(self):
+        body = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+        self.send_response(403)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = refuse
+
+    def log_message(self, *arguments):
+        """Print nothing."""
+
+
+@pytest.fixture
+def forbidding():
+    with ThreadingHTTPServer(("127.0.0.1", 0), RefusesUnsigned) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("option", ["--out", "--data"])
+def test_a_bucket_that_is_not_there_and_missing_credentials_are_refused(
+    ablate, tmp_path, s3_server, forbidding, monkeypatch, option
+):
+    grid = tmp_path / "grid.yaml"
+    base = {name: value for name, value in tiny_fields().items() if name not in ("shots", "pretrain")}
+    name = "synthetic" if option == "--out" else "mine"
+    grid.write_text(
+        yaml.safe_dump({"name": "tiny", "base": base | {"dataset": name}, "blocks": [{"grid": {"shots": [2]}}]})
+    )
+    places = {"--out": str(tmp_path / "run"), "--data": str(tmp_path)}
+
+    def refused(address, *parts):
+        chosen = places | {option: address}
+        outcome = ablate("run", "--grid", grid, *[word for pair in chosen.items() for word in pair])
+        assert_refused(outcome, *parts)
+
+    refused(f"s3://no-such-bucket-here/place?endpoint_override={s3_server}", "s3://no-such-bucket-here/place", "bucket")
+    for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    refused(
+        f"s3://bucket1/place?endpoint_override={forbidding}", "s3://bucket1/place", "credentials in the environment"
+    )
+
+
+def test_a_data_address_without_the_data_set_is_refused(ablate, tmp_path, s3_address):
+    fields = tiny_fields(dataset="mine", shots=2)
+    spec = tmp_path / "trial.yaml"
+    spec.write_text(yaml.safe_dump(fields))
+    outcome = ablate("trial", spec, "--data", s3_address, "--out", tmp_path / "run")
+    assert_refused(outcome, "mine", "s3://")

@@ -217,7 +217,7 @@ def processes_of(session):
 @pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="needs a process namespace of its own")
 def test_a_driver_frozen_past_its_lease_wakes_up_and_commits_no_row(s3_address, tmp_path):
     """The frozen driver is in a process namespace of its own, so that the second one sees a machine elsewhere."""
-    pretrain = tiny_trial("simclr", pretrain={"steps": 400}).pretrain.model_dump(mode="json")
+    pretrain = tiny_trial("simclr", pretrain={"steps": 150}).pretrain.model_dump(mode="json")
     grid, trials = write_grid(tmp_path / "grid.yaml", [{"seed": [0, 1], "pretrain": pretrain}], "simclr")
     store = Store.open(s3_address)
     (key,) = {trial.pretrain_key for trial in trials}

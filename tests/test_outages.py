@@ -57,9 +57,9 @@ def test_an_outage_of_seconds_holds_nothing_up_and_one_past_the_patience_ends_wi
     address, store = behind
     grid, trials = write_grid(
         tmp_path / "grid.yaml",
-        [{"seed": [0, 1], "pretrain": pretrain("simclr", 120)}],
+        [{"seed": [0, 1], "pretrain": pretrain("simclr", 400)}],
         "simclr",
-        finetune={"epochs": 20},
+        finetune={"epochs": 5},
     )
     (key,) = {trial.pretrain_key for trial in trials}
 
@@ -73,6 +73,7 @@ def test_an_outage_of_seconds_holds_nothing_up_and_one_past_the_patience_ends_wi
         proxy.up()
         step = store.newest(f"pretrained/{key}/state")
         wait_until(lambda: reached(step + 1)() or process.poll() is not None)
+        time.sleep(8)  # by then the driver has seen that the store is back
         assert process.poll() is None, process.stdout.read()
         proxy.down()
         text, _ = process.communicate(timeout=180)

@@ -57,15 +57,28 @@ def test_past_the_patience_every_operation_is_tried_once_and_says_since_when():
 
 def test_the_patience_counts_from_the_first_failure_of_all_operations_to_the_next_success():
     patience = Patience(0.6, "x", is_local=False)
-    patience.note(answered=False)
+    patience.note(answered=False, writes=False)
     time.sleep(0.7)
     operation = Flaky(lost(), lost())
     with pytest.raises(StoreAway):
         patience(operation)  # its own first failure, but the store is away for longer
     assert operation.calls == 1
-    patience.note(answered=True)
+    patience.note(answered=True, writes=False)
     assert not patience.is_over
     assert patience(Flaky(lost())) == "done"
+
+
+def test_a_disk_that_became_read_only_is_away_for_writers_although_it_can_be_read():
+    patience = Patience(0.5, "x", is_local=True)
+    read_only = OSError(errno.EROFS, "Read-only file system")
+    patience.note(answered=False, writes=True)
+    time.sleep(0.6)
+    assert patience(Flaky()) == "done"  # a read
+    assert patience.is_over
+    with pytest.raises(StoreAway, match="Read-only"):
+        patience(Flaky(read_only), writes=True)
+    assert patience(Flaky(), writes=True) == "done"
+    assert patience.away_since is None
 
 
 @pytest.mark.parametrize(

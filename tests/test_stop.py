@@ -20,7 +20,8 @@ from ablate.supervision import read_picture
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
-PRETRAIN = tiny_trial("simclr", pretrain={"steps": 300}).pretrain.model_dump(mode="json")
+PRETRAIN = tiny_trial("simclr", pretrain={"steps": 120}).pretrain.model_dump(mode="json")
+LONG = {**PRETRAIN, "steps": 300}
 
 
 def ablate(*arguments):
@@ -70,7 +71,7 @@ def test_a_request_before_the_first_stage_is_heard_too(tmp_path):
 
 
 def test_the_display_of_a_run_is_seen_from_elsewhere_on_a_terminal_and_off_one(tmp_path):
-    grid, trials = write_grid(tmp_path / "grid.yaml", [{"shots": 2, "pretrain": PRETRAIN}], "simclr")
+    grid, trials = write_grid(tmp_path / "grid.yaml", [{"shots": 2, "pretrain": LONG}], "simclr")
     store = Store.open(tmp_path / "run")
     with driver(grid, store.address) as process:
         wait_until(lambda: (picture := read_picture(store)) is not None and picture.rows and picture.rows[0].step > 3)

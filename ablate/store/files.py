@@ -29,7 +29,7 @@ from pyarrow import fs
 
 from ablate.space import InputError
 from ablate.store.addresses import explained, is_remote, label_of, locate
-from ablate.store.errors import CorruptArtifact, StoreFull, trouble_of
+from ablate.store.errors import CorruptArtifact, StoreAway, StoreFull, trouble_of
 from ablate.store.manifest import MANIFEST, Entry, Fact, Manifest, step_name, step_of
 from ablate.store.patience import Patience
 
@@ -147,14 +147,19 @@ class Store:
         What is not durable are control files, such as a request to stop: the fence does not hold them up.
         """
         self.path(path)  # refuses a path outside the store
-        self.patience(lambda: self._put(path, data, durable=durable))
+        self.patience(lambda: self._put(path, data, durable=durable), writes=True)
 
     def try_put(self, path: str, data: bytes) -> bool:
         """Write a file that may be lost, once and without patience; return whether the store took it."""
         try:
             self._put(path, data, durable=False)
-        except (OSError, StoreFull):
+        except StoreFull:
             return False
+        except OSError as error:
+            if trouble_of(error, is_local=self.is_local) is StoreAway:
+                self.patience.note(answered=False, writes=True)
+            return False
+        self.patience.note(answered=True, writes=True)
         return True
 
     def _put(self, path: str, data: bytes, *, durable: bool) -> None:
@@ -205,7 +210,7 @@ class Store:
         A folder's manifest goes first, so that no half artifact can be seen.
         """
         self.path(path)  # refuses a path outside the store
-        self.patience(lambda: self._delete(path))
+        self.patience(lambda: self._delete(path), writes=True)
 
     def _delete(self, path: str) -> None:
         target = self.path(path)

@@ -28,6 +28,7 @@ class Patience:
         self.seconds = seconds
         self._label, self._is_local = label, is_local
         self._since: tuple[float, float] | None = None  # monotonic and wall time of the first failure
+        self._for_writes = False  # whether a write was among the failures
 
     @property
     def away_since(self) -> datetime | None:
@@ -50,22 +51,27 @@ class Patience:
             f"({self.seconds / 60:g} minutes); run the same command again to go on"
         )
 
-    def note(self, *, answered: bool) -> None:
-        """Take note of an operation that was tried without patience."""
-        if answered:
-            self._since = None
-        elif self._since is None:
-            self._since = (time.monotonic(), time.time())
+    def note(self, *, answered: bool, writes: bool) -> None:
+        """Take note of an operation that was tried without patience; a read does not heal a failed write."""
+        if not answered:
+            self._since = self._since or (time.monotonic(), time.time())
+            self._for_writes |= writes
+        elif writes or not self._for_writes:
+            self._since, self._for_writes = None, False
 
-    def __call__(self, operation: Callable[[], T]) -> T:
+    def __call__(self, operation: Callable[[], T], *, writes: bool = False) -> T:
         """Return what `operation` returns; it is tried again while it fails in a way that may heal.
+
+        Args:
+            operation: may be called several times.
+            writes: whether it changes the store; on a disk that became read-only only such operations fail.
 
         Raises:
             StoreTrouble: the store is full, refuses, or stayed away.
             OSError: an answer, such as `FileNotFoundError`.
         """
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(self._may_heal),
+            retry=tenacity.retry_if_exception(lambda error: self._may_heal(error, writes)),
             wait=tenacity.wait_random_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S),
             stop=lambda state: self.is_over,
             reraise=True,
@@ -75,16 +81,16 @@ class Patience:
         except OSError as error:
             trouble = trouble_of(error, is_local=self._is_local)
             if trouble is None:
-                self.note(answered=True)
+                self.note(answered=True, writes=writes)
                 raise
             raise self._trouble(trouble, error) from error
-        self.note(answered=True)
+        self.note(answered=True, writes=writes)
         return result
 
-    def _may_heal(self, error: BaseException) -> bool:
+    def _may_heal(self, error: BaseException, writes: bool) -> bool:
         away = isinstance(error, OSError) and trouble_of(error, is_local=self._is_local) is StoreAway
         if away:
-            self.note(answered=False)
+            self.note(answered=False, writes=writes)
         return away
 
     def _trouble(self, kind: type[StoreTrouble], error: OSError) -> StoreTrouble:
