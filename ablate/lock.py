@@ -42,6 +42,9 @@ HEARTBEAT_S = 10.0
 STALE_S = 60.0
 """A lock whose owner is elsewhere may be taken over when it was not renewed for so long."""
 
+MISSING_PAUSES_S = (0.2, 1.0)
+"""A lock that seems to be missing is looked for again: some servers replace an object in two steps."""
+
 AWAY_BEAT_S = 2.0
 """Between two renewals while the store is away: how soon it is known to be back."""
 
@@ -453,8 +456,12 @@ class RunLock:
         try:
             self._version = self._file.replace(self._me().to_bytes(), self._version)
         except Moved:
-            found = self._file.read()
-            owner = None if found is None else Owner.from_bytes(found[0])
+            for pause_s in (*MISSING_PAUSES_S, 0.0):
+                found = self._file.read()
+                owner = None if found is None else Owner.from_bytes(found[0])
+                if owner is not None:
+                    break
+                time.sleep(pause_s)
             if found is None or owner is None or owner.token != self.token:
                 raise lock_lost(self.store, owner) from None
             self._version = found[1]  # a write whose answer was lost
@@ -523,9 +530,13 @@ class Fence:
 
     def confirm(self) -> None:
         """Look at the lock now; raise as a call does."""
-        now = _clock()
-        data = _read_once(self._store)
-        owner = None if data is None else Owner.from_bytes(data)
+        for pause_s in (*MISSING_PAUSES_S, 0.0):
+            now = _clock()
+            data = _read_once(self._store)
+            owner = None if data is None else Owner.from_bytes(data)
+            if owner is not None:
+                break
+            time.sleep(pause_s)
         if owner is None or owner.token != self._token or owner.released:
             raise lock_lost(self._store, owner)
         self._confirmed = now

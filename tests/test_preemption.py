@@ -108,7 +108,7 @@ def test_twenty_preemptions_of_all_kinds_fail_no_trial_with_one_failure_allowed(
     chance = random.Random(SEED)
     blocks = [
         {
-            "seed": list(range(6)),
+            "seed": list(range(9)),
             "pretrain": [pretrain(method, steps) for method in ("ddpm", "simclr") for steps in (200, 400)],
         }
     ]

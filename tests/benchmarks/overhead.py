@@ -39,7 +39,7 @@ class Counting:
     def progressed(self, stage, progress):
         pass
 
-    def ended(self, stage, outcome, error):
+    def ended(self, stage, outcome, error, trouble):
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
 
     def released(self, trial_id, reason):
