@@ -50,12 +50,14 @@ def main() -> None:
         sys.exit(1)
     except Exception as error:
         from ablate.space import InputError  # not needed to print the help
-        from ablate.store import CorruptArtifact, StoreTrouble
+        from ablate.store import CorruptArtifact, StoreAway, StoreTrouble
 
         if not isinstance(error, InputError | CorruptArtifact | StoreTrouble):
             raise
         sys.stdout.flush()
-        print(f"ablate: {error}", file=sys.stderr)
+        print(f"ablate: {error}", file=sys.stderr, flush=True)
+        if isinstance(error, StoreAway):  # a request that hangs must not hold up the end
+            os._exit(error.exit_code)
         sys.exit(2 if isinstance(error, InputError) else getattr(error, "exit_code", 1))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from ablate.lock import Fence, RunLock
 from ablate.policy import Costs, Policy, Stage
 from ablate.preflight import check_trials, prepare
 from ablate.run_file import RUN_FILE, check_same_data, published_snapshots, read_run_file, run_file, yaml_bytes
-from ablate.space import Grid, InputError, plan_of
+from ablate.space import Grid, InputError, TrialSpec, plan_of
 from ablate.spot import Notice
 from ablate.store import TROUBLES, Store, StoreTrouble
 from ablate.supervision import Stop, away_words, shown_in_store, signals, supervised
@@ -106,8 +106,6 @@ class _Run:
         return RunResult(code, states.count("finished"), failed, missing)
 
     def _locked(self) -> None:
-        from ablate.pictures import write_thumbnails
-
         if self.lock.weakness is not None:
             self.say(
                 f"warning: {self.store.label}: {self.lock.weakness}; the lock that keeps a second driver off this run "
@@ -129,14 +127,12 @@ class _Run:
             keys = list(plan.pretrainings) if self.options.share else []
             published = published_snapshots(self.store, keys, self._damaged)
             self.store.clean_temporaries()
-            for name in dict.fromkeys(trial.dataset for trial in todo):
-                write_thumbnails(self.store, loaded[name], self.options.data_dir)
 
             def make_policy(costs: Costs) -> Policy:
                 return Policy(plan, costs, done=done, published=published, share=self.options.share)
 
             if not self.stop():
-                self._on_ray(make_policy, loaded, before)
+                self._on_ray(make_policy, todo, loaded, before)
 
     def _damaged(self, path: str) -> None:
         self.say(
@@ -145,15 +141,22 @@ class _Run:
         )
 
     def _on_ray(
-        self, make_policy: Callable[[Costs], Policy], loaded: dict[str, Dataset], before: dict[str, object]
+        self,
+        make_policy: Callable[[Costs], Policy],
+        todo: Sequence[TrialSpec],
+        loaded: dict[str, Dataset],
+        before: dict[str, object],
     ) -> None:
         from ablate import tuner
         from ablate.attempt import Settings
+        from ablate.pictures import write_thumbnails
 
         options, store = self.options, self.store
         recorded: list[Future[None]] = []
         with tuner.connected(options.address) as present, ThreadPoolExecutor(1) as recorder:
             gpus_pretrain, gpus_finetune = self._resources()
+            for name in dict.fromkeys(trial.dataset for trial in todo):
+                write_thumbnails(store, loaded[name], options.data_dir)
             policy = make_policy(costs_for(store, gpus_pretrain=gpus_pretrain, gpus_finetune=gpus_finetune))
             store.write(RUN_FILE, yaml_bytes(run_file(before, self.grid, loaded, dict(present), share=options.share)))
             settings = Settings(
@@ -270,5 +273,5 @@ def closing_lines(store: Store, result: RunResult) -> list[str]:
     if result.missing:
         lines.append("interrupted, every state is saved; to go on run the same command again")
     lines.append(f"tables {store.label}/tables, run file {store.label}/{RUN_FILE}")
-    lines.append(f"next   ablate results {store.label}   ablate report {store.label}")
+    lines.append(f"next   ablate results {store.word}   ablate report {store.word}")
     return lines

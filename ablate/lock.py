@@ -13,7 +13,6 @@ import errno
 import hashlib
 import json
 import os
-import shlex
 import socket
 import subprocess
 import sys
@@ -427,7 +426,7 @@ class RunLock:
         raise InputError(
             f"{self.store.label}: a run may have one driver at a time, and one is at work: host {owner.host}, "
             f"pid {owner.pid}, started {owner.started_at}, last seen {age:.0f} s ago; wait for its end, stop it "
-            f"with {shlex.join(['ablate', 'stop', self.store.address])}, or give another --out"
+            f"with ablate stop {self.store.word}, or give another --out"
         )
 
     def _me(self, *, released: bool = False) -> Owner:

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
 
 from rich.console import Console
 
@@ -17,6 +16,8 @@ from ablate.display import Picture
 from ablate.lock import CONTROL, Owner, RunLock, lock_lost
 from ablate.stopping import STOP_COMMAND, StopWatch, clear_stop, request_stop, stop_reason
 from ablate.store import Store, StoreAway, StoreFull, StoreTrouble
+
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 STOPPED_EXIT_CODE = 5
 """Of a run that `ablate stop` has ended."""
@@ -50,6 +51,10 @@ class Stop:
         """Stop for a store that does not take what the run makes."""
         with self._first:
             self.trouble = self.trouble or trouble
+            if isinstance(trouble, StoreAway):  # neither can a word reach the stages, nor can they save a state
+                self.exit_code = self.exit_code or trouble.exit_code
+                self._requested.set()
+                self._abandoned.set()
         self.request(type(trouble).__name__, trouble.exit_code)
 
     def request(self, reason: str, exit_code: int) -> bool:
@@ -74,7 +79,7 @@ class Stop:
 
     def forget(self) -> None:
         """Take the request back once nobody is left to read it."""
-        if self._asking is None:
+        if self._asking is None or self.abandoned:
             return
         self._asking.join()
         with suppress(StoreTrouble):
@@ -83,23 +88,41 @@ class Stop:
 
 @contextmanager
 def signals(stop: Stop, console: Console) -> Iterator[None]:
-    """Let SIGINT and SIGTERM stop the run with every state saved; a second one leaves at once."""
+    """Let SIGINT and SIGTERM stop the run with every state saved; a second one leaves at once.
 
-    def handle(number: int, frame: FrameType | None) -> None:
+    A thread hears them, so that they are heard while the main thread waits in a request to the store.
+    """
+
+    def handle(number: int) -> None:
         name = signal.Signals(number).name
         if not stop.request(name, 128 + number):
             os._exit(128 + number)
         console.print(f"{name}: saving the running stages' states; once more to leave at once")
 
+    def listen(heard: int) -> None:
+        while number := os.read(heard, 1)[0]:
+            if number in _STOP_SIGNALS:
+                handle(number)
+
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may handle signals: a caller in another one stops the run its own way
         return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    thread = threading.Thread(target=listen, args=(heard,), name="signals", daemon=True)
+    thread.start()
+    before = {number: signal.signal(number, lambda number, frame: None) for number in _STOP_SIGNALS}
+    woken = signal.set_wakeup_fd(told)  # gets the number of every signal that Python handles
     try:
         yield
     finally:
+        signal.set_wakeup_fd(woken)
         for number, handler in before.items():
             signal.signal(number, handler)
+        os.write(told, b"\0")
+        thread.join()
+        os.close(heard)
+        os.close(told)
 
 
 @contextmanager
@@ -124,7 +147,7 @@ def supervised(stop: Stop, store: Store, lock: RunLock, say: Callable[[str], Non
             if since is not None and away is None:
                 away = time.monotonic()
                 say(away_words(store) or "")
-            elif since is None and away is not None:
+            elif since is None and away is not None and not stop():
                 say(f"the store answers again, after {time.monotonic() - away:.0f} s")
                 away = None
             if store.patience.is_over:

@@ -37,7 +37,7 @@ def stop_run(store: Store, *, wait: bool) -> Iterator[str]:
     if wait:
         while _is_at_work(lock, owner):
             time.sleep(REFRESH_SECONDS)
-        yield "the run has ended; the command that started it goes on"
+        yield "the run has ended; start the same command again to go on"
 
 
 def _is_at_work(lock: RunLock, owner: Owner) -> bool:

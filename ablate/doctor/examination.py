@@ -153,15 +153,22 @@ def _data_sets(data: str | None) -> tuple[str | None, list[str], list[Finding]]:
     from ablate.datasets.places import place_of
     from ablate.store.addresses import absolute
 
+    level: Level
     where = data_folder(data)
     if isinstance(where, Path) and not where.is_dir():
-        level: Level = "note" if data is None else "red"
+        level = "note" if data is None else "red"
         cure = "--data names another" if data is None else "give --data the folder that holds the data sets"
         return None, [], [Finding("data", level, f"{where}: folder not found; only synthetic is there", cure)]
     place = place_of(where)
     names = [name for name in dataset_names(where) if name != "synthetic" and place.has_folder(name)]
-    about = [] if names else [Finding("data", "note", f"no data sets in {place.label}; only synthetic can be used")]
-    return absolute(where), names, about
+    if names:
+        return absolute(where), names, []
+    level, cure = ("note", "") if data is None else ("red", "give --data the folder above the data sets' own folders")
+    return (
+        absolute(where),
+        [],
+        [Finding("data", level, f"no data sets in {place.label}; only synthetic is there", cure)],
+    )
 
 
 @contextmanager

@@ -19,6 +19,7 @@ import errno
 import hashlib
 import os
 import re
+import shlex
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -101,6 +102,12 @@ class Store:
     def label(self) -> str:
         """The address as it is printed: without credentials and query."""
         return label_of(self.address)
+
+    @property
+    def word(self) -> str:
+        """The address as a word of a command line, to be copied: without credentials, with its query."""
+        _, _, query = self.address.partition("?")
+        return shlex.quote(f"{self.label}?{query}" if query and not self.is_local else self.label)
 
     def __repr__(self) -> str:
         return f"Store({self.label!r})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
@@ -9,12 +10,15 @@ from types import TracebackType
 from ablate.store.files import Store
 from ablate.store.manifest import Fact, step_of
 
+HELD_UP_S = 10.0
+"""Nobody waits for a publication that takes longer."""
+
 
 class BackgroundPublisher:
     """Publishes artifacts in a thread of its own, in the order in which they are handed in.
 
-    At most one is behind, so that memory does not fill, except while the store is away: then nobody waits, and
-    what is handed in stays in memory until the store is back.
+    At most one is behind, so that memory does not fill, except while the store is away or slow: then nobody waits,
+    and what is handed in stays in memory until it is written.
 
     Use it as a context manager. What went wrong in the background is raised by the next `submit`, `flush`
     or `close`.
@@ -23,7 +27,7 @@ class BackgroundPublisher:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="publish")
-        self._pending: list[Future[None]] = []
+        self._pending: list[tuple[float, Future[None]]] = []  # with the time at which it was handed in
 
     def submit(
         self,
@@ -51,13 +55,13 @@ class BackgroundPublisher:
     def later(self, work: Callable[[], None]) -> None:
         """Do `work`, which writes to the store, after what was handed in before; wait as `submit` does."""
         while self._pending:
-            if self._pending[0].done():
-                self._pending.pop(0).result()
+            if self._pending[0][1].done():
+                self._pending.pop(0)[1].result()
             elif self.is_held_up:
                 break
             else:
-                wait(self._pending[:1], timeout=0.2)
-        self._pending.append(self._pool.submit(work))
+                wait([self._pending[0][1]], timeout=0.2)
+        self._pending.append((time.monotonic(), self._pool.submit(work)))
 
     def _publish(self, folder: str, files: dict[str, bytes], prune: bool, facts: dict[str, Fact]) -> None:
         self.store.publish(folder, files, **facts)
@@ -76,16 +80,18 @@ class BackgroundPublisher:
     @property
     def idle(self) -> bool:
         """Is nothing being written (or has writing failed, which `flush` raises)?"""
-        return all(work.done() for work in self._pending)
+        return all(work.done() for _, work in self._pending)
 
     @property
     def is_held_up(self) -> bool:
-        """Whether something waits to be written while the store is away."""
-        return not self.idle and self.store.patience.away_since is not None
+        """Whether something waits to be written while the store is away, or takes its time over a request."""
+        waiting = [since for since, work in self._pending if not work.done()]
+        late = bool(waiting) and time.monotonic() - waiting[0] > HELD_UP_S
+        return bool(waiting) and (late or self.store.patience.away_since is not None)
 
     def flush(self) -> None:
         """Wait until all is published; raise what went wrong first."""
-        pending, self._pending = self._pending, []
+        pending, self._pending = [work for _, work in self._pending], []
         wait(pending)
         for work in pending:
             work.result()
