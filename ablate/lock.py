@@ -26,11 +26,13 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from ablate.space import InputError
 from ablate.store import LockLost, Store, StoreTrouble
 from ablate.store.addresses import object_client
+
+T = TypeVar("T")
 
 CONTROL = ".ablate"
 """Folder of the lock, the stop requests and the progress; hidden, so that it counts among nobody's files."""
@@ -287,6 +289,16 @@ def _read_once(store: Store) -> bytes | None:
     return data
 
 
+def _looked_for(read: Callable[[], T | None]) -> T | None:
+    """Return what `read` finds, also if that is missing for a moment."""
+    for pause_s in MISSING_PAUSES_S:
+        found = read()
+        if found is not None:
+            return found
+        time.sleep(pause_s)
+    return read()
+
+
 def condition_problem(store: Store) -> str | None:
     """Return why a store's server cannot keep two drivers apart for sure; None if it can.
 
@@ -455,12 +467,8 @@ class RunLock:
         try:
             self._version = self._file.replace(self._me().to_bytes(), self._version)
         except Moved:
-            for pause_s in (*MISSING_PAUSES_S, 0.0):
-                found = self._file.read()
-                owner = None if found is None else Owner.from_bytes(found[0])
-                if owner is not None:
-                    break
-                time.sleep(pause_s)
+            found = _looked_for(self._file.read)
+            owner = None if found is None else Owner.from_bytes(found[0])
             if found is None or owner is None or owner.token != self.token:
                 raise lock_lost(self.store, owner) from None
             self._version = found[1]  # a write whose answer was lost
@@ -529,13 +537,9 @@ class Fence:
 
     def confirm(self) -> None:
         """Look at the lock now; raise as a call does."""
-        for pause_s in (*MISSING_PAUSES_S, 0.0):
-            now = _clock()
-            data = _read_once(self._store)
-            owner = None if data is None else Owner.from_bytes(data)
-            if owner is not None:
-                break
-            time.sleep(pause_s)
+        now = _clock()
+        data = _looked_for(lambda: _read_once(self._store))
+        owner = None if data is None else Owner.from_bytes(data)
         if owner is None or owner.token != self._token or owner.released:
             raise lock_lost(self._store, owner)
         self._confirmed = now
