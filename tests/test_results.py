@@ -74,7 +74,7 @@ DESIGNED = {
     "errors": "trial_id image landmark x_true y_true x_pred y_pred error error_paper",
     "curves": "trial_id pretrain_key phase step epoch metric value seconds",
     "stages": (
-        "kind pretrain_key trial_id from_step to_step seconds gpus images_per_second peak_memory_bytes node outcome"
+        "kind pretrain_key trial_id from_step to_step seconds gpus images_per_second peak_memory_bytes node device outcome"
     ),
 }
 
@@ -279,7 +279,7 @@ def test_descriptions_travel_with_the_files(store: Store) -> None:
     write_rows(store, "errors", TRIAL, [error_row("a.jpg", 0, 1.0)])
     schema = pq.read_schema(store.path(part_path("errors", TRIAL)))
     assert schema.field("error").metadata[b"description"] == b"radial error in the trial's unit"
-    assert schema.metadata[b"ablate_schema_version"] == b"1"
+    assert schema.metadata[b"ablate_schema_version"] == b"2"
 
 
 def test_files_that_are_no_parts_are_not_read(store: Store) -> None:
