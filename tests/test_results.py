@@ -74,7 +74,8 @@ DESIGNED = {
     "errors": "trial_id image landmark x_true y_true x_pred y_pred error error_paper",
     "curves": "trial_id pretrain_key phase step epoch metric value seconds",
     "stages": (
-        "kind pretrain_key trial_id from_step to_step seconds gpus images_per_second peak_memory_bytes node device outcome"
+        "kind pretrain_key trial_id from_step to_step seconds gpus images_per_second peak_memory_bytes "
+        "node device outcome"
     ),
 }
 
