@@ -29,7 +29,7 @@ def ablate(*arguments):
     return done.returncode, done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("place", ["local", "s3"])
+@pytest.mark.parametrize("place", ["local", pytest.param("s3", marks=pytest.mark.slow)])
 def test_a_run_that_is_asked_to_stop_saves_and_ends_with_exit_code_5_and_goes_on_later(place, tmp_path, request):
     address = str(tmp_path / "run") if place == "local" else request.getfixturevalue("s3_address")
     grid, trials = write_grid(tmp_path / "grid.yaml", [{"seed": [0, 1], "pretrain": PRETRAIN}], "simclr")
