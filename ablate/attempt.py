@@ -68,10 +68,17 @@ def choose_device(settings: Settings) -> torch.device:
     return torch.device(settings.device)
 
 
+REVISION = "REVISION"
+"""The file beside this one that tells the git revision in a package that was packed for other machines."""
+
+
 @functools.cache
 def git_revision() -> str | None:
-    """Return the git revision of the checkout that this package runs from; None outside one."""
+    """Return the git revision of the checkout that this package runs from, or was packed from; None outside one."""
     folder = Path(__file__).resolve().parent
+    packed = folder / REVISION
+    if packed.is_file():
+        return packed.read_text(encoding="utf-8").strip() or None
     command = ["git", "-C", str(folder), "log", "-1", "--format=%H", "--", "."]
     try:
         found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)

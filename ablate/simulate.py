@@ -10,6 +10,7 @@ the borders of machines, which a stage of several GPUs may not cross.
 
 from __future__ import annotations
 
+import bisect
 import heapq
 import itertools
 import math
@@ -168,59 +169,93 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """What a stage holds: a node, and some of its GPUs."""
 
     node: int
     gpus: tuple[int, ...]
 
 
-class _Pool:
-    """The machine's GPUs, CPUs and slots, and what is free of them."""
+class Pool:
+    """The nodes that are there, and what is free of their GPUs and CPUs and of the slots.
 
-    def __init__(self, machine: Machine) -> None:
-        self._width, self._cpus_per_stage = int(machine.node.gpus), machine.cpus_per_stage
-        self._free = [UNIT] * machine.gpus
-        self._cpus = [machine.node.cpus] * machine.num_nodes
-        self._slots = math.inf if machine.slots is None else machine.slots
+    Nodes come and go; nodes and GPUs are numbered in the order in which they come.
 
-    def take(self, request: int) -> _Place | None:
+    Args:
+        cpus_per_stage: CPU cores that every stage takes.
+        slots: most stages at a time; None for no limit.
+    """
+
+    def __init__(self, cpus_per_stage: float, slots: int | None = None) -> None:
+        self._cpus_per_stage = cpus_per_stage
+        self._slots = math.inf if slots is None else slots
+        self._cpus: dict[int, float] = {}  # free, by node
+        self._gpus: dict[int, dict[int, int]] = {}  # free shares, by node and GPU
+        self._levels: dict[int, list[tuple[int, int]]] = {}  # free shares -> such GPUs and their nodes, ascending
+        self._nodes, self._numbers = itertools.count(), itertools.count()
+
+    def add(self, shape: Shape) -> int:
+        """Add an empty node; return its number."""
+        node = next(self._nodes)
+        self._cpus[node] = shape.cpus
+        self._gpus[node] = {next(self._numbers): UNIT for _ in range(int(shape.gpus))}
+        self._levels.setdefault(UNIT, []).extend((gpu, node) for gpu in self._gpus[node])
+        return node
+
+    def remove(self, node: int) -> None:
+        """Take a node away, with what its stages hold of it."""
+        for gpu, free in self._gpus[node].items():
+            self._levels[free].remove((gpu, node))
+        del self._cpus[node], self._gpus[node]
+
+    def take(self, request: int) -> Place | None:
         """Take a stage's share, CPUs and slot; return what it holds, None if it does not fit now."""
         if self._slots < 1:
             return None
-        open_nodes = [node for node, cpus in enumerate(self._cpus) if cpus >= self._cpus_per_stage]
-        place = self._whole(request // UNIT, open_nodes) if request >= UNIT else self._share(request, open_nodes)
+        place = self._whole(request // UNIT) if request >= UNIT else self._share(request)
         if place is not None:
             self._slots -= 1
             self._cpus[place.node] -= self._cpus_per_stage
             for gpu in place.gpus:
-                self._free[gpu] -= min(request, UNIT)
+                self._change(gpu, place.node, -min(request, UNIT))
         return place
 
-    def _whole(self, num_gpus: int, nodes: Sequence[int]) -> _Place | None:
+    def _whole(self, num_gpus: int) -> Place | None:
         """Return the first node with so many empty GPUs."""
-        for node in nodes:
-            empty = [gpu for gpu in self._gpus_of(node) if self._free[gpu] == UNIT][:num_gpus]
-            if len(empty) == num_gpus:
-                return _Place(node, tuple(empty))
+        empty: dict[int, list[int]] = {}
+        for gpu, node in self._levels.get(UNIT, ()):
+            if self._cpus[node] >= self._cpus_per_stage:
+                found = empty.setdefault(node, [])
+                found.append(gpu)
+                if len(found) == num_gpus:
+                    return Place(node, tuple(found))
         return None
 
-    def _share(self, request: int, nodes: Sequence[int]) -> _Place | None:
+    def _share(self, request: int) -> Place | None:
         """Return the fullest GPU with room for a share; where none is asked for, the node with most free CPUs."""
         if not request:
-            return _Place(max(nodes, key=lambda node: (self._cpus[node], -node)), ()) if nodes else None
-        room = [(self._free[gpu], gpu, node) for node in nodes for gpu in self._gpus_of(node)]
-        _, gpu, node = min((item for item in room if item[0] >= request), default=(0, -1, -1))
-        return _Place(node, (gpu,)) if gpu >= 0 else None
+            node = max(self._cpus, key=lambda node: (self._cpus[node], -node), default=None)
+            return None if node is None or self._cpus[node] < self._cpus_per_stage else Place(node, ())
+        for free in sorted(level for level in self._levels if level >= request):
+            for gpu, node in self._levels[free]:
+                if self._cpus[node] >= self._cpus_per_stage:
+                    return Place(node, (gpu,))
+        return None
 
-    def _gpus_of(self, node: int) -> range:
-        return range(node * self._width, (node + 1) * self._width)
-
-    def give_back(self, place: _Place, request: int) -> None:
+    def give_back(self, place: Place, request: int) -> None:
+        """Give back what a stage held; of a node that was taken away, its slot only."""
         self._slots += 1
+        if place.node not in self._cpus:
+            return
         self._cpus[place.node] += self._cpus_per_stage
         for gpu in place.gpus:
-            self._free[gpu] += min(request, UNIT)
+            self._change(gpu, place.node, min(request, UNIT))
+
+    def _change(self, gpu: int, node: int, by: int) -> None:
+        free = self._gpus[node][gpu]
+        self._levels[free].remove((gpu, node))
+        bisect.insort(self._levels.setdefault(free + by, []), (gpu, node))
+        self._gpus[node][gpu] = free + by
 
 
 def simulate(policy: Policy, machine: Machine) -> Schedule:
@@ -228,7 +263,9 @@ def simulate(policy: Policy, machine: Machine) -> Schedule:
 
     As in a run, `machine.pending` stages are drawn from the policy ahead of their time, and wait until they fit.
     """
-    pool, spans, waiting = _Pool(machine), list[Span](), list[Stage]()
+    pool, spans, waiting = Pool(machine.cpus_per_stage, machine.slots), list[Span](), list[Stage]()
+    for _ in range(machine.num_nodes):
+        pool.add(machine.node)
     events: list[tuple[float, int, Span, int | None]] = []  # when, order, what, its snapshot or None at its end
     order, now = itertools.count(), 0.0
 
@@ -265,7 +302,7 @@ def simulate(policy: Policy, machine: Machine) -> Schedule:
             if step is not None:
                 policy.publish(span.stage.name, step)
             else:
-                pool.give_back(_Place(span.node, span.gpus), span.request)
+                pool.give_back(Place(span.node, span.gpus), span.request)
                 policy.finish(span.stage)
     assert not waiting
     assert policy.is_over

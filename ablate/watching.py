@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -51,35 +51,49 @@ def watch_run(store: Store, console: Console) -> None:
     owner = lock.owner()
     if owner is None:
         return
+
+    def who() -> str | None:
+        return f"driver on {owner.host}, pid {owner.pid}" if _is_at_work(lock, owner) else None
+
     try:
-        (_draw if console.is_terminal else _print)(store, lock, owner, console)
+        show_run(store, console, who)
     except KeyboardInterrupt:
         console.print("the run goes on")
 
 
-def _draw(store: Store, lock: RunLock, owner: Owner, console: Console) -> None:
+def show_run(store: Store, console: Console, who: Callable[[], str | None]) -> None:
+    """Show a run's live display, read from its store.
+
+    Args:
+        store: of the run.
+        console: a terminal is drawn on, another output gets lines from time to time.
+        who: asked again and again; returns who is at work, for the line below the display, and None when it is over.
+    """
+    (_draw if console.is_terminal else _print)(store, console, who)
+
+
+def _draw(store: Store, console: Console, who: Callable[[], str | None]) -> None:
     with Live(console=console, auto_refresh=False, transient=True) as live:
-        while _is_at_work(lock, owner):
+        while (caption := who()) is not None:
             picture = read_picture(store)
             drawn = [] if picture is None else [picture.draw()]
-            live.update(Group(*drawn, Text(_caption(picture, owner), style="dim")), refresh=True)
+            live.update(Group(*drawn, Text(_aged(caption, picture), style="dim")), refresh=True)
             time.sleep(REFRESH_SECONDS)
 
 
-def _print(store: Store, lock: RunLock, owner: Owner, console: Console) -> None:
+def _print(store: Store, console: Console, who: Callable[[], str | None]) -> None:
     last = 0.0
-    while _is_at_work(lock, owner):
+    while (caption := who()) is not None:
         picture = read_picture(store)
         if picture is not None and picture.at - last >= PLAIN_SECONDS:
             last = picture.at
-            for line in [*picture.lines(), _caption(picture, owner)]:
+            for line in [*picture.lines(), _aged(caption, picture)]:
                 console.print(line, soft_wrap=True)
         time.sleep(REFRESH_SECONDS)
 
 
-def _caption(picture: Picture | None, owner: Owner) -> str:
+def _aged(caption: str, picture: Picture | None) -> str:
     """Say whose display it is and how old."""
-    who = f"driver on {owner.host}, pid {owner.pid}"
     if picture is None:
-        return f"{who}: nothing to see yet"
-    return f"{who}, as of {max(0.0, time.time() - picture.at):.0f} s ago"
+        return f"{caption}: nothing to see yet"
+    return f"{caption}, as of {max(0.0, time.time() - picture.at):.0f} s ago"

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from ablate.cli import app
 from ablate.costs import default_costs
+from ablate.fitting import Shape
 from ablate.policy import Costs, Policy, Stage
-from ablate.simulate import UNIT, Bounds, Machine, best_packing, forecast, lower_bounds, simulate
+from ablate.simulate import UNIT, Bounds, Machine, Place, Pool, best_packing, forecast, lower_bounds, simulate
 from ablate.space import InputError, TrialSpec, find_grid, load_grid, plan_of, shipped_grids
 from ablate.summary import forecast_lines
 
@@ -141,6 +142,66 @@ def test_a_stage_of_two_gpus_takes_them_from_one_node():
 def test_stages_without_a_gpu_are_limited_by_the_cpus():
     trials = [trial("scratch", shots=shots) for shots in (4, 3, 2)]
     assert run(trials, Machine(1, 1, 0, **WORKER))[0].makespan_s == 5
+
+
+# --- nodes that come and go
+
+
+def test_a_node_that_is_added_has_gpus_of_its_own_and_takes_them_with_it():
+    pool = Pool(1)
+    assert pool.take(UNIT) is None
+    first, second = pool.add(Shape(8, 1)), pool.add(Shape(8, 2))
+    assert pool.take(2 * UNIT) == Place(second, (1, 2))
+    assert pool.take(UNIT) == Place(first, (0,))
+    pool.remove(second)
+    assert pool.take(UNIT) is None
+    pool.give_back(Place(second, (1, 2)), 2 * UNIT)  # nobody has it any more
+    assert pool.take(UNIT // 4) is None
+    assert pool.take(UNIT // 4) is None
+    pool.give_back(Place(first, (0,)), UNIT)
+    assert pool.take(UNIT // 4) == Place(first, (0,))
+    assert pool.add(Shape(2, 1)) == 2
+    assert pool.take(UNIT) == Place(2, (3,))
+
+
+def test_slots_count_over_all_nodes_and_come_back_from_those_that_have_gone():
+    pool = Pool(1, slots=2)
+    node, other = pool.add(Shape(8)), pool.add(Shape(4))
+    places = [pool.take(0), pool.take(0)]
+    assert places == [Place(node, ()), Place(node, ())]
+    assert pool.take(0) is None
+    pool.remove(node)
+    for place in places:
+        pool.give_back(place, 0)
+    assert pool.take(0) == Place(other, ())
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_a_share_goes_to_the_fullest_gpu_with_room_beside_free_cpus(data):
+    pool, free, cpus, held = Pool(1), {}, {}, []
+    for _ in range(30):
+        if not cpus or data.draw(st.integers(0, 9)) == 0:
+            shape = Shape(data.draw(st.integers(1, 4)), data.draw(st.integers(1, 2)))
+            node, next_gpu = pool.add(shape), len(free)
+            free |= {next_gpu + number: (node, UNIT) for number in range(int(shape.gpus))}
+            cpus[node] = shape.cpus
+        elif held and data.draw(st.booleans()):
+            place, request = held.pop(data.draw(st.integers(0, len(held) - 1)))
+            pool.give_back(place, request)
+            cpus[place.node] += 1
+            free[place.gpus[0]] = (place.node, free[place.gpus[0]][1] + request)
+        else:
+            request = data.draw(st.sampled_from([1000, 2500, 5000, UNIT]))
+            fits = [(left, gpu) for gpu, (node, left) in free.items() if left >= request and cpus[node] >= 1]
+            place = pool.take(request)
+            assert (place is None) == (not fits)
+            if place is not None:
+                left, gpu = min(fits)
+                assert place == Place(free[gpu][0], (gpu,))
+                cpus[place.node] -= 1
+                free[gpu] = (place.node, left - request)
+                held.append((place, request))
 
 
 # --- what holds for every schedule

@@ -69,7 +69,8 @@ class Source:
         node, line = self.root, None
         for part in place:
             if isinstance(node, yaml.MappingNode):
-                pair = next((pair for pair in node.value if pair[0].value == part), None)
+                pairs = reversed(node.value)  # merged keys come first, and do not count where the mapping has its own
+                pair = next((pair for pair in pairs if pair[0].value == part), None)
                 if pair is None:
                     break
                 line, node = pair[0].start_mark.line, pair[1]
