@@ -25,7 +25,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 data_app = typer.Typer(help="Check, look at and prepare data sets.", no_args_is_help=True, rich_markup_mode=None)
+cluster_app = typer.Typer(
+    help="Look at a launched cluster, and take it down.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(data_app, name="data")
+app.add_typer(cluster_app, name="cluster")
 
 GridOption = Annotated[str, typer.Option("--grid", "-g", help="name of a search space, or the path of its file")]
 SetOption = Annotated[
@@ -275,6 +279,100 @@ def trial(
 
     found = find_trial(spec, grid, set_ or [], out)
     raise typer.Exit(run_single(found, out, _data_dir(data), threads, keep_weights, _console()))
+
+
+LaunchedArgument = Annotated[
+    str, typer.Argument(metavar="FILE", help="the cluster file that was launched, or its name")
+]
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    epilog="--grid and --out must be given; every other option of `ablate run` may be.",
+)
+def launch(
+    context: typer.Context,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="a cluster file: a path, or the name of a shipped one")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="leave the cluster up when the run has ended")] = False,
+    costs: Annotated[
+        str | None, typer.Option(metavar="RUN", help="predict with the stages' times of an earlier run")
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="print the file as it will be used, the steps, time and cost; start nothing"),
+    ] = False,
+) -> None:
+    """Run a search space on the cluster that FILE describes: bring it up, watch, fetch the report, take it down."""
+    from ablate.launch.cluster_file import find_cluster
+    from ablate.launch.launching import launch as launch_run
+    from ablate.launch.launching import request_for
+    from ablate.space import InputError, find_grid, load_grid
+
+    if file.startswith("-"):
+        raise InputError(f"FILE must come before the options of a launch; got {file}")
+    found, (arguments, options) = find_cluster(file), _run_options(context.args)
+    source = find_grid(options["grid"])
+    grid = load_grid(source, options["set_"] or [])
+    request = request_for(found, grid, source, out=options["out"], arguments=arguments, options=options, keep=keep)
+    raise typer.Exit(launch_run(request, _console(), yes=yes, dry_run=dry_run, costs=costs))
+
+
+def _run_options(words: list[str]) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Return what `ablate run` makes of options: those that differ from the default as words, and all by name.
+
+    The words leave out what a launch says itself: the search space, the store and the address.
+    """
+    command = typer.main.get_command(app).commands["run"]  # type: ignore[attr-defined]
+    with command.make_context("ablate run", list(words)) as context:
+        values = dict(context.params)
+        again: list[str] = []
+        for parameter in command.get_params(context):
+            value = values.get(parameter.name)
+            if parameter.name in ("grid", "out", "address", "dry_run", "help") or value in (None, False, [], ()):
+                continue
+            if value == parameter.get_default(context):
+                continue
+            option = max(parameter.opts, key=len)
+            for item in value if isinstance(value, list | tuple) else [value]:
+                again += [option] if item is True else [option, str(item)]
+    return tuple(again), values
+
+
+@app.command()
+def attach(file: LaunchedArgument) -> None:
+    """Watch a launched run again, from the machine that launched it, until its report is here and all is taken down."""
+    from ablate.launch.launching import attach as attach_run
+
+    raise typer.Exit(attach_run(file, _console()))
+
+
+@cluster_app.command("status")
+def cluster_status(file: LaunchedArgument) -> None:
+    """Print a launched cluster's machines, and how its driver is."""
+    from ablate.launch.launching import cluster_status as status_of
+
+    print("\n".join(status_of(file)))
+
+
+@cluster_app.command("logs")
+def cluster_logs(
+    file: LaunchedArgument,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="until the driver ends")] = False,
+) -> None:
+    """Print what the driver on a launched cluster printed."""
+    from ablate.launch.launching import cluster_logs as logs_of
+
+    for line in logs_of(file, follow=follow):
+        print(line, flush=True)
+
+
+@cluster_app.command("down")
+def cluster_down(file: LaunchedArgument) -> None:
+    """Let the driver save, end everything of a launched cluster, and verify that nothing is left."""
+    from ablate.launch.launching import cluster_down as take_down
+
+    raise typer.Exit(take_down(file, _console()))
 
 
 @app.command()

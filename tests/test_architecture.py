@@ -25,6 +25,7 @@ LAYERS = (
     ("supervision", "tuner"),
     ("watching", "single", "doctor"),
     ("summary", "driver", "report"),
+    ("launch",),
     ("api",),
     ("cli",),
 )
@@ -33,7 +34,8 @@ LAYERS = (
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 ONLY_IN = {
-    "ray": {"tuner"},
+    "ray": {"tuner", "launch"},
+    "jsonschema": {"launch"},
     "optuna": {"tuner"},
     "lightly": {"pretrain"},
     "diffusers": {"models", "pretrain"},
@@ -63,6 +65,7 @@ WITHOUT_TORCH = {
     "watching",
     "simulate",
     "costs",
+    "launch",
 }
 
 

@@ -1,0 +1,393 @@
+"""A launch from its checks to its report: what is asked, what is started, what is shown, and what is taken down."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from rich.console import Console
+
+from ablate.launch.backend import Backend, CameUpWrongError, DriverState, LaunchRequest, LeftOverError
+from ablate.launch.cluster_file import ClusterFile, find_cluster, parse_cluster
+from ablate.launch.estimate import estimate
+from ablate.launch.estimate_words import estimate_lines
+from ablate.launch.kinds import backend_of
+from ablate.launch.memory import Memory, clusters_folder
+from ablate.lock import RunLock
+from ablate.policy import Costs
+from ablate.space import Grid, InputError, load_grid, plan_of
+from ablate.space.files import Source
+from ablate.store import Store, StoreAway
+from ablate.store.addresses import absolute, is_remote, label_of
+
+POLL_S = 5.0
+"""Between two looks at the driver."""
+
+LOST_S = 180.0
+"""A head that does not answer for so long, while its driver's lock is stale too, is lost."""
+
+OFFLINE_S = 5.0
+"""How long the display waits for a store; this machine may be offline for hours, and the run goes on."""
+
+
+def launch(
+    request: LaunchRequest,
+    console: Console,
+    *,
+    yes: bool,
+    dry_run: bool,
+    costs: str | None,
+) -> int:
+    """Launch a run; return the exit code.
+
+    Args:
+        request: what is to be launched.
+        console: for the plan, the question and the display.
+        yes: do not ask.
+        dry_run: print the file as it will be used, the steps, time and cost, without credentials and network.
+        costs: address of an earlier run whose stages tell how long stages take; None for estimates.
+
+    Raises:
+        InputError: something is wrong, and nothing was paid for.
+    """
+    say = _sayer(console)
+    memory = Memory(request.file.name)
+    backend = backend_of(request, memory)
+    backend.check()
+    _check_request(request, backend)
+    for line in _outlook(request, backend, costs):
+        say(line)
+    if dry_run:
+        for line in [*_numbered(backend.steps()), "", f"{request.file.path} as it will be used:", backend.resolved()]:
+            say(line)
+        return 0
+    if not yes and not (sys.stdin.isatty() and console.is_terminal):
+        raise InputError("--yes must be given where there is no terminal to answer on; got neither")
+    _check_memory(memory, request)
+    store = Store.open(request.out)
+    _check_data(request, say)
+    backend.check_online(say)
+    if not yes and console.input("Launch it? [y/N] ").strip().lower() not in ("y", "yes"):
+        say("nothing was started")
+        return 2
+    _wait_for_lock(store, memory, say)
+    _remember(memory, request)
+    try:
+        backend.start(say)
+    except (CameUpWrongError, KeyboardInterrupt) as error:
+        say(f"ablate: {error}" if str(error) else "interrupted: everything is taken down")
+        return 130 if _take_down(backend, memory, say) == 0 and isinstance(error, KeyboardInterrupt) else 6
+    return _follow(backend, memory, store, console, keep=request.keep)
+
+
+def attach(word: str, console: Console) -> int:
+    """Go on watching a launch that this user started on this machine; return its exit code as `launch` does."""
+    memory = recall(word)
+    backend = restored(memory)
+    store = Store.open(memory.state()["out"], writable=False)
+    return _follow(backend, memory, store, console, keep=bool(memory.state().get("keep")))
+
+
+def cluster_status(word: str) -> list[str]:
+    """Return the machines and the driver of a launch, a line each."""
+    memory = recall(word)
+    state = memory.state()
+    began = f"launched {state.get('started', '?')}: grid {state['grid']}, out {label_of(state['out'])}"
+    return [f"{memory.name:<9}{began}", *restored(memory).status()]
+
+
+def cluster_logs(word: str, *, follow: bool) -> Iterator[str]:
+    """Yield what the driver of a launch printed."""
+    yield from restored(recall(word)).logs(follow=follow)
+
+
+def cluster_down(word: str, console: Console) -> int:
+    """Take a launch down, after its driver has saved; return 0, or 6 if something is left."""
+    memory = recall(word)
+    return _take_down(restored(memory), memory, _sayer(console))
+
+
+# --- what is looked at first ------------------------------------------------------------------------
+
+
+def request_for(
+    file: ClusterFile,
+    grid: Grid,
+    source: Source,
+    *,
+    out: str | None,
+    arguments: tuple[str, ...],
+    options: Mapping[str, Any],
+    keep: bool,
+) -> LaunchRequest:
+    """Return the request to launch `grid`, read from `source`, with the other options of `ablate run`."""
+    if out is None:
+        raise InputError("--out must be given for a launch: an s3:// or gs:// address, or a folder that machines share")
+    if options.get("address") is not None:
+        raise InputError(f"--address must be left out of a launch, which makes its own; got {options['address']}")
+    text = Path(source.name).read_text(encoding="utf-8")
+    return LaunchRequest(file, grid, text, absolute(out), options.get("data"), arguments, options, keep)
+
+
+def _check_request(request: LaunchRequest, backend: Backend) -> None:
+    for option, address in (("--out", request.out), ("--data", request.data)):
+        if address is not None and is_remote(address) and "@" in urlsplit(address).netloc.replace("anonymous@", ""):
+            raise InputError(
+                f"{option} must hold no credentials: other users of the machines could read them; got "
+                f"{label_of(address)} with some; give the machines a profile, a service account or ~/.aws/credentials"
+            )
+    if backend.several_machines and not is_remote(request.out):
+        raise InputError(
+            f"--out must be an address that all machines reach, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX; got the "
+            f"folder {request.out}, which the others do not have; on one machine use ablate run"
+        )
+
+
+def _check_memory(memory: Memory, request: LaunchRequest) -> None:
+    state = memory.state()
+    if state and state["out"] != request.out:
+        raise InputError(
+            f"{request.file.path}: the cluster {memory.name} is in use for {label_of(state['out'])} since "
+            f"{state['started']}; give another cluster_name, or take it down: ablate cluster down {memory.name}"
+        )
+
+
+def _check_data(request: LaunchRequest, say: Callable[[str], None]) -> None:
+    """Look at the data, where this machine can: at an address, or generated."""
+    from ablate.preflight import check_trials
+
+    named = (name for trial in request.grid.trials for name in (trial.dataset, _pretrain_data(trial)))
+    needed = set(named) - {None, "synthetic"}
+    if request.data is None and needed and request.file.kind != "slurm":
+        raise InputError(
+            f"--data must be given: the machines need the data sets {', '.join(sorted(map(str, needed)))}; upload them "
+            "to a bucket and give its address (data are never sent), or give a folder that every machine has"
+        )
+    if request.data is None or is_remote(request.data) or request.file.kind == "slurm":
+        check_trials(request.grid.trials, request.data, say)
+
+
+def _pretrain_data(trial: Any) -> str | None:
+    return getattr(trial.pretrain, "dataset", None)
+
+
+def _wait_for_lock(store: Store, memory: Memory, say: Callable[[str], None]) -> None:
+    """Wait until the lock of a driver that was lost with its head is stale; refuse if another driver is at work."""
+    lock = RunLock(store)
+    owner = lock.owner()
+    if owner is None or lock.is_gone(owner):
+        return
+    if memory.exists:
+        backend = restored(memory)
+        if backend.driver().phase in ("waiting", "running"):
+            return  # it is ours, and launching again goes on with it
+        say(f"the lost driver on {owner.host} was at work until just now; waiting until its lock is stale")
+        deadline = time.monotonic() + 3 * lock.stale_s
+        while time.monotonic() < deadline:
+            owner = lock.owner()
+            if owner is None or lock.is_gone(owner):
+                return
+            time.sleep(2)
+    assert owner is not None
+    raise InputError(
+        f"{store.label}: a run may have one driver at a time, and one is at work: host {owner.host}, pid {owner.pid}; "
+        f"wait for its end, stop it with ablate stop {store.word}, or give another --out"
+    )
+
+
+def _outlook(request: LaunchRequest, backend: Backend, costs: str | None) -> list[str]:
+    """Return the plan, the machines, time and cost."""
+    from ablate.costs import require_measured
+    from ablate.run_file import open_run
+    from ablate.summary import plan_lines
+
+    plan, fleet = plan_of(request.grid.trials), backend.fleet()
+    earlier = None if costs is None else open_run(costs)
+
+    def measured(gpus_pretrain: float, gpus_finetune: float) -> Costs:
+        assert earlier is not None
+        return require_measured(earlier, gpus_pretrain=gpus_pretrain, gpus_finetune=gpus_finetune)
+
+    found = estimate(
+        plan,
+        fleet,
+        request.options,
+        None if earlier is None else measured,
+        where=str(request.file.path),
+        source="" if earlier is None else f"measured in {earlier.label}",
+        prices=fleet.prices_from,
+        max_machines=fleet.max_workers,
+        idle_minutes=fleet.idle_minutes,
+    )
+    return [*plan_lines(request.grid, plan), *estimate_lines(found)]
+
+
+def _numbered(steps: list[str]) -> list[str]:
+    return ["", "steps", *(f"  {number}. {step}" for number, step in enumerate(steps, start=1))]
+
+
+# --- what is remembered -----------------------------------------------------------------------------
+
+
+def _remember(memory: Memory, request: LaunchRequest) -> None:
+    memory.write(f"file{request.file.path.suffix}", request.file.text)
+    memory.write("grid.yaml", request.grid_text)
+    memory.remember(
+        file=str(request.file.path.resolve()),
+        suffix=request.file.path.suffix,
+        grid=request.grid.name,
+        overrides=list(request.options.get("set_") or ()),
+        out=request.out,
+        data=request.data,
+        arguments=list(request.arguments),
+        keep=request.keep,
+        started=memory.state().get("started", datetime.now(UTC).isoformat(timespec="seconds")),
+    )
+
+
+def recall(word: str) -> Memory:
+    """Return the memory of a launch, by its cluster file or its cluster's name.
+
+    Raises:
+        InputError: nothing is remembered under it.
+    """
+    by_name = Memory(word) if "/" not in word and word else None
+    memory = by_name if by_name is not None and by_name.exists else Memory(find_cluster(word).name)
+    if not memory.exists:
+        known = sorted(path.name for path in clusters_folder().glob("*") if (path / "state.json").is_file())
+        raise InputError(
+            f"{word}: no launch of the cluster {memory.name} is remembered on this machine; "
+            + (f"there is {', '.join(known)}" if known else "none is; start one with ablate launch")
+        )
+    return memory
+
+
+def restored(memory: Memory) -> Backend:
+    """Return the backend of a launch that is remembered."""
+    state = memory.state()
+    file = parse_cluster(Path(state["file"]), memory.path(f"file{state['suffix']}").read_text(encoding="utf-8"))
+    source = memory.path("grid.yaml")
+    text = source.read_text(encoding="utf-8")
+    grid = load_grid(Source.parse(text, str(source)), state["overrides"])
+    arguments = tuple(state["arguments"])
+    request = LaunchRequest(file, grid, text, state["out"], state["data"], arguments, {}, state["keep"])
+    return backend_of(request, memory)
+
+
+# --- while it runs, and after -----------------------------------------------------------------------
+
+
+def _follow(backend: Backend, memory: Memory, store: Store, console: Console, *, keep: bool) -> int:
+    """Show the run until its driver has ended, fetch the report, and take the cluster down."""
+    say = _sayer(console)
+    try:
+        state = _show(backend, store, console)
+    except KeyboardInterrupt:
+        say(
+            f"the run goes on without you; ablate attach {memory.name} shows it again, ablate stop {store.word} ends it"
+        )
+        return 130
+    if state is None:
+        say(
+            f"ablate: the head is lost: neither it nor its driver gave a sign for {LOST_S:.0f} s; taking down what is "
+            "left; all states are saved; launch again to go on"
+        )
+        _take_down(backend, memory, say)
+        return 6
+    code = 1 if state.exit_code is None else state.exit_code
+    if code not in (0, 1):
+        last = [line for line in backend.logs(follow=False) if line.strip()][-1:]
+        say(f"the driver ended with exit code {code}" + (f": {last[0]}" if last else ""))
+    _report(memory, say)
+    if keep:
+        say(f"the cluster stays up, and costs, until: ablate cluster down {memory.name}")
+        return code
+    return _take_down(backend, memory, say) or code
+
+
+def _show(backend: Backend, store: Store, console: Console) -> DriverState | None:
+    """Show the run until its driver has ended; return how, or None if the head is lost."""
+    from ablate.watching import show_run
+
+    view = Store.connect(store.address, patience_s=OFFLINE_S)
+    ended: list[DriverState | None] = []
+    silent_since: list[float] = []
+    looked, caption = [0.0], [""]
+
+    def who() -> str | None:
+        if time.monotonic() - looked[0] < POLL_S:
+            return caption[0]
+        looked[0] = time.monotonic()
+        backend.tend(_sayer(console))
+        state = backend.driver()
+        if state.phase == "ended":
+            ended.append(state)
+            return None
+        if state.phase != "unknown":
+            silent_since.clear()
+        elif not silent_since:
+            silent_since.append(time.monotonic())
+        elif time.monotonic() - silent_since[0] > LOST_S and _is_stale(view):
+            ended.append(None)
+            return None
+        words = {"waiting": "the driver waits", "running": "the driver runs", "unknown": "the head does not answer"}
+        caption[0] = words[state.phase] + (f" ({state.detail})" if state.detail and state.phase != "running" else "")
+        return caption[0]
+
+    while not ended:
+        try:
+            show_run(view, console, who)
+        except StoreAway:
+            time.sleep(POLL_S)  # this machine may be offline; the run goes on
+    return ended[0]
+
+
+def _is_stale(store: Store) -> bool:
+    """Whether the store can be reached, and no driver is at work there."""
+    lock = RunLock(store)
+    try:
+        owner = lock.owner()
+        return owner is None or lock.is_gone(owner)
+    except StoreAway:
+        return False
+
+
+def _report(memory: Memory, say: Callable[[str], None]) -> None:
+    """Write the report on this machine, and print the results."""
+    from ablate.report import write_report
+    from ablate.report.loading import read_trials
+    from ablate.report.tables import pivot, render
+    from ablate.results import finished_trials
+    from ablate.run_file import RUN_FILE
+
+    store = Store.open(memory.state()["out"], writable=False)
+    if not store.exists(RUN_FILE) or not finished_trials(store):
+        say(f"{store.label}: no trial has ended, there is nothing to report")
+        return
+    folder = Path("reports") / memory.name
+    for line in ["", render(pivot(read_trials(store)), "plain"), *write_report(store, str(folder)).lines()]:
+        say(line)
+
+
+def _take_down(backend: Backend, memory: Memory, say: Callable[[str], None]) -> int:
+    """Take everything down and forget the launch; return 0, or 6 if something is left, which stays remembered."""
+    try:
+        backend.down(say)
+    except LeftOverError as error:
+        say(f"ablate: not everything could be taken down: {error}; try again: ablate cluster down {memory.name}")
+        return LeftOverError.exit_code
+    memory.forget()
+    say("everything is taken down")
+    return 0
+
+
+def _sayer(console: Console) -> Callable[[str], None]:
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True, markup=False)
+
+    return say

@@ -1,0 +1,235 @@
+"""A list of machines that ssh reaches becomes a Ray cluster, and is left as it was found.
+
+Ray's own launcher for such lists ends every Ray process of its user on each machine, and leaves workers running; here
+each machine is started and stopped directly, and only what carries this cluster's mark is ended.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ablate.launch.backend import CameUpWrongError, Fleet, Say
+from ablate.launch.prices import fleet_of
+from ablate.launch.ray_cluster import RayCluster
+from ablate.launch.ray_files import ray_check, refuse_written_by_launch
+from ablate.launch.ray_jobs import SilentError
+from ablate.launch.ssh import Host, SshError, on_all, require_usable_key
+from ablate.space import InputError
+
+JOIN_S = 120
+"""For a worker that was started to join."""
+
+SETUP_S = 1800
+"""For the environment of a machine to be made: Torch is some gigabytes."""
+
+
+class Machines(RayCluster):
+    """The machines of a Ray cluster file with provider `local`."""
+
+    def head(self) -> Host:
+        """Return the head."""
+        return self._host(self._provider()["head_ip"])
+
+    def hosts(self) -> list[Host]:
+        """Return all machines, the head first."""
+        workers = self._provider().get("worker_ips") or []
+        return [self._host(address) for address in [self._provider()["head_ip"], *workers]]
+
+    def check(self) -> None:
+        """Refuse a file that cannot work; see `Backend`."""
+        file, provider = self.file, self._provider()
+        file.require_edited()
+        refuse_written_by_launch(file)
+        workers = provider.get("worker_ips") or []
+        if not isinstance(workers, list):
+            file.refuse(("provider", "worker_ips"), f"must be a list of addresses; got {workers!r}")
+        seen: set[str] = set()
+        for place, address in [("head_ip", provider.get("head_ip")), *(("worker_ips", item) for item in workers)]:
+            if not isinstance(address, str) or not address.strip():
+                file.refuse(("provider", place), f"must be an address that ssh reaches; got {address!r}")
+            if address in seen:
+                file.refuse(("provider", place), f"each machine must be named once; got {address} again")
+            seen.add(address)
+        ray_check(file, file.document)
+        if key := self._key():
+            require_usable_key(key, agent_counts=True, where=file.source.where(("auth", "ssh_private_key")))  # type: ignore[union-attr]
+        port = self._metadata().get("port", 6379)
+        if not isinstance(port, int) or not 1024 <= port <= 10_000:
+            file.refuse(
+                ("metadata", "port"),
+                f"must be a whole number from 1024 to 10000 (Ray's workers are above); got {port!r}",
+            )
+
+    def fleet(self) -> Fleet:
+        """Return the machines; what they have is a guess where the file does not say."""
+        return fleet_of(self.file)
+
+    def resolved(self) -> str:
+        """Return the file as it is: a launch adds nothing to it."""
+        return self.file.text
+
+    def steps(self) -> list[str]:
+        """Return what a launch does."""
+        hosts = self.hosts()
+        names = ", ".join(host.address for host in hosts)
+        return [
+            f"send the wheel of this version, the search space and a token to {self.node_folder} on {names}",
+            f"make or update the Python environment {self._environment()} on each",
+            "compare the versions of Python, Ray and ablate on all",
+            f"start Ray on the head {hosts[0].address}, port {self.port()}, with the token, its dashboard on loopback",
+            *(f"let {host.address} join, and join again whenever it was cut off" for host in hosts[1:]),
+            f"open an ssh tunnel to the dashboard's port {self.port() + 1}, and start the driver as a Ray job",
+            "show the run until it ends, write the report here",
+            "end the cluster's processes on every machine, the head last, and verify that none is left",
+        ]
+
+    def check_online(self, say: Say) -> None:
+        """Refuse machines that ssh does not reach."""
+        answers = on_all(self.hosts(), lambda host: host.run("bash -c 'command -v flock setsid ps tar' >/dev/null"))
+        for address, answer in answers.items():
+            if isinstance(answer, SshError):
+                raise InputError(
+                    f"{self.file.path}: {answer}; every machine must let you in by ssh without a question "
+                    f"(try: ssh -o BatchMode=yes {address} true) and have bash, flock, setsid, ps and tar; mend it, or "
+                    "take it off the list"
+                )
+
+    def bring_up(self, say: Say) -> None:
+        """Send, set up, compare, start the head, then the others."""
+        hosts, archive = self.hosts(), self.archive()
+        say(f"sending {len(archive) / 1e6:.1f} MB to {len(hosts)} machines, and setting them up")
+        commands = [*self._commands("initialization_commands"), *self._commands("setup_commands")]
+
+        def set_up(host: Host) -> str:
+            host.send(archive, self.node_folder)
+            for command in commands:
+                host.run(command, timeout_s=SETUP_S)
+            host.run(f"{self.node_script} setup", timeout_s=SETUP_S)
+            return host.run(f"{self.node_script} versions").strip()
+
+        _require_same(_require(on_all(hosts, set_up)))
+        head, workers = hosts[0], hosts[1:]
+        if not self._answers():
+            head.run(f"{self.node_script} stop", timeout_s=120)
+            say(f"starting the head {head.address}")
+            self._start(head, f"head {_ray_address(head)}")
+        self.wait_for_head()
+        _require(on_all(workers, lambda host: self._start(host, f"keep-worker {head.address} {_ray_address(host)}")))
+        self._wait_for(workers, say)
+
+    def _start(self, host: Host, words: str) -> None:
+        try:
+            host.run(f"{self.node_script} {words}", timeout_s=120)
+        except SshError as error:
+            tail = host.run(f"tail -n 3 {self.node_folder}/$(hostname)-*.log | tr '\\n' ' '")
+            raise SshError(f"{error}; its log ends with: {tail.strip()[:300]}") from error
+
+    def _answers(self) -> bool:
+        try:
+            self.jobs().nodes()
+        except (SshError, SilentError):
+            return False
+        return True
+
+    def _wait_for(self, workers: Sequence[Host], say: Say) -> None:
+        deadline, missing = time.monotonic() + JOIN_S, list(workers)
+        while missing and time.monotonic() < deadline:
+            present = {node["address"] for node in self.jobs().nodes()}
+            missing = [host for host in missing if host.address not in present and not present & set(_names(host))]
+            time.sleep(1 if missing else 0)
+        if missing:
+            raise CameUpWrongError(
+                f"{', '.join(host.address for host in missing)} did not join the head within {JOIN_S} s; can it reach "
+                f"port {self.port()} of {self.head().address}? Its log is {self.node_folder}/*-worker.log there"
+            )
+        say(f"{len(workers) + 1} machines are up")
+
+    def tend(self, say: Say) -> None:
+        """Let machines join again that were started anew."""
+        try:
+            present = {node["address"] for node in self.jobs().nodes()}
+        except (SshError, SilentError):
+            return
+        head, *workers = self.hosts()
+        for host in workers:
+            if host.address not in present and not present & set(_names(host)):
+                words = f"{self.node_script} keep-worker {head.address} {_ray_address(host)}"
+                on_all([host], lambda host, words=words: host.run(words))  # type: ignore[misc]
+
+    def take_down(self, say: Say) -> list[str]:
+        """Stop the workers, then the head; return what is left."""
+        head, *workers = self.hosts()
+        left = []
+        for group in (workers, [head]):
+            for address, answer in on_all(group, self._stop).items():
+                if isinstance(answer, SshError):
+                    left.append(f"{answer}: what runs there is unknown; end it with {self.node_script} stop there")
+                elif answer:
+                    left.append(f"{address}: still runs {answer.splitlines()[0].strip()}")
+        if not left:
+            say(f"no process of the cluster is left on {', '.join(host.address for host in [head, *workers])}")
+        return left
+
+    def _stop(self, host: Host) -> str:
+        script = f"{self.node_folder}/node.sh"
+        return host.run(
+            f"test -e {script} || exit 0; bash {script} stop && rm -f {self.node_folder}/token", timeout_s=120
+        )
+
+    # --- the file ---
+
+    def _provider(self) -> dict[str, Any]:
+        return dict(self.file.document["provider"])
+
+    def _key(self) -> Path | None:
+        key = (self.file.document.get("auth") or {}).get("ssh_private_key")
+        return Path(key).expanduser() if key else None
+
+    def _host(self, address: str) -> Host:
+        return Host(address, (self.file.document.get("auth") or {}).get("ssh_user"), self._key())
+
+    def _commands(self, key: str) -> list[str]:
+        return [str(command) for command in self.file.document.get(key) or []]
+
+    def _environment(self) -> str:
+        return str(self._metadata().get("environment", f"{self.node_folder}/env"))
+
+
+def _ray_address(host: Host) -> str:
+    """Return the address under which a machine joins: its own if it is an IP address, else what Ray finds."""
+    try:
+        return str(ipaddress.ip_address(host.address))
+    except ValueError:
+        return '""'
+
+
+def _names(host: Host) -> list[str]:
+    """Return the IP addresses of a machine that is named."""
+    import socket
+
+    try:
+        return [str(entry[4][0]) for entry in socket.getaddrinfo(host.address, None)]
+    except OSError:
+        return []
+
+
+def _require(answers: dict[str, Any]) -> dict[str, Any]:
+    for answer in answers.values():
+        if isinstance(answer, SshError):
+            raise CameUpWrongError(str(answer))
+    return answers
+
+
+def _require_same(versions: dict[str, str]) -> None:
+    """Refuse machines whose versions differ; Ray would not let them join, or fail later."""
+    head, *_ = versions
+    for address, version in versions.items():
+        if version != versions[head]:
+            raise CameUpWrongError(
+                f"{address} has {version}, the head {head} has {versions[head]}: all machines must have the same; "
+                "delete the environment there and launch again, or name another python in the file's metadata"
+            )

@@ -1,0 +1,69 @@
+"""Ray cluster files as Ray itself checks them."""
+
+from __future__ import annotations
+
+import copy
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ablate.launch.cluster_file import ClusterFile
+from ablate.space import InputError
+
+WRITTEN_BY_LAUNCH = ("head_start_ray_commands", "worker_start_ray_commands")
+"""What a file must leave to the launch: here it is decided who can talk to the cluster."""
+
+
+def ray_version() -> str:
+    """Return the version of Ray that is installed here; every machine of a cluster must have the same."""
+    return metadata.version("ray")
+
+
+def ray_check(file: ClusterFile, document: dict[str, Any]) -> None:
+    """Refuse a cluster file that Ray would refuse.
+
+    Args:
+        file: the file, for messages.
+        document: its content, complete.
+
+    Raises:
+        InputError: with Ray's reason, or that its client is not installed.
+    """
+    try:
+        import click
+        import jsonschema
+        from ray.autoscaler._private.util import prepare_config, validate_config
+    except ImportError as error:
+        raise InputError(f'ablate launch needs the client of Ray: pip install "ablate[clusters]" ({error})') from error
+    try:
+        validate_config(prepare_config(copy.deepcopy(document)))
+    except jsonschema.ValidationError as error:
+        file.refuse(tuple(error.absolute_path), f"Ray refuses it: {_one_line(error.message)}")
+    except (click.ClickException, ValueError, KeyError, TypeError, RuntimeError) as error:
+        said = error.message if isinstance(error, click.ClickException) else error
+        raise InputError(f"{file.path}: Ray refuses the file: {_one_line(said)}") from error
+
+
+def refuse_written_by_launch(file: ClusterFile) -> None:
+    """Refuse a file that starts Ray itself."""
+    for key in WRITTEN_BY_LAUNCH:
+        if key in file.document:
+            file.refuse((key,), "must be left out: a launch starts Ray itself, with a token and closed to others")
+
+
+def head_of(path: Path) -> tuple[str, str, str]:
+    """Return address, user and private key of the head of a cluster that Ray's launcher has brought up.
+
+    Args:
+        path: the file that was given to `ray up`.
+    """
+    import yaml
+    from ray.autoscaler._private.commands import _bootstrap_config, get_head_node_ip
+
+    config = _bootstrap_config(yaml.safe_load(path.read_text(encoding="utf-8")), no_config_cache=True)
+    auth = config["auth"]
+    return get_head_node_ip(str(path)), str(auth["ssh_user"]), str(auth["ssh_private_key"])
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())[:300]
