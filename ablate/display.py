@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from types import TracebackType
@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 
 PLAIN_SECONDS = 30.0
 """Where the output is no terminal, a line about the running stages is printed this often."""
+
+WAIT_SHOWN_S = 10.0
+"""A stage that got no place on a cluster that may grow within this time is said to wait for a node."""
+
+STUCK_SHOWN_S = 60.0
+"""While nothing is at work, a stage that got no place on the nodes that are there within this time is said to wait."""
+
+_NOUNS = {"pretrain": "pre-training", "finetune": "fine-tuning", "trial": "trial"}
 
 _OUTCOMES = {"finished": "green", "failed": "red", "interrupted": "yellow", "lost": "yellow"}
 
@@ -46,13 +54,28 @@ def duration(seconds: float) -> str:
     return str(timedelta(seconds=round(max(0.0, seconds))))
 
 
+def counted(count: int, noun: str) -> str:
+    """Return `1 stage`, `2 stages`."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+@dataclass(frozen=True)
+class Wait:
+    """What a stage waits for that was offered to Ray and has no place yet."""
+
+    words: str  # such as: a node with a GPU (the cluster has 1 and may grow to 2)
+    its_turn: bool  # every node is there: it only waits for another stage to end
+
+
 @dataclass
 class _Running:
     """One stage on the screen."""
 
     words: str
     began: float
-    phase: str = "waiting"
+    placed: bool = False
+    dependents: int = 0  # trials that wait for what it publishes
+    phase: str = "starting"
     step: int = 0
     total: int = 0
     loss: float | None = None
@@ -126,6 +149,7 @@ class Picture:
     summary: str
     warning: str | None
     at: float  # seconds since 1970
+    waits: Sequence[str] = ()  # what waits for what, and for how long
 
     def to_bytes(self) -> bytes:
         """Return the picture as JSON."""
@@ -135,7 +159,8 @@ class Picture:
     def from_bytes(cls, data: bytes) -> Picture:
         """Read a picture; raise `ValueError` or `TypeError` if it is none."""
         value = json.loads(data)
-        return cls(**{**value, "rows": [Row(**row) for row in value["rows"]]})
+        waits = tuple(value.get("waits", ()))  # none in the pictures of older versions
+        return cls(**{**value, "rows": [Row(**row) for row in value["rows"]], "waits": waits})
 
     def draw(self) -> Group:
         """Return the picture for a terminal."""
@@ -148,12 +173,14 @@ class Picture:
             )
         bar = ProgressBar(total=max(self.total, 1), completed=self.done, width=40)
         warning = [] if self.warning is None else [Text(self.warning, style="red")]
-        return Group(table, bar, Text(self.summary), *warning)
+        waits = [Text(wait, style="dim") for wait in self.waits]
+        return Group(table, *waits, bar, Text(self.summary), *warning)
 
     def lines(self) -> list[str]:
         """Return the picture as plain lines."""
         running = [f"  {row.words}: {', '.join(fact for fact in row.facts if fact)}" for row in self.rows if row.total]
-        return [self.summary, *([] if self.warning is None else [self.warning]), *running]
+        waits = [f"  {wait}" for wait in self.waits]
+        return [self.summary, *([] if self.warning is None else [self.warning]), *waits, *running]
 
 
 class Display:
@@ -165,6 +192,7 @@ class Display:
         already: trials that were finished before.
         also: is told how attempts end, as `Watcher.ended` is.
         warning: returns what is wrong just now, such as a store that is away; None if nothing is.
+        wait: returns what a stage waits for.
     """
 
     def __init__(
@@ -175,8 +203,10 @@ class Display:
         already: int,
         also: Callable[[Stage, str, str | None, str | None], None],
         warning: Callable[[], str | None] = lambda: None,
+        wait: Callable[[Stage], Wait] = lambda stage: Wait("a place", its_turn=True),
     ) -> None:
-        self._console, self._policy, self._also, self._warning = console, policy, also, warning
+        self._console, self._policy, self._also = console, policy, also
+        self._warning, self._wait = warning, wait
         self._total, self._finished, self._failed = policy.num_trials, 0, 0
         self._already = already
         self._running: dict[Stage, _Running] = {}
@@ -211,11 +241,21 @@ class Display:
         else:
             words = f"{stage.kind} {trial_words(self._policy.trial(stage))}"
         self._running[stage] = _Running(words, time.monotonic())
+        self._count_dependents(stage)
+
+    def placed(self, stage: Stage) -> None:
+        """Show that a stage has its place; what it takes counts from here."""
+        if stage in self._running:
+            self._running[stage].placed, self._running[stage].began = True, time.monotonic()
 
     def progressed(self, stage: Stage, progress: Mapping[str, Any]) -> None:
         """Show how far a stage is."""
         if stage in self._running:
             self._running[stage].update(progress)
+            self._count_dependents(stage)
+
+    def tick(self) -> None:
+        """Print where the run is from time to time where there is no live display."""
         now = time.monotonic()
         if not self._console.is_terminal and now - self._last_plain >= PLAIN_SECONDS:
             self._last_plain = now
@@ -228,9 +268,10 @@ class Display:
         if stage.kind != "pretrain":
             self._finished += outcome == "finished"
             self._failed += outcome == "failed"
-        took = duration(time.monotonic() - running.began)
-        line = f"{outcome:<11} {running.words} ({stage.name}, {took})"
-        self.say(f"{line}: {error}" if error else line, _OUTCOMES.get(outcome, ""))
+        if running.placed or outcome != "interrupted":  # nothing is lost of what had not started
+            took = duration(time.monotonic() - running.began)
+            line = f"{outcome:<11} {running.words} ({stage.name}, {took})"
+            self.say(f"{line}: {error}" if error else line, _OUTCOMES.get(outcome, ""))
         self._also(stage, outcome, error, trouble)
 
     def released(self, trial_id: str, reason: str) -> None:
@@ -240,6 +281,10 @@ class Display:
         self.say(f"{'failed':<11} finetune {trial_words(self._policy.trial(stage))} ({trial_id}): {reason}", "red")
         self._also(stage, "failed", reason, None)
 
+    def _count_dependents(self, stage: Stage) -> None:
+        if stage.kind == "pretrain":
+            self._running[stage].dependents = len(self._policy.dependents(stage))
+
     # --- what is drawn ------------------------------------------------------------------------------
 
     def _summary(self) -> str:
@@ -247,7 +292,7 @@ class Display:
         at_work = sum(running.total > 0 for running in list(self._running.values()))
         skipped = f" ({self._already} more were finished before)" if self._already else ""
         return (
-            f"{done}{skipped}, {at_work} stages running, {self._failed} failed, "
+            f"{done}{skipped}, {counted(at_work, 'stage')} running, {self._failed} failed, "
             f"{duration(time.monotonic() - self._began)} so far"
         )
 
@@ -255,10 +300,40 @@ class Display:
         """Return what there is to see now."""
         running = list(self._running.values())
         return Picture(
-            rows=[Row(stage.words, stage.step, stage.total, stage.facts) for stage in running],
+            rows=[Row(stage.words, stage.step, stage.total, stage.facts) for stage in running if stage.placed],
             done=self._finished + self._failed,
             total=self._total,
             summary=self._summary(),
             warning=self._warning(),
             at=time.time(),
+            waits=self._waits(),
         )
+
+    def _waits(self) -> tuple[str, ...]:
+        """Say what waits for what, and for how long.
+
+        A stage whose turn has not come is no news: there is always one while others are at work. One that waits for
+        a node is, and so are the trials that would ask for more nodes if their pre-training were done.
+        """
+        now, stages = time.monotonic(), list(self._running.items())
+        idle = not any(running.placed for _, running in stages)
+        waiting: dict[tuple[str, str], list[float]] = {}
+        behind: list[tuple[int, float]] = []  # trials that wait, and for how long
+        for stage, running in stages:
+            wait, seconds = self._wait(stage), now - running.began
+            stuck = idle and seconds >= STUCK_SHOWN_S
+            if not running.placed and seconds >= WAIT_SHOWN_S and (not wait.its_turn or stuck):
+                waiting.setdefault((_NOUNS[stage.kind], wait.words), []).append(seconds)
+            if running.dependents and seconds >= WAIT_SHOWN_S and not self._wait(Stage("finetune", "")).its_turn:
+                behind.append((running.dependents, seconds))
+        lines = [_wait_line(len(ages), noun, words, max(ages)) for (noun, words), ages in waiting.items()]
+        if behind:
+            trials = sum(count for count, _ in behind)
+            words = f"what {counted(len(behind), _NOUNS['pretrain'])} will publish"
+            lines.append(_wait_line(trials, _NOUNS["finetune"], words, max(seconds for _, seconds in behind)))
+        return tuple(lines)
+
+
+def _wait_line(count: int, noun: str, what: str, seconds: float) -> str:
+    verb, first = ("waits", "") if count == 1 else ("wait", "the first ")
+    return f"{counted(count, noun)} {verb} for {what}, {first}for {duration(seconds)}"

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -23,6 +24,9 @@ from ablate.space import Grid, InputError, TrialSpec, plan_of
 from ablate.spot import Notice
 from ablate.store import TROUBLES, Store, StoreTrouble
 from ablate.supervision import Stop, away_words, shown_in_store, signals, supervised
+
+if TYPE_CHECKING:
+    from ablate import tuner
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,8 @@ class _Run:
         options, store = self.options, self.store
         recorded: list[Future[None]] = []
         with tuner.connected(options.address) as present, ThreadPoolExecutor(1) as recorder:
-            gpus_pretrain, gpus_finetune = self._resources()
+            resources, stock = self._resources()
+            gpus_pretrain, gpus_finetune = resources.gpus_pretrain, resources.gpus_finetune
             for name in dict.fromkeys(trial.dataset for trial in todo):
                 write_thumbnails(store, loaded[name], options.data_dir)
             policy = make_policy(costs_for(store, gpus_pretrain=gpus_pretrain, gpus_finetune=gpus_finetune))
@@ -172,6 +177,7 @@ class _Run:
                 already=len(self.grid.trials) - policy.num_trials,
                 also=lambda *ended: recorded.append(recorder.submit(self._record, *ended)),
                 warning=lambda: away_words(store),
+                wait=lambda stage: stock.wait(resources, stage),
             )
             with (
                 signals(self.stop, self.console),  # again: starting Ray replaces the handler of SIGTERM
@@ -182,20 +188,21 @@ class _Run:
                 tuner.run_stages(
                     policy,
                     tuner.Job(store.address, options.data_dir, self.lock.token, settings, options.store_patience * 60),
-                    tuner.Resources(options.cpus_per_stage, gpus_pretrain, gpus_finetune, options.accelerator_type),
+                    resources,
                     display,
                     stopped=self.stop,
                     abandoned=lambda: self.stop.abandoned,
                     max_concurrent=options.max_concurrent,
                     max_failures=options.max_failures,
-                    may_grow=options.address is not None,
+                    stock=stock,
                     trackers={name: _experiment(name, self.grid, store) for name in options.log},
                 )
             for record in recorded:
                 record.result()
 
-    def _resources(self) -> tuple[float, float]:
-        """Return the GPUs of a pre-training and of a fine-tuning that fit the connected cluster."""
+    def _resources(self) -> tuple[tuner.Resources, tuner.Stock]:
+        """Return what stages ask for, so that it fits the connected cluster, and the cluster's nodes."""
+        from ablate import tuner
         from ablate.tuner.nodes import growable_nodes, present_nodes
 
         options = self.options
@@ -222,7 +229,8 @@ class _Run:
         )
         for line in [*doubt_lines(requests.items(), present=present, growable=growable), *sharing]:
             self.say(f"note: {line}")
-        return gpus_pretrain, gpus_finetune
+        resources = tuner.Resources(options.cpus_per_stage, gpus_pretrain, gpus_finetune, options.accelerator_type)
+        return resources, tuner.Stock(growable)
 
     def _taken_back(self, notice: Notice) -> None:
         """Stop the run, as SIGTERM does, when the cloud takes back the machine that it ends with."""

@@ -84,7 +84,7 @@ class Lab:
     """Hosts that ssh reaches; `with Lab(folder, 3) as lab: ...`."""
 
     def __init__(self, folder, hosts):
-        self.folder, self.hosts = Path(folder), range(1, hosts + 1)
+        self.folder, self.hosts, self.started = Path(folder), range(1, hosts + 1), []
 
     def __enter__(self):
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -117,6 +117,10 @@ class Lab:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        for process in self.started:
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
         shutil.rmtree(self.folder / "own", ignore_errors=True)
 
     # --- the laptop ---
@@ -137,7 +141,7 @@ class Lab:
 
     def start(self, *command, output=subprocess.PIPE, **environment):
         """Start a process on the laptop; return it, its output piped or written to an open file."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             self.words(*command, **environment),
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -145,6 +149,8 @@ class Lab:
             text=True,
             start_new_session=True,
         )
+        self.started.append(process)
+        return process
 
     # --- the hosts ---
 

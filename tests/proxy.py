@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that can be cut off or slowed down, as networks are; for tests of outages."""
+"""A TCP proxy that can be cut off or slowed down, as networks are; for tests of outages."""
 
 import contextlib
 import socket
@@ -14,9 +14,9 @@ class Proxy:
     `rewrite` may change the bytes on their way to the target.
     """
 
-    def __init__(self, target, rewrite=lambda data: data):
+    def __init__(self, target, rewrite=lambda data: data, *, host="127.0.0.1", port=0):
         self._target, self._rewrite, self._lock = target, rewrite, threading.Lock()
-        self._open, self._listener, self.port = set(), None, 0
+        self._open, self._listener, self._host, self.port = set(), None, host, port
         self.bytes_per_second, self.latency_s = None, 0.0
         self.num_connections = 0
         self.up()
@@ -25,7 +25,7 @@ class Proxy:
         """Take connections."""
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", self.port))
+        listener.bind((self._host, self.port))
         listener.listen(128)
         self.port, self._listener = listener.getsockname()[1], listener
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()

@@ -1,8 +1,10 @@
 """A laptop, ssh hosts that can take a launch, and an object store at the laptop's end; and launches in it."""
 
+import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -87,7 +89,8 @@ class SshLab(Lab):
 
     def ablate(self, *words, **environment):
         """Start a command of ablate on the laptop; return it as a `Talk`."""
-        return Talk(self.start(sys.executable, "-u", "-c", CLI, *words, PYTHONPATH=str(ROOT), **environment))
+        command = [sys.executable, "-u", "-c", CLI, *map(str, words)]
+        return Talk(self.start(*command, PYTHONPATH=str(ROOT), **environment))
 
     def tables(self, out, folder):
         """Copy a run's tables from the store to a folder."""
@@ -103,6 +106,35 @@ class SshLab(Lab):
                     path.write_bytes(store.read(f"tables/{{table}}/{{name}}"))
             """
         )
+
+    def wait_for_stages(self, out, seconds=300):
+        """Wait until a run has saved something."""
+        deadline = time.monotonic() + seconds
+        code = f"from ablate.store import Store; print(Store.open({out!r}, writable=False).list('tables/stages'))"
+        while self.python(code).strip() == "[]":
+            assert time.monotonic() < deadline, "no stage has begun"
+
+    def start_proxy(self):
+        """Start a proxy before the store on the laptop; return its port."""
+        code = "import time, proxy; proxy.Proxy(('10.77.0.1', 5000), host='10.77.0.1', port=5001); time.sleep(10**6)"
+        self.way = self.start(sys.executable, "-c", code, output=subprocess.DEVNULL, PYTHONPATH=str(ROOT / "tests"))
+        self.laptop(
+            "for i in $(seq 300); do (echo > /dev/tcp/10.77.0.1/5001) 2>/dev/null && exit; sleep 0.1; done; exit 1"
+        )
+        return 5001
+
+    def stop_proxy(self):
+        """Kill the proxy."""
+        self.laptop("kill -9 $(pgrep -f 'port=5001')", check=False)
+        self.way.wait()
+
+    def kill_process(self, number, words):
+        """Kill one process of a host whose command line holds `words`; return whether there was one."""
+        script = (
+            f"ps -eo pid,args --no-headers | grep -F '{words}' | grep -v -e grep -e 'bash -c' | awk 'NR==1{{print $1}}'"
+        )
+        pid = self.on(number, script).strip()
+        return bool(pid) and "no" not in self.on(number, f"kill -9 {pid} || echo no", check=False)
 
     def rayish(self, number):
         """Return the processes of a host that a launch may have started."""
@@ -147,5 +179,8 @@ class Talk:
         return self.process.returncode
 
     def kill(self):
-        self.process.kill()
+        """Kill the command, and what it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        self.process.stdout.close()

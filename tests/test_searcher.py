@@ -3,9 +3,11 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ablate.fitting import Node, NodeType, Request, Shape
 from ablate.policy import Costs, Policy, Stage
 from ablate.space import TrialSpec, plan_of
-from ablate.tuner.searcher import StageSearcher
+from ablate.tuner.demand import Nodes
+from ablate.tuner.searcher import NOT_STARTED, StageSearcher
 
 COSTS = Costs(pretrain_step=lambda pretraining: 1.0, finetune=lambda spec: 1.0)
 
@@ -28,11 +30,18 @@ class Recorder:
     """A watcher that keeps what it is told."""
 
     def __init__(self):
-        self.live, self.ends, self.released_trials = [], [], []
+        self.live, self.ends, self.released_trials, self.with_place = [], [], [], []
 
     def started(self, stage):
         assert stage not in self.live, f"{stage} runs twice at a time"
         self.live.append(stage)
+
+    def placed(self, stage):
+        assert stage in self.live
+        self.with_place.append(stage)
+
+    def tick(self):
+        pass
 
     def progressed(self, stage, progress):
         assert stage in self.live
@@ -81,22 +90,58 @@ class Tune:
         self.completed.add(name)
 
 
-ACTIONS = ("progress", "publish", "finished", "failed", "interrupted", "again", "lost", "complete", "crash", "unknown")
+def request(stage):
+    return Request(1, 0.25 if stage.kind == "finetune" else 1)
+
+
+def nodes(count, most=0):
+    """Return nodes with a GPU each: as many as are there, of as many as there may be."""
+    gpu = Shape(8, 1)
+    growable = [NodeType("worker", gpu, most)] if most else ()
+    return Nodes.of([Node(f"node{number}", "host", gpu) for number in range(count)], growable)
+
+
+def searcher_for(policy, watcher, there=None, stopped=lambda: False, **more):
+    there = nodes(100) if there is None else there
+    return StageSearcher(policy, watcher, stopped, request=request, nodes=lambda: there, **more)
+
+
+ACTIONS = (
+    "progress",
+    "place",
+    "publish",
+    "finished",
+    "failed",
+    "interrupted",
+    "again",
+    "lost",
+    "complete",
+    "crash",
+    "unknown",
+)
 
 
 @settings(max_examples=400, deadline=None)
 @given(st.data())
 def test_no_order_of_reports_breaks_the_searcher_and_every_trial_ends_once(data):
     policy, watcher = Policy(plan_of(TRIALS), COSTS), Recorder()
-    tune = Tune(StageSearcher(policy, watcher, lambda: False, None, max_failures=data.draw(st.integers(0, 2))))
+    there = data.draw(st.sampled_from([nodes(100), nodes(1), nodes(0, 2), nodes(1, 1), Nodes(nodes(1).present, None)]))
+    now = [0.0]
+    more = {"max_failures": data.draw(st.integers(0, 2)), "clock": lambda: now[0]}
+    tune = Tune(searcher_for(policy, watcher, there, **more))
     for _ in range(data.draw(st.integers(0, 60))):
+        now[0] += data.draw(st.sampled_from([0.0, 1.0, 20.0]))
         if data.draw(st.booleans()):
-            tune.suggest()
+            live = tune.configs.keys() - tune.completed
+            # where nothing is live, Tune would wait for many minutes for a stage
+            assert tune.suggest() is not None or live
         if not tune.configs:
             continue
         name = data.draw(st.sampled_from(sorted(tune.configs)))  # also one that has ended: late and double reports
         action = data.draw(st.sampled_from(ACTIONS))
-        if action == "progress":
+        if action == "place":
+            tune.searcher.placed(name)
+        elif action == "progress":
             tune.progress(name, data.draw(st.integers(0, 100)))
         elif action == "publish":
             tune.publish(name)
@@ -135,7 +180,7 @@ def test_no_order_of_reports_breaks_the_searcher_and_every_trial_ends_once(data)
 
 def drive(max_failures):
     policy, watcher = Policy(plan_of([TRIALS[0]]), COSTS), Recorder()
-    return policy, watcher, Tune(StageSearcher(policy, watcher, lambda: False, None, max_failures=max_failures))
+    return policy, watcher, Tune(searcher_for(policy, watcher, max_failures=max_failures))
 
 
 def test_losses_count_only_in_a_row_and_without_progress():
@@ -176,4 +221,61 @@ def test_a_node_that_leaves_never_counts():
     name = tune.suggest()
     tune.outcome(name, "finished")
     tune.complete(name, error=False)
+    assert tune.suggest() == "FINISHED"
+
+
+def test_no_more_is_offered_than_the_cluster_holds_at_its_largest_and_one_more():
+    scratch = [TrialSpec.model_validate({**TRIALS[0].model_dump(), "seed": seed}) for seed in range(40)]
+    for there, offered in ((nodes(0, 4), 17), (nodes(4), 17), (nodes(1), 5), (nodes(0, 16), 40)):
+        tune = Tune(searcher_for(Policy(plan_of(scratch), COSTS), Recorder(), there))
+        while tune.suggest() is not None and len(tune.configs) < len(scratch):
+            pass
+        assert len(tune.configs) == offered
+
+
+def test_a_fine_tuning_whose_pretraining_is_not_done_is_never_offered():
+    policy = Policy(plan_of([trial("ddpm", shots, 100) for shots in (5, 10, 25)]), COSTS)
+    tune = Tune(searcher_for(policy, Recorder(), nodes(0, 16)))
+    (name,) = [tune.suggest()]
+    assert tune.configs[name]["kind"] == "pretrain"
+    assert tune.suggest() is None
+    tune.searcher.placed(name)
+    assert tune.suggest() is None
+
+
+def test_what_fits_where_a_pretraining_ends_is_not_offered_before_it_has_ended():
+    now = [0.0]
+    there = nodes(1, 4)
+    policy = Policy(plan_of([trial("ddpm", shots, 100) for shots in (5, 10, 25)]), COSTS)
+    tune = Tune(searcher_for(policy, Recorder(), there, clock=lambda: now[0]))
+    name = tune.suggest()
+    tune.searcher.placed(name)
+    tune.publish(name)  # the last snapshot: its GPU is free within moments, and no node is asked for meanwhile
+    assert tune.suggest() is None
+    tune.outcome(name, "finished")
+    assert tune.suggest() is None
+    tune.complete(name, error=False)
+    assert tune.suggest() == "t1"
+
+
+def test_a_pretraining_that_does_not_end_after_its_last_snapshot_holds_nothing_up_for_long():
+    now = [0.0]
+    policy = Policy(plan_of([trial("ddpm", shots, 100) for shots in (5, 10, 25)]), COSTS)
+    tune = Tune(searcher_for(policy, Recorder(), nodes(1, 4), clock=lambda: now[0]))
+    name = tune.suggest()
+    tune.publish(name)
+    assert tune.suggest() is None
+    now[0] += 60
+    assert tune.suggest() == "t1"
+
+
+def test_what_waits_when_the_run_stops_has_lost_nothing():
+    stop = []
+    policy, watcher = Policy(plan_of([TRIALS[0]]), COSTS), Recorder()
+    tune = Tune(searcher_for(policy, watcher, nodes(0, 1), lambda: bool(stop), max_failures=0))
+    name = tune.suggest()
+    stop.append(True)
+    tune.complete(name, error=False)  # withdrawn
+    assert watcher.ends == [(Stage("finetune", TRIALS[0].trial_id), "interrupted", NOT_STARTED)]
+    assert policy.failures == {}
     assert tune.suggest() == "FINISHED"

@@ -7,12 +7,14 @@ each machine is started and stopped directly, and only what carries this cluster
 from __future__ import annotations
 
 import ipaddress
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ablate.launch.backend import CameUpWrongError, Fleet, Say
+from ablate.launch.backend import CameUpWrongError, Fleet, LaunchRequest, Say
+from ablate.launch.memory import Memory
 from ablate.launch.prices import fleet_of
 from ablate.launch.ray_cluster import RayCluster
 from ablate.launch.ray_files import ray_check, refuse_written_by_launch
@@ -23,12 +25,20 @@ from ablate.space import InputError
 JOIN_S = 120
 """For a worker that was started to join."""
 
+TEND_S = 30
+"""Between two looks for machines that are missing."""
+
 SETUP_S = 1800
 """For the environment of a machine to be made: Torch is some gigabytes."""
 
 
 class Machines(RayCluster):
     """The machines of a Ray cluster file with provider `local`."""
+
+    def __init__(self, request: LaunchRequest, memory: Memory) -> None:
+        super().__init__(request, memory)
+        self._tended = 0.0  # when machines were looked at last
+        self._tending: threading.Thread | None = None
 
     def head(self) -> Host:
         """Return the head."""
@@ -38,6 +48,12 @@ class Machines(RayCluster):
         """Return all machines, the head first."""
         workers = self._provider().get("worker_ips") or []
         return [self._host(address) for address in [self._provider()["head_ip"], *workers]]
+
+    def _all_hosts(self) -> list[Host]:
+        """Return all machines, with those that an earlier launch of this cluster used and the file no longer names."""
+        known = self.memory.state().get("machines", [])
+        hosts = self.hosts()
+        return [*hosts, *(self._host(address) for address in known if self._host(address) not in hosts)]
 
     def check(self) -> None:
         """Refuse a file that cannot work; see `Backend`."""
@@ -102,16 +118,8 @@ class Machines(RayCluster):
         """Send, set up, compare, start the head, then the others."""
         hosts, archive = self.hosts(), self.archive()
         say(f"sending {len(archive) / 1e6:.1f} MB to {len(hosts)} machines, and setting them up")
-        commands = [*self._commands("initialization_commands"), *self._commands("setup_commands")]
-
-        def set_up(host: Host) -> str:
-            host.send(archive, self.node_folder)
-            for command in commands:
-                host.run(command, timeout_s=SETUP_S)
-            host.run(f"{self.node_script} setup", timeout_s=SETUP_S)
-            return host.run(f"{self.node_script} versions").strip()
-
-        _require_same(_require(on_all(hosts, set_up)))
+        self.memory.remember(machines=[host.address for host in self._all_hosts()])
+        _require_same(_require(on_all(hosts, lambda host: self._set_up(host, archive))))
         head, workers = hosts[0], hosts[1:]
         if not self._answers():
             head.run(f"{self.node_script} stop", timeout_s=120)
@@ -120,6 +128,14 @@ class Machines(RayCluster):
         self.wait_for_head()
         _require(on_all(workers, lambda host: self._start(host, f"keep-worker {head.address} {_ray_address(host)}")))
         self._wait_for(workers, say)
+
+    def _set_up(self, host: Host, archive: bytes) -> str:
+        """Send and install what a machine needs; return its versions."""
+        host.send(archive, self.node_folder)
+        for command in [*self._commands("initialization_commands"), *self._commands("setup_commands")]:
+            host.run(command, timeout_s=SETUP_S)
+        host.run(f"{self.node_script} setup", timeout_s=SETUP_S)
+        return host.run(f"{self.node_script} versions").strip()
 
     def _start(self, host: Host, words: str) -> None:
         try:
@@ -138,8 +154,7 @@ class Machines(RayCluster):
     def _wait_for(self, workers: Sequence[Host], say: Say) -> None:
         deadline, missing = time.monotonic() + JOIN_S, list(workers)
         while missing and time.monotonic() < deadline:
-            present = {node["address"] for node in self.jobs().nodes()}
-            missing = [host for host in missing if host.address not in present and not present & set(_names(host))]
+            missing = self._missing(missing)
             time.sleep(1 if missing else 0)
         if missing:
             raise CameUpWrongError(
@@ -149,20 +164,36 @@ class Machines(RayCluster):
         say(f"{len(workers) + 1} machines are up")
 
     def tend(self, say: Say) -> None:
-        """Let machines join again that were started anew."""
+        """Let machines join again that were started anew; in the background, as dead ones are slow to say so."""
+        if time.monotonic() - self._tended < TEND_S or (self._tending is not None and self._tending.is_alive()):
+            return
+        self._tended = time.monotonic()
         try:
-            present = {node["address"] for node in self.jobs().nodes()}
+            missing = self._missing(self.hosts()[1:])
         except (SshError, SilentError):
             return
-        head, *workers = self.hosts()
-        for host in workers:
-            if host.address not in present and not present & set(_names(host)):
-                words = f"{self.node_script} keep-worker {head.address} {_ray_address(host)}"
-                on_all([host], lambda host, words=words: host.run(words))  # type: ignore[misc]
+
+        def join() -> None:
+            for address, answer in on_all(missing, self._join_again).items():
+                if not isinstance(answer, SshError):
+                    say(f"{address} was missing, and is asked to join again")
+
+        if missing:
+            self._tending = threading.Thread(target=join, daemon=True)
+            self._tending.start()
+
+    def _join_again(self, host: Host) -> None:
+        self._set_up(host, self.archive())
+        self._start(host, f"keep-worker {self.head().address} {_ray_address(host)}")
+
+    def _missing(self, hosts: Sequence[Host]) -> list[Host]:
+        present = {node["address"] for node in self.jobs().nodes()}
+        return [host for host in hosts if host.address not in present and not present & set(_names(host))]
 
     def take_down(self, say: Say) -> list[str]:
         """Stop the workers, then the head; return what is left."""
-        head, *workers = self.hosts()
+        head = self.head()
+        workers = [host for host in self._all_hosts() if host != head]
         left = []
         for group in (workers, [head]):
             for address, answer in on_all(group, self._stop).items():

@@ -14,7 +14,7 @@ os.environ.setdefault("TUNE_WARN_THRESHOLD_S", "30")
 from ablate.tuner.cluster import connected
 from ablate.tuner.searcher import StageSearcher, Watcher
 from ablate.tuner.spot_watch import SpotWatch
-from ablate.tuner.stages import run_stages
+from ablate.tuner.stages import Stock, run_stages
 from ablate.tuner.trackers import TRACKERS, check_trackers
 from ablate.tuner.worker import Job, Resources
 
@@ -24,6 +24,7 @@ __all__ = [
     "Resources",
     "SpotWatch",
     "StageSearcher",
+    "Stock",
     "Watcher",
     "check_trackers",
     "connected",
