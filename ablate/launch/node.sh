@@ -10,13 +10,15 @@ mark=ABLATE_CLUSTER=$name-$id
 session=/tmp/ray/ablate-$id  # short: sockets in it have paths of at most 107 characters
 log=$here/$(hostname)
 
-ours() {  # the pids of the cluster's processes on this machine: by the mark, or by Ray's folder in their command line
-  local folder pid
+ours() {  # the pids of the cluster's processes on this machine: by the mark, by Ray's folder in their command line, or,
+  local folder pid words  # as Ray's own titles overwrite both, by files that they hold open in that folder
   for folder in /proc/[0-9]*; do
     pid=${folder#/proc/}
     [ "$pid" = $$ ] && continue
-    [ "$(sed -n 's/^State:\t\(.\).*/\1/p' "$folder/status" 2>/dev/null)" = Z ] && continue
-    if grep -qzsx "$mark" "$folder/environ" || tr '\0' ' ' 2>/dev/null <"$folder/cmdline" | grep -qF "$session/"; then
+    [ "$(sed -n 's/^State:\t\(.\).*/\1/p' "$folder/status")" = Z ] && continue
+    words=$(tr '\0' ' ' <"$folder/cmdline")
+    if grep -qzsx "$mark" "$folder/environ" || [[ $words == *"$session/"* ]] ||
+      { [[ $words == ray::* ]] && [ -n "$(find "$folder/fd" -lname "$session/*" -print -quit)" ]; }; then
       echo "$pid"
     fi
   done 2>/dev/null
