@@ -216,8 +216,8 @@ def place(lab, request):
     wait_until(lambda: not lab.jobs(), 60, every=0.5)
 
 
-def pretrain(steps):
-    return tiny_trial("simclr", pretrain={"steps": steps}).pretrain.model_dump(mode="json")
+def pretrain(steps, **fields):
+    return tiny_trial("simclr", pretrain={"steps": steps, **fields}).pretrain.model_dump(mode="json")
 
 
 def write_script(folder, name, **changes):
@@ -262,7 +262,7 @@ class Case:
         """Start a launch, and leave it running."""
         words = [*CLI, "launch", self.lab.inside(self.script), *self.run_words, "--yes"]
         return subprocess.Popen(
-            self.lab.command(*words, cwd=self.lab.inside(self.folder)),
+            self.lab.command("env", "--default-signal=INT", *words, cwd=self.lab.inside(self.folder)),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -281,10 +281,15 @@ class Case:
         paths = [path for path in sorted(self.folder.glob("*.log")) if ("-workers-" in path.name) == workers]
         return "\n".join(path.read_text(errors="replace") for path in paths)
 
+    def arrays(self):
+        """The arrays of which a worker has joined."""
+        logs = [path for path in self.folder.glob("*-workers-*.log") if ": joined" in path.read_text(errors="replace")]
+        return {re.search(r"-(\d+)_\d+\.log$", path.name).group(1) for path in logs}
+
     def step(self):
-        """The steps in the newest state of the pre-training."""
-        (key,) = {trial.pretrain_key for trial in self.trials}
-        return self.store.newest(f"pretrained/{key}/state") or 0
+        """The steps in the newest states of the pre-trainings."""
+        keys = {trial.pretrain_key for trial in self.trials}
+        return sum(self.store.newest(f"pretrained/{key}/state") or 0 for key in keys)
 
     def check(self):
         assert status_of(self.store) == {trial.trial_id: "finished" for trial in self.trials}, self.log()
@@ -336,10 +341,10 @@ def test_a_rehearsal_shows_the_script_with_the_launchs_folder_and_submits_nothin
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 def test_a_launch_with_a_limit_shorter_than_the_run_goes_on_until_it_is_done(lab, place):
     case = Case(
-        *(lab, place, "slurm.sbatch", ([{"seed": [0, 1], "pretrain": pretrain(800)}], "simclr")),
+        *(lab, place, "slurm.sbatch", ([{"seed": [0, 1], "pretrain": pretrain(5000)}], "simclr")),
         **{"time": "30", "signal": "B:TERM@60"},
     )
     watching = case.launching()
@@ -348,7 +353,7 @@ def test_a_launch_with_a_limit_shorter_than_the_run_goes_on_until_it_is_done(lab
     lab.run("scontrol", "update", f"JobId={job}", "TimeLimit=2", check=True)  # the run is not done before it
     wait_until(lambda: lab.jobs()[job][0] == "PENDING", 300, every=0.5)
     lab.run("scontrol", "update", f"JobId={job}", "TimeLimit=30", check=True)
-    text, _ = watching.communicate(timeout=600)
+    text, _ = watching.communicate(timeout=1200)
     assert watching.returncode == 0, text
     assert "everything is taken down" in text
     assert case.log().count("every state is saved; the job goes back into the queue") == 1
@@ -375,7 +380,7 @@ def test_two_nodes_become_one_cluster_stop_when_asked_and_go_on_when_submitted_a
     assert any("ray start --address" in line for line in everything)
     assert not any(token in line for line in everything)
     stopped = case.ablate("stop", case.out, "--wait")
-    assert stopped.returncode == 0, stopped.stderr
+    assert "asked the driver on node" in stopped.stdout, stopped.stdout + stopped.stderr
     wait_until(lambda: not lab.jobs(), 60, every=0.5)
     facts = lab.facts(job)
     assert (facts["ExitCode"], facts["Restarts"]) == ("5:0", "0")
@@ -439,12 +444,10 @@ def test_a_launch_that_nobody_watches_goes_on_is_attached_to_and_taken_down_with
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 def test_workers_that_come_late_are_cancelled_and_come_back_give_the_same_tables(lab, place):
-    case = Case(
-        *(lab, place, "slurm-elastic.sbatch", ([{"seed": [0, 1, 2, 3], "pretrain": pretrain(1500)}], "simclr")),
-        **{"array": "1-2", "time": "10"},
-    )
+    blocks = [{"seed": [0, 1], "pretrain": [pretrain(4000), pretrain(4000, batch_size=2)]}]
+    case = Case(lab, place, "slurm-elastic.sbatch", (blocks, "simclr"), array="1-2", time="10")
     busy = lab.run("sbatch", "--parsable", "--nodes=2", "--gres=gpu:1", "--wrap=sleep 30").stdout.strip()
     head = case.submit()
     wait_until(lambda: "waiting for the first worker" in case.log(), 60, every=0.5)
@@ -461,12 +464,13 @@ def test_workers_that_come_late_are_cancelled_and_come_back_give_the_same_tables
     wait_until(lambda: case.step() > 50, 300, every=0.5)
     cancelled = wait_until(task_at_work, 60)
     lab.run("scancel", cancelled, check=True)  # without notice, and for good: the head asks for another
+    wait_until(lambda: len(case.arrays()) == 2, 300, every=0.5)
     before = case.step()
     wait_until(lambda: case.step() > before + 50, 300, every=0.5)
     leaving = wait_until(task_at_work, 60)
     lab.run("scancel", "--batch", "--signal=TERM", leaving, check=True)  # as before its time limit
     wait_until(lambda: "the stages have left" in case.log(workers=True), 300, every=0.5)
-    wait_until(lambda: not lab.jobs(), 600, every=1)
+    wait_until(lambda: not lab.jobs(), 1200, every=1)
     assert lab.facts(head)["ExitCode"] == "0:0"
     assert case.log().count("ablate run --grid") == 1
     assert "its node is drained" in case.log()
@@ -487,15 +491,15 @@ def test_a_head_that_is_moved_finds_its_workers_again_and_a_stop_ends_them_all(l
     (head,) = [job for job in lab.jobs() if "_" not in job]
     wait_until(lambda: "no work for 60 seconds" in case.log(workers=True), 300, every=0.5)
     wait_until(lambda: sum("_" in job for job in lab.jobs()) == 1, 60, every=0.5)  # one card is given back
-    before = case.step()
     lab.run("scancel", "--batch", "--signal=TERM", head, check=True)  # as before its time limit
     wait_until(lambda: case.log().count("ablate run --grid") == 2, 300, every=0.5)
+    before = case.step()
     wait_until(lambda: case.step() > before + 10, 300, every=0.5)
     status = case.ablate("cluster", "status", "moved").stdout
     assert "driver   running" in status, status
     assert re.search(r"queue    job \d+_\d running on node", status), status
     stopped = case.ablate("stop", case.out, "--wait")
-    assert stopped.returncode == 0, stopped.stderr
+    assert "asked the driver on node" in stopped.stdout, stopped.stdout + stopped.stderr
     text, _ = watching.communicate(timeout=120)
     assert watching.returncode == 5, text
     assert not lab.jobs()
