@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ablate.display import initialisation
+from ablate.display import counted, initialisation
 from ablate.fitting import sharing_lines
 from ablate.space import METHODS, Grid, Plan, TrialSpec, axes_of
 
@@ -60,12 +60,12 @@ def forecast_lines(forecasts: Sequence[Forecast], machine: Machine, source: str)
     """Return what simulated runs predict, a line for each; `source` says where the stages' times come from."""
     cores = ""
     if machine.cpus_per_gpu is not None:
-        node = f"nodes of {_counted(int(machine.node.cpus), 'CPU')} and {_counted(machine.gpus_per_node, 'GPU')}"
+        node = f"nodes of {counted(int(machine.node.cpus), 'CPU')} and {counted(machine.gpus_per_node, 'GPU')}"
         cores = f" in {node}"
-    where = [_counted(machine.gpus, "GPU") + cores] if machine.gpus else []
-    where += [_counted(machine.slots, "slot")] if machine.slots is not None else []
+    where = [counted(machine.gpus, "GPU") + cores] if machine.gpus else []
+    where += [counted(machine.slots, "slot")] if machine.slots is not None else []
     shares = f" ({machine.gpus_pretrain:g} per pre-training, {machine.gpus_finetune:g} per fine-tuning"
-    shares += f", {_counted(machine.cpus_per_stage, 'CPU')} per stage)" if cores else ")"
+    shares += f", {counted(machine.cpus_per_stage, 'CPU')} per stage)" if cores else ")"
     device = "GPU" if machine.gpus else "slot"
     columns = ("makespan", f"{device}-hours", "idle", "chain", f"work/{device}s", "packing", "ratio")
     lines = [
@@ -100,10 +100,6 @@ def forecast_lines(forecasts: Sequence[Forecast], machine: Machine, source: str)
     )
     lines.append(f"    all work spread over the {device}s, the best packing of pre-trainings (or of unshared trials)")
     return lines
-
-
-def _counted(count: int, name: str) -> str:
-    return f"{count} {name}" + ("" if count == 1 else "s")
 
 
 def _clock(seconds: float) -> str:

@@ -1,6 +1,7 @@
 """Several ssh hosts on this machine, in network, process and mount namespaces of their own; needs root and Linux.
 
-The hosts 10.77.0.11, .12, ... and "the laptop" 10.77.0.1 share the file system but for /root, /tmp/ray and /dev/shm.
+The hosts 10.77.0.11, .12, ... and "the laptop" 10.77.0.1 share the file system but for the home of
+their user, /tmp/ray and /dev/shm.
 Nothing in the lab sees a process or a port outside it, and all of it ends with its first process.
 """
 
@@ -13,6 +14,8 @@ import sys
 import time
 from pathlib import Path
 
+HOME = str(Path.home())
+
 NEEDED = ("setpriv", "unshare", "nsenter", "ip", "ssh", "sshd", "ssh-keygen", "mount")
 
 SETUP = r"""
@@ -21,16 +24,16 @@ lab=$1; hosts=$2
 mount --make-rprivate /
 own() {  # NAME: the mounts that are a machine's own
   mkdir -p "$lab/own/$1"; mount -t tmpfs -o size=3g tmpfs "$lab/own/$1"
-  mkdir "$lab/own/$1/up" "$lab/own/$1/work" "$lab/own/$1/ray"  # over /root: Python itself may lie below it
-  mount -t overlay overlay -o "lowerdir=/root,upperdir=$lab/own/$1/up,workdir=$lab/own/$1/work" /root
-  rm -rf /root/.ssh /root/.aws /root/.ablate /root/.ray
+  mkdir "$lab/own/$1/up" "$lab/own/$1/work" "$lab/own/$1/ray"  # over the home: Python itself may lie below it
+  mount -t overlay overlay -o "lowerdir=$HOME,upperdir=$lab/own/$1/up,workdir=$lab/own/$1/work" "$HOME"
+  rm -rf ~/.ssh ~/.aws ~/.ablate ~/.ray
   mkdir -p /tmp/ray; mount --bind "$lab/own/$1/ray" /tmp/ray; chmod 1777 /tmp/ray
   mount -t tmpfs -o size=1g tmpfs /dev/shm
-  hostname "$1"; cd /; export HOME=/root
+  hostname "$1"; cd /
 }
 if [ "$hosts" = host ]; then
   i=$3; own "host$i"
-  mkdir -p /root/.ssh /run/sshd; chmod 700 /root/.ssh; cp "$lab/id.pub" /root/.ssh/authorized_keys
+  mkdir -p ~/.ssh /run/sshd; chmod 700 ~/.ssh; cp "$lab/id.pub" ~/.ssh/authorized_keys
   until ip link show eth0 >/dev/null 2>&1; do sleep 0.05; done
   ip link set eth0 address "02:00:0a:4d:00:1$i"  # the same after a restart: neighbours remember it
   ip link set lo up; ip addr add "10.77.0.1$i/24" dev eth0; ip link set eth0 up; ip route add default via 10.77.0.1
@@ -59,7 +62,7 @@ exec sleep infinity
 SSHD = """
 Port 22
 HostKey {lab}/hostkey
-AuthorizedKeysFile /root/.ssh/authorized_keys
+AuthorizedKeysFile .ssh/authorized_keys
 StrictModes no
 PasswordAuthentication no
 PermitRootLogin prohibit-password
@@ -104,10 +107,10 @@ class Lab:
             for number in self.hosts:
                 self.start_host(number)
             ssh = (
-                f"Host 10.77.0.*\n  IdentityFile {self.folder}/id\n  UserKnownHostsFile /root/.ssh/known_hosts\n"
+                f"Host 10.77.0.*\n  IdentityFile {self.folder}/id\n  UserKnownHostsFile ~/.ssh/known_hosts\n"
                 "  StrictHostKeyChecking accept-new\n  User root\n"
             )
-            self.laptop("mkdir -p -m 700 /root/.ssh; cat > /root/.ssh/config", input=ssh)
+            self.laptop("mkdir -p -m 700 ~/.ssh; cat > ~/.ssh/config", input=ssh)
         except BaseException:
             self.__exit__()
             raise
@@ -127,8 +130,8 @@ class Lab:
 
     def words(self, *command, **environment):
         """Return a command that runs on the laptop, in its home."""
-        variables = [f"{name}={value}" for name, value in {"HOME": "/root", **environment}.items()]
-        return ["nsenter", "-t", str(self.init), "-a", "-w/root", "env", *variables, *map(str, command)]
+        variables = [f"{name}={value}" for name, value in {"HOME": HOME, **environment}.items()]
+        return ["nsenter", "-t", str(self.init), "-a", f"-w{HOME}", "env", *variables, *map(str, command)]
 
     def laptop(self, script, *, check=True, timeout=300, input=None):
         """Run a shell script on the laptop; return what it prints."""
@@ -160,7 +163,7 @@ class Lab:
     def on(self, number, script, *, check=True, timeout=300):
         """Run a shell script on a host, not by ssh; return what it prints."""
         quoted = script.replace("'", "'\\''")
-        inner = f"nsenter -t $(cat {self.folder}/host{number}.pid) -a -w/root env HOME=/root bash -c '{quoted}'"
+        inner = f"nsenter -t $(cat {self.folder}/host{number}.pid) -a -w{HOME} env HOME={HOME} bash -c '{quoted}'"
         return self.laptop(inner, check=check, timeout=timeout)
 
     def start_host(self, number):

@@ -55,7 +55,7 @@ class SshLab(Lab):
 
     def furnish(self, number):
         """Give a host credentials, and an environment in which all is there but ablate."""
-        env = "/root/.ablate/nodes/ablate-ssh/env"
+        env = "$HOME/.ablate/nodes/ablate-ssh/env"
         site = f"{env}/lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
         base = Path(sys.executable).resolve()
         self.on(number, f"{self.credentials}; mkdir -p ~/.ablate/nodes/ablate-ssh; {base} -m venv --without-pip {env}")

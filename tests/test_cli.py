@@ -15,26 +15,9 @@ import yaml
 from PIL import Image
 from tiny import tiny_fields, tiny_trial
 
-from ablate import cli, results
+from ablate import results
 from ablate.space import Source, load_grid, shipped_grids
 from ablate.store import Store
-
-
-@pytest.fixture
-def ablate(monkeypatch, capfd):
-    """Run a command line in this process; return exit code, stdout and stderr."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ablate", *map(str, arguments)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return call
 
 
 def write_grid(path, **changes):

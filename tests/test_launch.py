@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ablate import __version__, cli
+from ablate import __version__
 from ablate.launch.cluster_file import find_cluster, parse_cluster, shipped_clusters
 from ablate.launch.memory import Memory
 from ablate.launch.wheel import build_wheel, constraints
@@ -23,28 +23,17 @@ ROOT = Path(__file__).resolve().parents[1]
 OUT = "s3://bucket/runs"
 
 
-@pytest.fixture
-def ablate(monkeypatch, capfd, tmp_path):
-    """Run a command line in this process, without home or credentials; return exit code, stdout and stderr."""
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    (tmp_path / "home").mkdir()
+@pytest.fixture(autouse=True)
+def _stranger(monkeypatch, tmp_path):
+    """Be a user with an empty home, no credentials and no terminal."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
     for name in [name for name in os.environ if name.startswith(("AWS_", "GOOGLE_", "AZURE_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ablate", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.StringIO())
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return call
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
 
 
 def edited(name, folder, **changes):
@@ -171,14 +160,16 @@ def test_what_is_wrong_in_a_list_of_machines_is_named_with_its_place(ablate, tmp
     refused(ablate("launch", file, "--grid", "demo", "--out", OUT, "--yes"), "ssh.yaml", *words)
 
 
-def test_a_machine_that_does_not_answer_is_refused_before_anything_is_started(
-    s3_address, ablate, tmp_path, monkeypatch
-):
-    file = edited(
-        "ssh.yaml", tmp_path, **{"192.0.2.1": "127.0.0.1", "192.0.2.2": "127.0.0.2", "192.0.2.3": "127.0.0.3"}
+def test_a_machine_that_does_not_answer_is_refused_before_anything_is_started(s3_server, ablate, tmp_path, monkeypatch):
+    boto3 = pytest.importorskip("boto3")
+    for name, value in {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    boto3.client("s3", endpoint_url=s3_server).create_bucket(Bucket="launches")
+    addresses = {f"192.0.2.{number}": f"127.0.0.{number}" for number in (1, 2, 3)}
+    file = edited("ssh.yaml", tmp_path, **addresses)
+    result = ablate(
+        "launch", file, "--grid", "demo", "--out", f"s3://launches/x?endpoint_override={s3_server}", "--yes"
     )
-    os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
-    result = ablate("launch", file, "--grid", "demo", "--out", s3_address, "--yes")
     refused(result, "cannot be reached", "ssh -o BatchMode=yes")
     assert not (tmp_path / "home" / ".ablate").exists()
 

@@ -85,6 +85,10 @@ class DriverState:
     detail: str = ""  # one line: why it waits, why nothing is known
     exit_code: int | None = None  # of a driver that ended, where it is known
 
+    def __str__(self) -> str:
+        code = "" if self.exit_code is None else f" with exit code {self.exit_code}"
+        return f"{self.phase}{code}" + (f": {self.detail}" if self.detail else "")
+
 
 class Backend(Protocol):
     """One kind of cluster; made from a request and the cluster's memory, and holds no state beside them."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import subprocess
 import sys
 import time
@@ -18,7 +17,6 @@ from ablate.launch.cloud_models import offline_check
 from ablate.launch.prices import fleet_of
 from ablate.launch.ray_cluster import RayCluster
 from ablate.launch.ray_files import head_of, ray_check
-from ablate.launch.ray_jobs import SilentError
 from ablate.launch.ssh import Host, SshError, require_usable_key
 from ablate.space import InputError
 from ablate.store.addresses import is_remote
@@ -94,7 +92,8 @@ class Cloud(RayCluster):
 
     def check_online(self, say: Say) -> None:
         """Close the ports, look for roles and the image; the completed document is kept, as a new one is a new head."""
-        document = self._kept() if self.memory.path("cluster.yaml").is_file() else self.document()
+        up = self.memory.exists and self.memory.path("cluster.yaml").is_file()  # else it is of a launch that never was
+        document = self._kept() if up else self.document()
         prepare_access(self.file, document, say)
         self.memory.write("cluster.yaml", yaml.safe_dump(document, sort_keys=False))
 
@@ -107,7 +106,7 @@ class Cloud(RayCluster):
 
     def bring_up(self, say: Say) -> None:
         """Bring the head up with Ray's launcher, unless it answers."""
-        if self._answers():
+        if self.answers():
             say(f"the head {self.head().address} is up")
             return
         self._write_shipment()
@@ -120,13 +119,6 @@ class Cloud(RayCluster):
             raise CameUpWrongError("; ".join(open_to_others))
         self.wait_for_head()
         say(f"the head {address} is up; workers come when stages wait for them")
-
-    def _answers(self) -> bool:
-        try:
-            self.jobs().nodes()
-        except (SshError, SilentError):
-            return False
-        return True
 
     def _write_shipment(self) -> None:
         for name, data in self.shipment().items():
@@ -155,7 +147,6 @@ class Cloud(RayCluster):
                     stdout=log,
                     stderr=log,
                     timeout=timeout_s,
-                    env=dict(os.environ),
                     check=False,
                 )
             except subprocess.TimeoutExpired:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 
-from ablate.launch.backend import Backend, CameUpWrongError, DriverState, LaunchRequest, LeftOverError
+from ablate.launch.backend import Backend, CameUpWrongError, DriverState, LaunchRequest, LeftOverError, Say
 from ablate.launch.cluster_file import ClusterFile, find_cluster, parse_cluster
 from ablate.launch.estimate import estimate
 from ablate.launch.estimate_words import estimate_lines
@@ -157,7 +157,7 @@ def _check_memory(memory: Memory, request: LaunchRequest) -> None:
         )
 
 
-def _check_data(request: LaunchRequest, say: Callable[[str], None]) -> None:
+def _check_data(request: LaunchRequest, say: Say) -> None:
     """Look at the data, where this machine can: at an address, or generated."""
     from ablate.preflight import check_trials
 
@@ -176,7 +176,7 @@ def _pretrain_data(trial: Any) -> str | None:
     return getattr(trial.pretrain, "dataset", None)
 
 
-def _wait_for_lock(store: Store, memory: Memory, say: Callable[[str], None]) -> None:
+def _wait_for_lock(store: Store, memory: Memory, say: Say) -> None:
     """Wait until the lock of a driver that was lost with its head is stale; refuse if another driver is at work."""
     lock = RunLock(store)
     owner = lock.owner()
@@ -286,7 +286,7 @@ def _follow(backend: Backend, memory: Memory, store: Store, console: Console, *,
     """Show the run until its driver has ended, fetch the report, and take the cluster down."""
     say = _sayer(console)
     try:
-        state = _show(backend, store, console)
+        state = _show(backend, store, console, say)
     except KeyboardInterrupt:
         say(
             f"the run goes on without you; ablate attach {memory.name} shows it again, ablate stop {store.word} ends it"
@@ -310,7 +310,7 @@ def _follow(backend: Backend, memory: Memory, store: Store, console: Console, *,
     return _take_down(backend, memory, say) or code
 
 
-def _show(backend: Backend, store: Store, console: Console) -> DriverState | None:
+def _show(backend: Backend, store: Store, console: Console, say: Say) -> DriverState | None:
     """Show the run until its driver has ended; return how, or None if the head is lost."""
     from ablate.watching import show_run
 
@@ -323,7 +323,7 @@ def _show(backend: Backend, store: Store, console: Console) -> DriverState | Non
         if time.monotonic() - looked[0] < POLL_S:
             return caption[0]
         looked[0] = time.monotonic()
-        backend.tend(_sayer(console))
+        backend.tend(say)
         state = backend.driver()
         if state.phase == "ended":
             ended.append(state)
@@ -357,7 +357,7 @@ def _is_stale(store: Store) -> bool:
         return False
 
 
-def _report(memory: Memory, say: Callable[[str], None]) -> None:
+def _report(memory: Memory, say: Say) -> None:
     """Write the report on this machine, and print the results."""
     from ablate.report import write_report
     from ablate.report.loading import read_trials
@@ -374,7 +374,7 @@ def _report(memory: Memory, say: Callable[[str], None]) -> None:
         say(line)
 
 
-def _take_down(backend: Backend, memory: Memory, say: Callable[[str], None]) -> int:
+def _take_down(backend: Backend, memory: Memory, say: Say) -> int:
     """Take everything down and forget the launch; return 0, or 6 if something is left, which stays remembered."""
     try:
         backend.down(say)
@@ -386,7 +386,7 @@ def _take_down(backend: Backend, memory: Memory, say: Callable[[str], None]) -> 
     return 0
 
 
-def _sayer(console: Console) -> Callable[[str], None]:
+def _sayer(console: Console) -> Say:
     def say(text: str) -> None:
         console.print(text, soft_wrap=True, markup=False)
 

@@ -7,6 +7,7 @@ each machine is started and stopped directly, and only what carries this cluster
 from __future__ import annotations
 
 import ipaddress
+import shlex
 import threading
 import time
 from collections.abc import Sequence
@@ -21,6 +22,9 @@ from ablate.launch.ray_files import ray_check, refuse_written_by_launch
 from ablate.launch.ray_jobs import SilentError
 from ablate.launch.ssh import Host, SshError, on_all, require_usable_key
 from ablate.space import InputError
+
+TOOLS = ("find", "flock", "ps", "setsid", "sha256sum", "tar")
+"""What `node.sh` calls on a machine."""
 
 JOIN_S = 120
 """For a worker that was started to join."""
@@ -105,12 +109,13 @@ class Machines(RayCluster):
 
     def check_online(self, say: Say) -> None:
         """Refuse machines that ssh does not reach."""
-        answers = on_all(self.hosts(), lambda host: host.run("bash -c 'command -v flock setsid ps tar' >/dev/null"))
+        look = f"for tool in {' '.join(TOOLS)}; do command -v $tool >/dev/null || {{ echo no $tool; exit 1; }}; done"
+        answers = on_all(self.hosts(), lambda host: host.run(f"bash -c {shlex.quote(look)}"))
         for address, answer in answers.items():
             if isinstance(answer, SshError):
                 raise InputError(
                     f"{self.file.path}: {answer}; every machine must let you in by ssh without a question "
-                    f"(try: ssh -o BatchMode=yes {address} true) and have bash, flock, setsid, ps and tar; mend it, or "
+                    f"(try: ssh -o BatchMode=yes {address} true), and have {', '.join(TOOLS)} and bash; mend it, or "
                     "take it off the list"
                 )
 
@@ -121,7 +126,7 @@ class Machines(RayCluster):
         self.memory.remember(machines=[host.address for host in self._all_hosts()])
         _require_same(_require(on_all(hosts, lambda host: self._set_up(host, archive))))
         head, workers = hosts[0], hosts[1:]
-        if not self._answers():
+        if not self.answers():
             head.run(f"{self.node_script} stop", timeout_s=120)
             say(f"starting the head {head.address}")
             self._start(head, f"head {_ray_address(head)}")
@@ -143,13 +148,6 @@ class Machines(RayCluster):
         except SshError as error:
             tail = host.run(f"tail -n 3 {self.node_folder}/$(hostname)-*.log | tr '\\n' ' '")
             raise SshError(f"{error}; its log ends with: {tail.strip()[:300]}") from error
-
-    def _answers(self) -> bool:
-        try:
-            self.jobs().nodes()
-        except (SshError, SilentError):
-            return False
-        return True
 
     def _wait_for(self, workers: Sequence[Host], say: Say) -> None:
         deadline, missing = time.monotonic() + JOIN_S, list(workers)

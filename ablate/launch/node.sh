@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Everything that a launch does on a machine of a cluster: node.sh setup, versions, head, ...
-# It lies beside node.env, token, constraints.txt, grid.yaml and the wheel. Every process that it starts, and each of their
+# It lies beside node.env, token, constraints.txt, grid.yaml and the wheel. All processes that it starts, and their
 # children, carries ABLATE_CLUSTER=$name-$id in its environment: by this mark they are found and ended, and no others.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
-. "$here/node.env"  # name, id, environment, python, port, ray_options
+. "$here/node.env"  # name, id, wheel, extras, environment, python, port, ray_options
 environment=${environment/#\~/$HOME}
 mark=ABLATE_CLUSTER=$name-$id
 session=/tmp/ray/ablate-$id  # short: sockets in it have paths of at most 107 characters
@@ -33,9 +33,9 @@ marked() {  # COMMAND...: with the mark, the cluster's token, and Ray's metrics,
   "$@"
 }
 
-start() {  # OPTION...: of `ray start`; nothing but the dashboard's port is fixed, and that is on loopback
-  marked "$environment/bin/python" -m ray.scripts.scripts start "$@" --object-store-memory=200000000 --disable-usage-stats \
-    --dashboard-agent-listen-port=0 $ray_options
+start() {  # OPTION...: of `ray start`; 200 MB of objects are plenty, as stages exchange files
+  marked "$environment/bin/python" -m ray.scripts.scripts start "$@" --object-store-memory=200000000 \
+    --disable-usage-stats --dashboard-agent-listen-port=0 $ray_options
 }
 
 case ${1-} in
@@ -45,12 +45,11 @@ setup)  # an environment of its own with the wheel in it; machines that share a 
   if ! [ -x "$environment/bin/python" ]; then
     "$python" -m venv "$environment" || exit 1
   fi
-  stamp=$environment/.ablate-$(cat "$here"/*.whl "$here/constraints.txt" | sha256sum | cut -c1-16)
+  stamp=$environment/.ablate-$(cat "$here/$wheel" "$here/constraints.txt" | sha256sum | cut -c1-16)
   [ -e "$stamp" ] && exit 0
-  wheel=$(echo "$here"/*.whl)
-  "$environment/bin/python" -m pip install --quiet --disable-pip-version-check -c "$here/constraints.txt" \
-    "${wheel}[${extras}]" || exit 1
-  "$environment/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall "$wheel" || exit 1
+  pip=("$environment/bin/python" -m pip install --quiet --disable-pip-version-check)
+  "${pip[@]}" -c "$here/constraints.txt" "$here/$wheel[$extras]" || exit 1
+  "${pip[@]}" --no-deps --force-reinstall "$here/$wheel" || exit 1  # the same version may be other code
   rm -f "$environment"/.ablate-*
   touch "$stamp"
   ;;
@@ -65,8 +64,9 @@ PY
 head)  # ADDRESS [option...]: the head of the Ray cluster, in the background
   address=$2
   shift 2
-  start --head ${address:+--node-ip-address="$address"} --port="$port" --temp-dir="$session" --dashboard-host=127.0.0.1 \
-    --dashboard-port=$((port + 1)) --ray-client-server-port=$((port + 2)) "$@" >"$log-head.log" 2>&1
+  start --head ${address:+--node-ip-address="$address"} --port="$port" --temp-dir="$session" \
+    --dashboard-host=127.0.0.1 --dashboard-port=$((port + 1)) --ray-client-server-port=$((port + 2)) "$@" \
+    >"$log-head.log" 2>&1
   ;;
 worker)  # HEAD ADDRESS [option...]: joins the cluster, in the background
   start --address="$2:$port" ${3:+--node-ip-address="$3"} "${@:4}" >"$log-worker.log" 2>&1

@@ -72,14 +72,15 @@ class RayCluster(ABC):
             self.memory.remember(id=known)
         return str(known)
 
-    def node_environment(self) -> str:
-        """Return the settings of `node.sh`, as a shell reads them."""
+    def node_environment(self, wheel: str) -> str:
+        """Return the settings of `node.sh`, as a shell reads them; `wheel` is the file's name."""
         settings = self._metadata()
         values = {
             "name": self.memory.name,
             "id": self.identity(),
             "environment": settings.get("environment", f"{self.node_folder}/env"),
             "python": settings.get("python", "python3"),
+            "wheel": wheel,
             "extras": ",".join(["clusters", *self.extras()]),
             "port": self.port(),
             "ray_options": settings.get("ray_options", ""),
@@ -98,7 +99,7 @@ class RayCluster(ABC):
             "constraints.txt": constraints().encode(),
             "grid.yaml": self.request.grid_text.encode(),
             "token": self.memory.token().encode(),
-            "node.env": self.node_environment().encode(),
+            "node.env": self.node_environment(name).encode(),
             "node.sh": (Path(__file__).parent / "node.sh").read_bytes(),
         }
 
@@ -142,6 +143,14 @@ class RayCluster(ABC):
             self._start_driver(say)
         except (SshError, SilentError) as error:
             raise CameUpWrongError(str(error)) from error
+
+    def answers(self) -> bool:
+        """Return whether the head's job server answers."""
+        try:
+            self.jobs().nodes()
+        except (SshError, SilentError):
+            return False
+        return True
 
     def wait_for_head(self) -> None:
         """Wait until the head's job server answers.
@@ -190,9 +199,7 @@ class RayCluster(ABC):
             nodes = self.jobs().nodes()
         except (SshError, SilentError) as error:
             return [f"head     does not answer: {error}"]
-        state = self.driver()
-        ended = "" if state.exit_code is None else f" with exit code {state.exit_code}"
-        lines = [f"driver   {state.phase}{ended}" + (f": {state.detail}" if state.detail else "")]
+        lines = [f"driver   {self.driver()}"]
         for node in sorted(nodes, key=lambda node: (not node["is_head"], node["address"])):
             has = ", ".join(f"{node['resources'].get(kind, 0):g} {kind}" for kind in ("CPU", "GPU"))
             lines.append(f"{'head' if node['is_head'] else 'worker':<9}{node['address']:<24}{has}")

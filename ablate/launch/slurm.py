@@ -218,8 +218,7 @@ class SlurmBackend:
             jobs = self._all_jobs()
         except SlurmError:
             jobs = []
-        code = "" if state.exit_code is None else f" with exit code {state.exit_code}"
-        lines = [f"driver   {state.phase}{code}" + (f": {state.detail}" if state.detail else "")]
+        lines = [f"driver   {state}"]
         lines += [f"queue    {job}" for job in jobs] or ["queue    no job of this launch"]
         log = self.memory.state().get("log")
         return [*lines, *([f"log      {log}"] if log else [])]

@@ -7,7 +7,7 @@ in one round, while eight at a time bring two in every round. But the order of w
 becomes ready later and should go first, such as a pre-training that a lost node interrupted, comes behind all that
 waits already. Offering what the cluster holds at its largest loses nothing of either: every stage offered has a
 place, or gets one as soon as the nodes are there, so none of them is overtaken. The one beyond it is for the worker
-that becomes free next. It waits in any order's stead, and by its time the policy may know a better one.
+that becomes free next. It takes the place of whichever stage the policy would choose by then, which may be another.
 
 Three things would ask for nodes that nobody needs, or keep stages waiting, and are looked for:
 
