@@ -411,6 +411,12 @@ def test_a_job_that_is_preempted_with_notice_saves_and_goes_on(lab, place):
     case.check()
 
 
+def interrupt(launching):
+    """Press Ctrl-C at a launch: not at nsenter before it, which would end without waiting for it."""
+    (inside,) = Path(f"/proc/{launching.pid}/task/{launching.pid}/children").read_text().split()
+    os.kill(int(inside), signal.SIGINT)
+
+
 @pytest.mark.slow
 def test_a_launch_that_nobody_watches_goes_on_is_attached_to_and_taken_down_with_its_states_saved(lab, place):
     case = Case(
@@ -420,7 +426,7 @@ def test_a_launch_that_nobody_watches_goes_on_is_attached_to_and_taken_down_with
     watching = case.launching()
     wait_until(lambda: case.step() > 10 or watching.poll() is not None, 300, every=0.5)
     (job,) = lab.jobs()
-    os.killpg(watching.pid, signal.SIGINT)
+    interrupt(watching)
     text, _ = watching.communicate(timeout=60)
     assert watching.returncode == 130, text
     status = case.ablate("cluster", "status", "long")
@@ -429,7 +435,7 @@ def test_a_launch_that_nobody_watches_goes_on_is_attached_to_and_taken_down_with
     assert "ablate run --grid /mnt/home/.ablate/clusters/long/grid.yaml" in logs.stdout
     again = case.launching()  # goes on with the job that is there
     wait_until(lambda: re.search(rf"goes on with job {job} running", read_more(again)), 120, every=0.5)
-    os.killpg(again.pid, signal.SIGINT)
+    interrupt(again)
     again.communicate(timeout=60)
     assert list(lab.jobs()) == [job]
     begun = time.monotonic()
