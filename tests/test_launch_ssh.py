@@ -211,20 +211,9 @@ def test_thirty_kills_lose_double_and_change_nothing(lab, tmp_path):
     """Workers, hosts, the head, the driver, the launch and the way to the store die at random, one at a time."""
     draw = random.Random(SEED)
     through = f"s3://runs/run?endpoint_override=http://10.77.0.1:{lab.start_proxy()}"
-    grid, trials = small(tmp_path, seeds=12, steps=300)
-    words = (
-        "launch",
-        lab.file,
-        "--grid",
-        grid,
-        "--out",
-        through,
-        "--checkpoint-minutes",
-        "0",
-        "--max-failures",
-        "9",
-        "--yes",
-    )
+    grid, trials = small(tmp_path, seeds=12, steps=4000)
+    options = ("--checkpoint-minutes", "0", "--max-failures", "9", "--yes")
+    words = ("launch", lab.file, "--grid", grid, "--out", through, *options)
     launched = lab.ablate(*words)
     launched.until("started the driver")
     killed = Counter()
@@ -266,14 +255,8 @@ def test_thirty_kills_lose_double_and_change_nothing(lab, tmp_path):
         lab.start_proxy()
         return True
 
-    kills = (
-        [kill_worker] * 10
-        + [kill_host] * 5
-        + [kill_head] * 3
-        + [kill_driver] * 5
-        + [kill_launch] * 3
-        + [kill_proxy] * 4
-    )
+    times = {kill_worker: 10, kill_host: 5, kill_head: 3, kill_driver: 5, kill_launch: 3, kill_proxy: 4}
+    kills = [kill for kill, count in times.items() for _ in range(count)]
     draw.shuffle(kills)
     begun = time.monotonic()
     for kill in itertools.islice(itertools.cycle(kills), KILLS):
@@ -288,6 +271,7 @@ def test_thirty_kills_lose_double_and_change_nothing(lab, tmp_path):
                 break
         else:
             killed[kill.__name__] += 1
+            print(f"{time.monotonic() - begun:.0f} s: {kill.__name__}", flush=True)
         launched.hear()
     print(f"{sum(killed.values())} kills in {time.monotonic() - begun:.0f} s: {dict(killed)}")
     for _ in range(10):
