@@ -184,8 +184,8 @@ class Lab:
 
     def processes(self, number):
         """Return the command lines of a host, but for ssh's and kernel's."""
-        lines = self.on(number, "ps -eo pid,args --no-headers").splitlines()
-        return [line for line in lines if not any(word in line for word in ("sshd", "ps -eo", "bash -c"))]
+        lines = self.on(number, "ps -wweo pid,args --no-headers").splitlines()
+        return [line for line in lines if not any(word in line for word in ("sshd", "ps -wweo", "bash -c ps"))]
 
 
 def _wait(condition, seconds=30):

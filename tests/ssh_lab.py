@@ -130,11 +130,8 @@ class SshLab(Lab):
 
     def kill_process(self, number, words):
         """Kill one process of a host whose command line holds `words`; return whether there was one."""
-        script = (
-            f"ps -eo pid,args --no-headers | grep -F '{words}' | grep -v -e grep -e 'bash -c' | awk 'NR==1{{print $1}}'"
-        )
-        pid = self.on(number, script).strip()
-        return bool(pid) and "no" not in self.on(number, f"kill -9 {pid} || echo no", check=False)
+        pids = [line.split()[0] for line in self.processes(number) if words in line]
+        return bool(pids) and self.on(number, f"kill -9 {pids[0]} && echo killed", check=False).strip() == "killed"
 
     def rayish(self, number):
         """Return the processes of a host that a launch may have started."""
