@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")  # of the clusters that tests make on a busy machine
+
 
 @pytest.fixture(scope="session")
 def xray_data() -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,9 +32,11 @@ def _require_answer(address: str | None) -> None:
 def connected(address: str | None) -> Iterator[Mapping[str, float]]:
     """Connect to the cluster at `address`, or start Ray on this machine for the time of the context.
 
-    Yields the cluster's resources. Raises `InputError` if the cluster does not answer.
+    Yields the cluster's resources. Raises `InputError` if the cluster does not answer, or Ray does not start.
     """
     _require_answer(address)
+    if address is None:
+        os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")  # Ray's 30 s are short on a busy machine
     logging.getLogger("ray").setLevel(logging.ERROR)  # its hints and warnings are about what we set on purpose
     try:
         ray.init(
@@ -44,7 +47,9 @@ def connected(address: str | None) -> Iterator[Mapping[str, float]]:
             configure_logging=False,
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        if address is not None and knock(address) == "token":
+        if address is None:
+            raise InputError(f"Ray does not start on this machine: {' '.join(str(error).split())}") from error
+        if knock(address) == "token":
             raise InputError(
                 f"--address {address}: the cluster asks for a token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to "
                 "the cluster's"
