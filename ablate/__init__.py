@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ablate.api import Results, load_grid, plan, read_results, run
-    from ablate.space import InputError
+    from ablate.errors import InputError
 
 __version__ = "0.1.0"
 
@@ -19,4 +19,4 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module("ablate.space" if name == "InputError" else "ablate.api"), name)
+    return getattr(import_module("ablate.errors" if name == "InputError" else "ablate.api"), name)

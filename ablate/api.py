@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ablate import results
-from ablate.driver import Options, RunResult, run_grid
-from ablate.run_file import open_run
+from ablate import tables
+from ablate.running.driver import Options, RunResult, run_grid
 from ablate.space import Grid, Plan, find_grid, plan_of
 from ablate.space import load_grid as _load_grid
+from ablate.store.run_file import open_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Results:
-    """The tables of a run as pandas frames; columns and units are those of `ablate.results.TABLES`."""
+    """The tables of a run as pandas frames; columns and units are those of `ablate.tables.TABLES`."""
 
     trials: pd.DataFrame  # one row a trial
     errors: pd.DataFrame  # one row for each test image and annotated landmark
@@ -53,7 +53,7 @@ def run(grid: Grid, out: str | Path | None = None, data: str | Path | None = Non
         grid: what to run.
         out: folder, `s3://` or `gs://` address; default `runs/<grid>`.
         data: folder, `s3://` or `gs://` address with the data sets; default `$ABLATE_DATA`, else `./data`.
-        options: the other fields of `ablate.driver.Options`.
+        options: the other fields of `ablate.running.driver.Options`.
 
     Raises:
         InputError: something could not run; nothing was computed.
@@ -78,4 +78,4 @@ def read_results(run: str | Path) -> Results:
         CorruptArtifact: a part file is damaged.
     """
     store = open_run(run)
-    return Results(**{name: results.read_frame(store, name) for name in ("trials", "errors", "curves", "stages")})
+    return Results(**{name: tables.read_frame(store, name) for name in ("trials", "errors", "curves", "stages")})

@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ablate.policy import Costs
+    from ablate.schedule.policy import Costs
     from ablate.space import Grid, Plan
     from ablate.store import Store
 
@@ -78,7 +78,7 @@ def _grid(name: str, overrides: list[str] | None) -> Grid:
 
 
 def _store(address: str) -> Store:
-    from ablate.run_file import open_run
+    from ablate.store.run_file import open_run
 
     return open_run(address)
 
@@ -138,8 +138,9 @@ def plan(
     ] = False,
 ) -> None:
     """Print a search space's trials, pre-trainings and axes, and how long they would take; runs nothing."""
-    from ablate.space import InputError, plan_of
-    from ablate.summary import plan_lines, trial_lines
+    from ablate.errors import InputError
+    from ablate.running.plan_words import plan_lines, trial_lines
+    from ablate.space import plan_of
 
     found = _grid(grid, set_)
     work = plan_of(found.trials)
@@ -168,9 +169,9 @@ def _forecast(
     share: bool,
 ) -> list[str]:
     """Return the lines that say how long a run of `work` takes, with and without sharing."""
-    from ablate.costs import default_costs, require_measured
-    from ablate.simulate import Machine, forecast
-    from ablate.summary import forecast_lines
+    from ablate.running.plan_words import forecast_lines
+    from ablate.schedule.costs import default_costs, require_measured
+    from ablate.schedule.simulate import Machine, forecast
 
     pretrain = gpus_per_pretrain if gpus_per_pretrain is not None else 1.0 * (gpus > 0)
     finetune = gpus_per_finetune if gpus_per_finetune is not None else 0.25 * (gpus > 0)
@@ -225,12 +226,12 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")] = False,
 ) -> None:
     """Run every trial of a search space, or go on with a run that was interrupted or whose grid has grown."""
-    from ablate.driver import Options, closing_lines, run_grid
-    from ablate.report.loading import read_trials
-    from ablate.report.tables import pivot, render
+    from ablate.report.pivot import pivot, render
+    from ablate.report.run_data import read_trials
+    from ablate.running.driver import Options, closing_lines, run_grid
+    from ablate.running.plan_words import plan_lines
     from ablate.space import plan_of
     from ablate.store import Store
-    from ablate.summary import plan_lines
 
     found = _grid(grid, set_)
     print("\n".join(plan_lines(found, plan_of(found.trials))), flush=True)
@@ -275,7 +276,7 @@ def trial(
     ] = False,
 ) -> None:
     """Run one trial in this process, without Ray: for debugging and profiling."""
-    from ablate.single import find_trial, run_single
+    from ablate.running.single import find_trial, run_single
 
     found = find_trial(spec, grid, set_ or [], out)
     raise typer.Exit(run_single(found, out, _data_dir(data), threads, keep_weights, _console()))
@@ -304,10 +305,11 @@ def launch(
     ] = False,
 ) -> None:
     """Run a search space on the cluster that FILE describes: bring it up, watch, fetch the report, take it down."""
+    from ablate.errors import InputError
     from ablate.launch.cluster_file import find_cluster
     from ablate.launch.launching import launch as launch_run
     from ablate.launch.launching import request_for
-    from ablate.space import InputError, find_grid, load_grid
+    from ablate.space import find_grid, load_grid
 
     if file.startswith("-"):
         raise InputError(f"FILE must come before the options of a launch; got {file}")
@@ -383,11 +385,11 @@ def status(
     ] = False,
 ) -> None:
     """Print how far a run is: trials, pre-trainings, attempts, and who is at work on it."""
-    from ablate.inspection import status_lines
+    from ablate.running.inspection import status_lines
 
     store = _store(run_)
     if watch:
-        from ablate.watching import watch_run
+        from ablate.running.watching import watch_run
 
         watch_run(store, _console())
     print("\n".join(status_lines(store)))
@@ -399,7 +401,7 @@ def stop(
     wait: Annotated[bool, typer.Option("--wait", help="return only when the run has ended")] = False,
 ) -> None:
     """Ask a run to save its stages' states and to end, from any machine that reaches its store."""
-    from ablate.watching import stop_run
+    from ablate.running.watching import stop_run
 
     for line in stop_run(_store(run_), wait=wait):
         print(line, flush=True)
@@ -436,8 +438,8 @@ def results(
     format_: Annotated[str, typer.Option("--format", help="plain, github, latex or csv")] = "plain",
 ) -> None:
     """Print a metric over two fields: mean and standard deviation over the seeds."""
-    from ablate.report.loading import read_trials
-    from ablate.report.tables import pivot, render
+    from ablate.report.pivot import pivot, render
+    from ablate.report.run_data import read_trials
 
     trials = read_trials(_store(run_))
     print(render(pivot(trials, metric=metric, rows=rows, columns=columns, filters=filter_ or []), format_))
@@ -451,8 +453,8 @@ def report(
     ] = None,
 ) -> None:
     """Write tables, figures and a web page about a run, also while it goes on; or compare two runs trial by trial."""
+    from ablate.errors import InputError
     from ablate.report import compare_runs, write_report
-    from ablate.space import InputError
     from ablate.store import Store
 
     stores = [_store(run_) for run_ in runs]  # refuses a folder that holds no run before anything is written
@@ -477,7 +479,7 @@ def predict(
     overlays: Annotated[bool, typer.Option(help="draw the landmarks on each image")] = True,
 ) -> None:
     """Find the landmarks in new images with a finished trial's network: a CSV file and drawn overlays."""
-    from ablate.prediction import predict_folder
+    from ablate.predict import predict_folder
 
     print("\n".join(predict_folder(_store(run_), trial_id, images, out, overlays=overlays)))
 
@@ -491,7 +493,7 @@ def clean(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
 ) -> None:
     """Print what a run stores, by kind and size, and delete kinds on request."""
-    from ablate.inspection import clean_run, storage_lines
+    from ablate.running.inspection import clean_run, storage_lines
     from ablate.store import Store
 
     store = _store(run_)

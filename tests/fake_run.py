@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import yaml
 from PIL import Image
 
-from ablate import results
+from ablate import tables
 from ablate.space import TrialSpec
 from ablate.store import Store
 
@@ -83,7 +83,7 @@ def write_fake_run(
         if position in missing:
             continue
         shape = shapes[spec.dataset]
-        row = results.blank("trials") | results.spec_columns(spec) | _common(spec, position)
+        row = tables.blank("trials") | tables.spec_columns(spec) | _common(spec, position)
         if position in failed:
             row |= {"status": "failed", "error": "ValueError: loss is <b>nan</b> & nothing else", "unit": shape.unit}
         else:
@@ -92,11 +92,11 @@ def write_fake_run(
             write_errors(store, spec.trial_id, errors)
         if curves:
             _write_curves(store, spec)
-        results.write_rows(store, "trials", spec.trial_id, [row])
-        results.write_rows(store, "stages", results.stage_part("finetune", spec.trial_id, "a"), [_stage(spec)])
+        tables.write_rows(store, "trials", spec.trial_id, [row])
+        tables.write_rows(store, "stages", tables.stage_part("finetune", spec.trial_id, "a"), [_stage(spec)])
     for key, spec in {spec.pretrain_key: spec for spec in trials if spec.pretrain_key}.items():
         stage = _stage(spec) | {"kind": "pretrain", "trial_id": None, "gpus": 1.0, "seconds": 600.0}
-        results.write_rows(store, "stages", results.stage_part("pretrain", str(key), "a"), [stage])
+        tables.write_rows(store, "stages", tables.stage_part("pretrain", str(key), "a"), [stage])
     if run_yaml:
         described = {
             "name": "fake",
@@ -154,7 +154,7 @@ def _errors(spec: TrialSpec, shape: Shape, truth_NK2: np.ndarray, shift: float) 
 
 
 def write_errors(store: Store, trial_id: str, errors: Mapping[str, np.ndarray]) -> None:
-    """Write the rows of one trial column by column, as `results.write_rows` would lay them out."""
+    """Write the rows of one trial column by column, as `tables.write_rows` would lay them out."""
     error_NK = errors["error"]
     num_images, num_landmarks = error_NK.shape
     names = np.array([f"{number:03d}.jpg" for number in range(num_images)], dtype=object)
@@ -170,9 +170,9 @@ def write_errors(store: Store, trial_id: str, errors: Mapping[str, np.ndarray]) 
         "error_paper": error_NK.ravel().round(),
     }
     sink = pa.BufferOutputStream()
-    schema = results.TABLES["errors"]
+    schema = tables.TABLES["errors"]
     pq.write_table(pa.table([pa.array(flat[c.name], c.type) for c in schema], schema=schema), sink)
-    store.write(results.part_path("errors", trial_id), sink.getvalue().to_pybytes())
+    store.write(tables.part_path("errors", trial_id), sink.getvalue().to_pybytes())
 
 
 def _metrics(errors: Mapping[str, np.ndarray], shape: Shape) -> dict[str, object]:
@@ -215,7 +215,7 @@ def _common(spec: TrialSpec, position: int) -> dict[str, object]:
 
 
 def _stage(spec: TrialSpec) -> dict[str, object]:
-    return results.blank("stages") | {
+    return tables.blank("stages") | {
         "kind": "finetune",
         "pretrain_key": spec.pretrain_key,
         "trial_id": spec.trial_id,
@@ -240,9 +240,9 @@ def _write_curves(store: Store, spec: TrialSpec) -> None:
                 "epoch": int(epoch), "metric": metric, "value": float(factor * QUALITY.get(spec.method, 1) / epoch),
                 "seconds": float(epoch),
             })  # fmt: skip
-    results.write_rows(store, "curves", spec.trial_id, rows)
-    if spec.pretrain_key and not store.exists(results.part_path("curves", spec.pretrain_key)):
-        results.write_rows(store, "curves", spec.pretrain_key, [
+    tables.write_rows(store, "curves", spec.trial_id, rows)
+    if spec.pretrain_key and not store.exists(tables.part_path("curves", spec.pretrain_key)):
+        tables.write_rows(store, "curves", spec.pretrain_key, [
             {
                 "trial_id": None, "pretrain_key": spec.pretrain_key, "phase": "pretrain", "step": step, "epoch": None,
                 "metric": "loss", "value": 1.0 / (1 + step / 100), "seconds": float(step),

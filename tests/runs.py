@@ -14,12 +14,12 @@ import yaml
 from rich.console import Console
 from tiny import tiny_fields
 
-from ablate import results
-from ablate.attempt import Settings
-from ablate.driver import Options, closing_lines, run_grid
+from ablate import tables
+from ablate.running.driver import Options, closing_lines, run_grid
 from ablate.space import Grid
+from ablate.stage.settings import Settings
+from ablate.stage.trial import TrialFailed, data_in, run_trial
 from ablate.store import Store
-from ablate.trial import TrialFailed, data_in, run_trial
 
 DATA = data_in(None)
 CLI = [sys.executable, "-c", "from ablate.cli import main; main()"]
@@ -54,7 +54,7 @@ def attempts(store, kind="pretrain", **columns):
     for name in names:
         part = name.removesuffix(".parquet")
         written = Path(store.path(f"tables/stages/{name}")).stat().st_mtime_ns if store.is_local else 0
-        rows += [(written, row) for row in results.read_part(store, "stages", part)]
+        rows += [(written, row) for row in tables.read_part(store, "stages", part)]
     rows = [row for _, row in sorted(rows, key=lambda item: item[0])]
     return [row for row in rows if row["kind"] == kind and all(row[name] == value for name, value in columns.items())]
 
@@ -138,4 +138,4 @@ def workers_at_work(pid):
 
 def status_of(store):
     """Return the run's trials by id with their status; empty while there are none."""
-    return results.finished_trials(store) if store.exists("tables/trials") else {}
+    return tables.finished_trials(store) if store.exists("tables/trials") else {}

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ablate.augment import Affine, apply, draw
-from ablate.heatmaps import decode, targets
+from ablate.finetune.augment import Affine, apply, draw
+from ablate.network.heatmaps import decode, targets
 from ablate.space import AugmentSpec
 
 torch.set_num_threads(1)

@@ -14,7 +14,7 @@ from machines import Machines
 from runs import attempts, driver, spans, status_of, undisturbed, wait_until, write_grid
 from tiny import tiny_trial
 
-from ablate import results
+from ablate import tables
 from ablate.store import Store, step_name
 
 pytestmark = [
@@ -39,10 +39,10 @@ class Reader(threading.Thread):
     def run(self):
         while not self.over.wait(0.1):
             with contextlib.suppress(FileNotFoundError):  # a part was replaced between listing and reading
-                self.wrong += [f"{path}: {reason}" for path, reason in results.unreadable_parts(self.store).items()]
+                self.wrong += [f"{path}: {reason}" for path, reason in tables.unreadable_parts(self.store).items()]
                 if self.wrong:
                     return
-                names = results.read_table(self.store, "trials", ["trial_id"])["trial_id"].to_pylist()
+                names = tables.read_table(self.store, "trials", ["trial_id"])["trial_id"].to_pylist()
                 self.wrong += [f"{name} is there twice" for name in set(names) if names.count(name) > 1]
             self.rounds += 1
 
@@ -107,8 +107,8 @@ def test_random_kills_change_no_bit_of_the_tables(tmp_path):
 
     assert reader.wrong == []
     assert status_of(store) == {trial.trial_id: "finished" for trial in trials}
-    assert len(results.read_table(store, "trials")) == len(trials)
-    assert results.compare(store, undisturbed(tmp_path / "alone", trials)) == []
+    assert len(tables.read_table(store, "trials")) == len(trials)
+    assert tables.compare(store, undisturbed(tmp_path / "alone", trials)) == []
     lost, redone = 0, 0
     for kind, names in (("pretrain", keys), ("finetune", {trial.trial_id for trial in trials})):
         for name in names:

@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 from tiny import tiny_fields, tiny_trial
 
-from ablate import results
+from ablate import tables
 from ablate.space import Source, load_grid, shipped_grids
 from ablate.store import Store
 
@@ -115,7 +115,7 @@ def test_a_trial_from_the_shell_and_what_follows(ablate, tmp_path):
     assert code == 0, err
     assert "MRE" in out
     store = Store.open(run)
-    assert results.finished_trials(store) == {spec.trial_id: "finished"}
+    assert tables.finished_trials(store) == {spec.trial_id: "finished"}
 
     images = tmp_path / "new"
     images.mkdir()
@@ -285,7 +285,7 @@ def test_a_spec_file_runs_like_the_same_trial_of_a_grid(ablate, tmp_path):
     file = tmp_path / "trial.yaml"
     file.write_text(yaml.safe_dump(json.loads(spec.model_dump_json())))
     assert ablate("trial", file, "--out", tmp_path / "run")[0] == 0
-    assert results.finished_trials(Store.open(tmp_path / "run")) == {spec.trial_id: "finished"}
+    assert tables.finished_trials(Store.open(tmp_path / "run")) == {spec.trial_id: "finished"}
 
 
 def test_a_folder_that_is_no_run_is_left_alone(ablate, tmp_path):

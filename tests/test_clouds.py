@@ -19,7 +19,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ablate.fitting import Shape
+from ablate.errors import InputError
 from ablate.launch.cloud_access import (
     access_steps,
     account_commands,
@@ -32,7 +32,7 @@ from ablate.launch.cloud_models import offline_check
 from ablate.launch.cloud_types import GOOGLE_CARDS, GPU_MACHINES, machine_of
 from ablate.launch.cluster_file import find_cluster, parse_cluster, shipped_clusters
 from ablate.launch.prices import fleet_of
-from ablate.space import InputError
+from ablate.schedule.fitting import Shape
 
 CLOUDS = ("aws", "gcp", "azure")
 

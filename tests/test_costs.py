@@ -4,19 +4,20 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ablate import results
-from ablate.costs import (
+from ablate import tables
+from ablate.errors import InputError
+from ablate.network.building import build_network
+from ablate.schedule.costs import (
     ENCODER_FLOPS,
     costs_for,
     default_costs,
     forward_flops,
     measured_costs,
     require_measured,
-    trial_of_row,
 )
-from ablate.models import build_network
-from ablate.space import METHODS, InputError, NetworkSpec, TrialSpec, find_grid, load_grid, shipped_grids
+from ablate.space import METHODS, NetworkSpec, TrialSpec, find_grid, load_grid, shipped_grids
 from ablate.store import Store
+from ablate.tables import trial_of_row
 
 TINY = {"kind": "unet", "channels": [8, 16], "layers_per_block": 1, "attention": "none"}
 
@@ -97,12 +98,12 @@ def store(tmp_path):
 
 
 def write_trial(store, spec, **times):
-    row = results.blank("trials") | results.spec_columns(spec) | {"status": "finished"} | times
-    results.write_rows(store, "trials", spec.trial_id, [row])
+    row = tables.blank("trials") | tables.spec_columns(spec) | {"status": "finished"} | times
+    tables.write_rows(store, "trials", spec.trial_id, [row])
 
 
 def write_stage(store, spec, kind, attempt, seconds, from_step=0, to_step=0, outcome="finished", gpus=1.0):
-    row = results.blank("stages") | {
+    row = tables.blank("stages") | {
         "kind": kind,
         "pretrain_key": spec.pretrain_key,
         "trial_id": None if kind == "pretrain" else spec.trial_id,
@@ -113,7 +114,7 @@ def write_stage(store, spec, kind, attempt, seconds, from_step=0, to_step=0, out
         "outcome": outcome,
     }
     name = spec.pretrain_key if kind == "pretrain" else spec.trial_id
-    results.write_rows(store, "stages", results.stage_part(kind, name, attempt), [row])
+    tables.write_rows(store, "stages", tables.stage_part(kind, name, attempt), [row])
 
 
 def test_a_run_without_finished_stages_measures_nothing(store):
@@ -197,4 +198,4 @@ def test_whole_trials_count_by_the_times_in_their_rows(store):
 @pytest.mark.parametrize("name", shipped_grids())
 def test_a_trial_is_found_again_in_its_row(name):
     for spec in load_grid(find_grid(name)).trials:
-        assert trial_of_row(results.spec_columns(spec)).trial_id == spec.trial_id
+        assert trial_of_row(tables.spec_columns(spec)).trial_id == spec.trial_id

@@ -36,7 +36,8 @@ from ablate.datasets import (
 )
 from ablate.datasets.loading import open_contents
 from ablate.datasets.types import Problems
-from ablate.space import BUILT_IN_DATASETS, InputError
+from ablate.errors import InputError
+from ablate.space import BUILT_IN_DATASETS
 from ablate.store import StoreAway
 from ablate.store.addresses import locate
 

@@ -23,7 +23,8 @@ from ablate.datasets import (
     require_dataset,
 )
 from ablate.datasets.cache import read_cache
-from ablate.space import BUILT_IN_DATASETS, InputError
+from ablate.errors import InputError
+from ablate.space import BUILT_IN_DATASETS
 
 
 def picture(path: Path, width: int, height: int, seed: int) -> None:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from ablate.datasets import load_dataset, read_records, require_dataset
-from ablate.space import InputError
+from ablate.errors import InputError
 
 SOUND_TABLE = """image,x0,y0,x1,y1
 a.png,3,4,0,0

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ablate.datasets.images import normalise, prepare, read_grey, read_size, resize
-from ablate.space import InputError
+from ablate.errors import InputError
 
 RAMP = np.arange(600, dtype=np.uint16).reshape(20, 30) * 3 + 20_000  # 12 bits of contrast far from 0 and 65 535
 

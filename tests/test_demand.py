@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ablate.fitting import Node, NodeType, Request, Shape
-from ablate.tuner.demand import Nodes, Offered, holds, node_words, place_words, verdict
+from ablate.running.ray_tune.demand import Nodes, Offered, holds, node_words, place_words, verdict
+from ablate.schedule.fitting import Node, NodeType, Request, Shape
 
 GPU = Shape(8, 1)
 WHOLE, QUARTER = Request(1, 1), Request(1, 0.25)

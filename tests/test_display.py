@@ -7,10 +7,10 @@ import pytest
 from rich.console import Console
 from tiny import tiny_trial
 
-from ablate import display as module
-from ablate.costs import default_costs
-from ablate.display import Display, Picture, Row, Wait
-from ablate.policy import Policy, Stage
+from ablate.running import display as module
+from ablate.running.display import Display, Picture, Row, Wait
+from ablate.schedule.costs import default_costs
+from ablate.schedule.policy import Policy, Stage
 from ablate.space import plan_of
 
 NODE = Wait("a node with a GPU (the cluster has 1 and may grow to 4)", its_turn=False)

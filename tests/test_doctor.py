@@ -509,8 +509,8 @@ def test_nodes_that_do_not_reach_each_other_are_red(package, tmp_path):
 
 GROWABLE = """
 import sys
-from ablate.tuner import connected
-from ablate.tuner.nodes import growable_nodes, present_nodes
+from ablate.running.ray_tune import connected
+from ablate.running.ray_tune.nodes import growable_nodes, present_nodes
 
 def tell(*groups):
     from ray._private.worker import global_worker

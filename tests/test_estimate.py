@@ -10,15 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ablate.costs import default_costs
-from ablate.fitting import NodeType, Request, Shape
+from ablate.errors import InputError
 from ablate.launch.backend import Fleet, MachineType
 from ablate.launch.clock import Terms, play
 from ablate.launch.estimate import INTERRUPTIONS_PER_HOUR, Spread, estimate
 from ablate.launch.estimate_words import estimate_lines
-from ablate.policy import Costs, Policy, Stage
-from ablate.simulate import UNIT, Machine, lower_bounds, simulate
-from ablate.space import InputError, TrialSpec, find_grid, load_grid, plan_of, shipped_grids
+from ablate.schedule.costs import default_costs
+from ablate.schedule.fitting import NodeType, Request, Shape
+from ablate.schedule.policy import Costs, Policy, Stage
+from ablate.schedule.simulate import UNIT, Machine, lower_bounds, simulate
+from ablate.space import TrialSpec, find_grid, load_grid, plan_of, shipped_grids
 
 MINUTES = Costs(pretrain_step=lambda pretraining: 60.0, finetune=lambda spec: 60.0 * spec.shots)
 """A minute for each pre-training step, and for each annotated image of a fine-tuning."""
@@ -119,7 +120,7 @@ def test_as_many_machines_come_at_once_as_the_stages_that_can_start_fill(num_sta
 @pytest.mark.parametrize("num_machines", [1, 3])
 @pytest.mark.parametrize("gpus_finetune", [0.25, 0.3, 1.0])
 def test_as_many_stages_are_offered_as_a_run_offers(num_machines, gpus_finetune):
-    from ablate.tuner import demand
+    from ablate.running.ray_tune import demand
 
     trials = [trial(method, shots=3) for method in ("ddpm", "mocov3", "dino")]
     trials += [trial("scratch", shots=30 + number) for number in range(20)]

@@ -14,8 +14,8 @@ from ablate.report.analysis import Analysis, analyse
 from ablate.report.charts import FIGURES, Line, LineChart, RankChart, rank_charts, shot_charts, step_charts
 from ablate.report.figures import FORMATS, draw, drawable, files_of
 from ablate.report.interactive import chart_json
-from ablate.report.loading import read_run
 from ablate.report.page import json_for_script
+from ablate.report.run_data import read_run
 from ablate.report.style import LOOKS, WIDTH_IN, look_of
 from ablate.space import METHODS
 

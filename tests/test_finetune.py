@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ablate.datasets import Dataset, PaperScale, Split
-from ablate.evaluate import evaluate, images_that_count, predict
+from ablate.errors import InputError
 from ablate.finetune import (
     FinetuneOutcome,
     accumulate_gradients,
@@ -21,10 +21,11 @@ from ablate.finetune import (
     learning_rate,
     select_shots,
 )
-from ablate.heatmaps import to_file, to_network
-from ablate.metrics import physical_errors
-from ablate.models import Network, build_network
-from ablate.space import FinetuneSpec, InputError, TrialSpec
+from ablate.network.building import Network, build_network
+from ablate.network.evaluation import evaluate, images_that_count, predict
+from ablate.network.heatmaps import to_file, to_network
+from ablate.network.metrics import physical_errors
+from ablate.space import FinetuneSpec, TrialSpec
 from ablate.training import Diverged, Interrupted, Progress, State, pack, silent, unpack
 
 torch.set_num_threads(1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ablate.finetune import LOSSES
-from ablate.heatmaps import targets
+from ablate.network.heatmaps import targets
 
 torch.set_num_threads(1)
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from ablate.fitting import (
+from ablate.errors import InputError
+from ablate.schedule.fitting import (
     Node,
     NodeType,
     Request,
@@ -20,7 +21,6 @@ from ablate.fitting import (
     sharing_lines,
     stock,
 )
-from ablate.space import InputError
 
 SMALL, WORKER, BIG = Shape(4), Shape(8, 1, frozenset({"L4"})), Shape(96, 8, frozenset({"H100"}))
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from ablate.heatmaps import SCORES, centroid, decode, targets, to_file, to_network
+from ablate.network.heatmaps import SCORES, centroid, decode, targets, to_file, to_network
 
 torch.set_num_threads(1)
 

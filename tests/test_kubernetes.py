@@ -23,14 +23,15 @@ import pytest
 import yaml
 
 from ablate import __version__
-from ablate.fitting import Shape
+from ablate.errors import InputError
 from ablate.launch import kuberay, kubernetes, pod
 from ablate.launch.backend import CameUpWrongError, LaunchRequest, LeftOverError
 from ablate.launch.cluster_file import parse_cluster, shipped_clusters
 from ablate.launch.kubernetes import KubernetesBackend
 from ablate.launch.memory import Memory
 from ablate.launch.rayjob_fields import FIELDS
-from ablate.space import InputError, find_grid, load_grid, shipped_grids
+from ablate.schedule.fitting import Shape
+from ablate.space import find_grid, load_grid, shipped_grids
 
 CLUSTERS = shipped_clusters()["kuberay.yaml"].parent
 SHIPPED = shipped_clusters()["kuberay.yaml"].read_text(encoding="utf-8")

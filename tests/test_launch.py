@@ -14,10 +14,10 @@ import pytest
 import yaml
 
 from ablate import __version__
+from ablate.errors import InputError
 from ablate.launch.cluster_file import find_cluster, parse_cluster, shipped_clusters
 from ablate.launch.memory import Memory
 from ablate.launch.wheel import build_wheel, constraints
-from ablate.space import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = "s3://bucket/runs"

@@ -14,7 +14,7 @@ from runs import undisturbed, write_grid
 from ssh_lab import STORE, SshLab
 from tiny import tiny_trial
 
-from ablate import results
+from ablate import tables
 from ablate.store import Store
 
 pytestmark = [
@@ -49,9 +49,9 @@ def small(tmp_path, seeds=2, steps=60):
 def assert_equal_to_one_machine(lab, tmp_path, trials, name="run"):
     lab.tables(out(name), tmp_path / "copied")
     copied = Store.open(str(tmp_path / "copied"))
-    assert set(results.finished_trials(copied).values()) == {"finished"}
-    assert len(results.finished_trials(copied)) == len(trials)
-    assert results.compare(copied, undisturbed(tmp_path / "alone", list(trials))) == []
+    assert set(tables.finished_trials(copied).values()) == {"finished"}
+    assert len(tables.finished_trials(copied)) == len(trials)
+    assert tables.compare(copied, undisturbed(tmp_path / "alone", list(trials))) == []
 
 
 # --- open ports -------------------------------------------------------------------------------------

@@ -16,18 +16,21 @@ from proxy import Proxy
 from runs import driver, run, status_of, wait_until, workers_at_work, write_grid
 from tiny import tiny_trial
 
-from ablate import results
-from ablate.driver import RunResult
-from ablate.lock import LOCK, Fence, Owner, RunLock, condition_problem
-from ablate.space import InputError
+from ablate import tables
+from ablate.errors import InputError
+from ablate.running.driver import RunResult
 from ablate.store import LockLost, Store
+from ablate.store.fence import Fence
+from ablate.store.lock import RunLock
+from ablate.store.lock_file import LOCK, condition_problem
+from ablate.store.owner import Owner
 
 # --- races on an S3 server --------------------------------------------------------------------------
 
 RACER = """
 import sys, time
-from ablate.lock import RunLock
-from ablate.space import InputError
+from ablate.store.lock import RunLock
+from ablate.errors import InputError
 from ablate.store import Store
 for line in sys.stdin:  # one race: the address, and the moment to start
     address, moment = line.split()
@@ -82,7 +85,7 @@ def test_two_real_drivers_of_one_run_on_s3_started_at_once(s3_address, tmp_path)
             codes = sorted([one.returncode, other.returncode])
         assert codes in ([0, 2], [0, 0]), texts  # [0, 0]: the second began when the first had ended
         assert status_of(Store.open(address)) == {trial.trial_id: "finished" for trial in trials}
-        assert len(results.read_table(Store.open(address), "stages")) == len(trials)  # nothing was done twice
+        assert len(tables.read_table(Store.open(address), "stages")) == len(trials)  # nothing was done twice
 
 
 # --- servers that ignore conditions -----------------------------------------------------------------
@@ -171,7 +174,7 @@ def test_between_two_looks_at_the_lock_changes_pass_but_no_row_of_trials(store):
         take_over(store)
         store.write("x", b"2")
         with pytest.raises(LockLost):
-            results.commit_trial(store, results.blank("trials") | {"trial_id": "0" * 12, "status": "failed"}, [], [])
+            tables.commit_trial(store, tables.blank("trials") | {"trial_id": "0" * 12, "status": "failed"}, [], [])
         assert not store.exists("tables/trials")
 
 
@@ -198,9 +201,9 @@ def test_a_renewal_whose_answer_was_lost_does_not_lose_the_lock(s3_address):
 
 FROZEN = """
 import sys
-import ablate.driver, ablate.lock
+import ablate.running.driver, ablate.lock
 from functools import partial
-ablate.driver.RunLock = partial(ablate.lock.RunLock, heartbeat_s=1.0)
+ablate.driver.RunLock = partial(ablate.store.lock.RunLock, heartbeat_s=1.0)
 sys.argv = ["ablate", *sys.argv[1:]]
 from ablate.cli import main
 main()

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from ablate.datasets import DATASETS, PaperScale, load_dataset
-from ablate.heatmaps import to_file, to_network
-from ablate.metrics import Rate, paper_errors, paper_truth, physical_errors, summarise
+from ablate.network.heatmaps import to_file, to_network
+from ablate.network.metrics import Rate, paper_errors, paper_truth, physical_errors, summarise
 
 CHEST = PaperScale(frame=(256.0, 256.0), reference=None)
 CEPHALO = PaperScale(frame=(240.0, 193.5), reference=None)

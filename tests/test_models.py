@@ -6,19 +6,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ablate.models import (
-    Network,
-    UNet,
-    build_network,
-    check_imagenet,
-    check_network,
-    check_weights,
-    count_parameters,
-    load_imagenet,
-    read_weights,
-    repository_folder,
-)
-from ablate.space import InputError, NetworkSpec, TrialSpec
+from ablate.errors import InputError
+from ablate.network.building import Network, UNet, build_network, check_network, count_parameters
+from ablate.network.imagenet import check_imagenet, load_imagenet, repository_folder
+from ablate.network.weights import check_weights, read_weights
+from ablate.space import NetworkSpec, TrialSpec
 
 torch.set_num_threads(1)
 
@@ -324,7 +316,7 @@ def test_imagenet_needs_an_encoder_with_imagenet_weights() -> None:
 
 
 def test_every_encoder_of_the_paper_has_imagenet_weights_to_download() -> None:
-    from ablate.models import _imagenet_files
+    from ablate.network.imagenet import _imagenet_files
 
     for name in ("vgg19", "densenet161", "resnext50_32x4d", "tu-resnet18"):
         assert "model.safetensors" in [file for _, _, file in _imagenet_files(name)]

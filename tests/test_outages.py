@@ -16,7 +16,7 @@ from proxy import Proxy
 from runs import attempts, driver, status_of, undisturbed, wait_until, write_grid
 from tiny import tiny_trial
 
-from ablate import results
+from ablate import tables
 from ablate.store import Store
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
@@ -50,8 +50,8 @@ def states_of(store):
 def check(store, trials, folder):
     """Check that a run through outages has the tables of an undisturbed one, and that no attempt has failed."""
     assert status_of(store) == {trial.trial_id: "finished" for trial in trials}
-    assert results.compare(store, undisturbed(folder, list(trials))) == []
-    assert results.unreadable_parts(store) == {}
+    assert tables.compare(store, undisturbed(folder, list(trials))) == []
+    assert tables.unreadable_parts(store) == {}
     rows = attempts(store) + attempts(store, "finetune")
     assert {row["outcome"] for row in rows} <= {"running", "interrupted", "finished"}
 

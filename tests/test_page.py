@@ -12,7 +12,7 @@ import pytest
 from fake_run import Shape, specs, write_fake_run
 from test_report import HOSTILE, ROADS, renamed
 
-from ablate.report import write_report, writing
+from ablate.report import write, write_report
 from ablate.report.charts import FIGURES
 from ablate.report.page import json_for_script
 
@@ -90,7 +90,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = write_fake_run(folder, trials, shapes=shapes, failed=[0], missing=[1])
     with pytest.MonkeyPatch.context() as patch:
         kinds = ("MRE against shots", "SDR curves", "MRE of each landmark", "Average ranks")
-        patch.setattr(writing, "FIGURES", {kind: FIGURES[kind] for kind in kinds})
+        patch.setattr(write, "FIGURES", {kind: FIGURES[kind] for kind in kinds})
         write_report(store)
     return folder / "report" / "index.html"
 
@@ -197,10 +197,10 @@ def test_the_viewer_steps_by_keyboard_and_switches_landmarks(page: Path, tmp_pat
 @browser
 @needs_chromium
 def test_points_lie_where_the_tables_say(page: Path, tmp_path: Path) -> None:
-    from ablate import results
+    from ablate import tables
     from ablate.store import Store
 
-    errors = results.read_frame(Store.open(page.parents[1]), "errors", filters=[("image", "==", "000.jpg")])
+    errors = tables.read_frame(Store.open(page.parents[1]), "errors", filters=[("image", "==", "000.jpg")])
     with opened(page, tmp_path, *SIZES["desktop"]) as driver:
         drawn = driver.execute_script(
             "return Array.from(document.querySelectorAll('#v-panes svg')[2].querySelectorAll('circle[fill=none]'), "
@@ -222,7 +222,7 @@ def test_hostile_names_are_shown_as_text(tmp_path: Path) -> None:
     names = {"cephalo": ROADS, "chest": HOSTILE, "ddpm": '"><img src=x onerror=alert(1)>', "001.jpg": HOSTILE}
     renamed(store, names)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writing, "FIGURES", {"MRE against shots": FIGURES["MRE against shots"]})
+        patch.setattr(write, "FIGURES", {"MRE against shots": FIGURES["MRE against shots"]})
         write_report(store)
     with opened(tmp_path / "run/report/index.html", tmp_path / "profile", *SIZES["desktop"]) as driver:
         for card in driver.find_elements("css selector", "[data-figure]"):

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from ablate.saving import saving
+from ablate.stage.checkpoints import saving
 from ablate.store import BackgroundPublisher, Store, StoreAway, StoreFull, StoreRefused
 from ablate.store.errors import trouble_of
 from ablate.store.patience import Patience

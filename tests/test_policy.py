@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from ablate.policy import Costs, Policy, Stage
+from ablate.schedule.policy import Costs, Policy, Stage
 from ablate.space import TrialSpec, plan_of
 
 

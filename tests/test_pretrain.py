@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ablate.models import build_network
+from ablate.network.building import build_network
 from ablate.pretrain import Method, build_method, run_pretraining
 from ablate.pretrain.loop import backward, learning_rate
 from ablate.space import METHODS, Pretraining, TrialSpec

@@ -9,7 +9,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from ablate.models import UNet
+from ablate.network.building import UNet
 from ablate.pretrain import build_method
 from ablate.pretrain.contrastive import info_nce, info_nce_with_queue
 from ablate.pretrain.ddpm import Ddpm, NoiseSchedule, WeightAverage, strips

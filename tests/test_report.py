@@ -15,8 +15,9 @@ import pytest
 import yaml
 from fake_run import Shape, image_names, specs, write_errors, write_fake_run
 
-from ablate import results
-from ablate.report import compare_runs, write_report, writing
+from ablate import tables
+from ablate.errors import InputError
+from ablate.report import compare_runs, write, write_report
 from ablate.report.analysis import analyse
 from ablate.report.charts import FIGURES
 from ablate.report.comparison_tables import (
@@ -27,12 +28,11 @@ from ablate.report.comparison_tables import (
     rank_tables,
     selection_tables,
 )
-from ablate.report.layout import latex_document, render_table, to_csv
-from ablate.report.loading import read_run
 from ablate.report.pictures import cases, read_points, shown_trials, thumbnails
+from ablate.report.render import latex_document, render_table, to_csv
+from ablate.report.run_data import read_run
 from ablate.report.run_tables import cost_tables, landmark_tables, metric_tables, status_tables
 from ablate.report.viewer import build_gallery
-from ablate.space import InputError
 from ablate.stats import hit_sums
 from ablate.store import Store
 
@@ -83,7 +83,7 @@ def test_a_finished_run_gives_tables_figures_pictures_and_a_page(tmp_path: Path)
 @pytest.fixture
 def few_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw one kind of figure only, where the figures are not the point."""
-    monkeypatch.setattr(writing, "FIGURES", {"Learning curves": FIGURES["Learning curves"]})
+    monkeypatch.setattr(write, "FIGURES", {"Learning curves": FIGURES["Learning curves"]})
 
 
 @pytest.mark.usefixtures("few_figures")
@@ -170,7 +170,7 @@ def test_errors_are_read_into_their_places(tmp_path: Path) -> None:
     trials = specs(datasets=["cephalo", "chest"], methods=["scratch"], shots=[5], seeds=[0])
     store = write_fake_run(tmp_path, trials, shapes={**SMALL, "chest": Shape(2, 4, "px", 0)}, pictures=False)
     run = read_run(store)
-    frame = results.read_frame(store, "errors")
+    frame = tables.read_frame(store, "errors")
     for name, errors in run.errors.items():
         trial_id = errors.trial_ids[0]
         rows = frame[frame["trial_id"] == trial_id]
@@ -188,10 +188,10 @@ def renamed(store: Store, names: dict[str, str]) -> None:
     """Give data sets, methods and images of a run names that no search space accepts, but a table could hold."""
     for part in [name.removesuffix(".parquet") for name in store.list("tables/trials")]:
         for table, columns in (("trials", ("dataset", "pretrain_dataset", "pretrain_method")), ("errors", ("image",))):
-            rows = results.read_part(store, table, part)
+            rows = tables.read_part(store, table, part)
             for row in rows:
                 row.update({name: names.get(str(row[name]), row[name]) for name in columns})
-            results.write_rows(store, table, part, rows)
+            tables.write_rows(store, table, part, rows)
     described = yaml.safe_load(store.read("run.yaml"))
     described["name"] = described["description"] = HOSTILE
     described["data"] = {names.get(name, name): facts for name, facts in described["data"].items()}
@@ -315,10 +315,10 @@ def test_a_setting_is_chosen_on_the_validation_set_even_if_the_test_set_disagree
     trials = [s for n in (100, 200) for s in specs(methods=["ddpm"], shots=[5], seeds=[0, 1], pretrain={"steps": n})]
     store = write_fake_run(tmp_path, trials, shapes=SMALL, pictures=False)
     for spec in trials:
-        row = results.read_part(store, "trials", spec.trial_id)[0]
+        row = tables.read_part(store, "trials", spec.trial_id)[0]
         steps = int(str(row["pretrain_steps"]))
         row |= {"val_mre": 1.0 if steps == 200 else 2.0, "mre": 0.0}
-        results.write_rows(store, "trials", spec.trial_id, [row])
+        tables.write_rows(store, "trials", spec.trial_id, [row])
     table = next(iter(selection_tables(analyse(read_run(store), num_resamples=50))))
     assert [row[1].text for row in table.rows] == ["DDPM (steps 200)"]
     assert "never on the test set" in table.caption
@@ -327,11 +327,11 @@ def test_a_setting_is_chosen_on_the_validation_set_even_if_the_test_set_disagree
 def test_cost_counts_a_shared_pretraining_once_and_every_attempt(tmp_path: Path) -> None:
     trials = specs(methods=["ddpm"], shots=[5], seeds=[0, 1])
     store = write_fake_run(tmp_path, trials, shapes=SMALL, pictures=False)
-    lost = results.read_frame(store, "stages")
+    lost = tables.read_frame(store, "stages")
     assert len(lost) == 3
-    row = results.read_part(store, "stages", results.stage_part("finetune", trials[0].trial_id, "a"))[0]
+    row = tables.read_part(store, "stages", tables.stage_part("finetune", trials[0].trial_id, "a"))[0]
     again = {**row, "outcome": "failed"}
-    results.write_rows(store, "stages", results.stage_part("finetune", trials[0].trial_id, "b"), [again])
+    tables.write_rows(store, "stages", tables.stage_part("finetune", trials[0].trial_id, "b"), [again])
     table = next(iter(cost_tables(analyse(read_run(store), num_resamples=50))))
     record = table.records[0]
     assert record["pretrain_hours"] == pytest.approx(600 / 3600)
@@ -387,8 +387,8 @@ def test_other_data_or_code_is_named_when_runs_are_compared(tmp_path: Path) -> N
     one = write_fake_run(tmp_path / "a", trials, shapes=SMALL, pictures=False)
     other = write_fake_run(tmp_path / "b", trials, shapes=SMALL, pictures=False)
     other.write("run.yaml", one.read("run.yaml").replace(b"00112233aabbccdd", b"ffffffffffffffff"))
-    row = results.read_part(other, "trials", trials[0].trial_id)[0]
-    results.write_rows(other, "trials", trials[0].trial_id, [{**row, "git_revision": "beef"}])
+    row = tables.read_part(other, "trials", trials[0].trial_id)[0]
+    tables.write_rows(other, "trials", trials[0].trial_id, [{**row, "git_revision": "beef"}])
     notes = "\n".join(compare_runs(one, other).notes)
     assert "data set cephalo differs" in notes
     assert "git revision" in notes

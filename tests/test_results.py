@@ -17,7 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from ablate.results import (
+from ablate.space import METHODS, TrialSpec
+from ablate.store import CorruptArtifact, Store
+from ablate.tables import (
     KEYS,
     TABLES,
     VOLATILE,
@@ -34,8 +36,6 @@ from ablate.results import (
     unreadable_parts,
     write_rows,
 )
-from ablate.space import METHODS, TrialSpec
-from ablate.store import CorruptArtifact, Store
 
 TRIAL = "0123456789ab"
 
@@ -308,7 +308,7 @@ def test_a_damaged_part_is_found_and_named(store: Store, damage: str) -> None:
 
 _COMMIT_UNTIL_KILLED = """
 import sys
-from ablate.results import blank, commit_trial
+from ablate.tables import blank, commit_trial
 from ablate.store import Store
 store, number = Store.open(sys.argv[1]), int(sys.argv[2])
 print("ready", flush=True)

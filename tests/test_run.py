@@ -29,12 +29,13 @@ from runs import (
 )
 from tiny import tiny_trial
 
-import ablate.driver
-from ablate import results
-from ablate.driver import RunResult
-from ablate.lock import FENCE_S, RunLock
-from ablate.space import InputError
+import ablate.running.driver
+from ablate import tables
+from ablate.errors import InputError
+from ablate.running.driver import RunResult
 from ablate.store import LockLost, Store, step_name
+from ablate.store.fence import FENCE_S
+from ablate.store.lock import RunLock
 
 DDPM = {"timesteps": 20}
 DDPM_KEY = tiny_trial("ddpm", pretrain=DDPM).pretrain_key
@@ -112,9 +113,9 @@ def grown(first, folder):
 
 
 def test_a_run_gives_the_tables_of_its_trials_run_one_by_one(first):
-    assert results.compare(first.store, first.alone) == []
-    assert len(results.read_table(first.store, "trials")) == len(FIRST)
-    assert results.unreadable_parts(first.store) == {}
+    assert tables.compare(first.store, first.alone) == []
+    assert len(tables.read_table(first.store, "trials")) == len(FIRST)
+    assert tables.unreadable_parts(first.store) == {}
 
 
 def test_one_pretraining_serves_every_trial_that_needs_it(first):
@@ -130,7 +131,7 @@ def test_a_failing_trial_does_not_stop_the_others(first):
     assert {trial.trial_id for trial in GOOD} == {name for name, state in status.items() if state == "finished"}
     assert first.result == RunResult(exit_code=1, finished=len(GOOD), failed=3, missing=0)
     assert f"failed {DIVERGING.trial_id}: Diverged: " in first.text
-    (row,) = results.read_part(first.store, "trials", DIVERGING.trial_id)
+    (row,) = tables.read_part(first.store, "trials", DIVERGING.trial_id)
     assert row["error"].startswith("Diverged: ")
     assert "lr" in row["error"]
     assert "Traceback" in first.store.read(f"trials/{DIVERGING.trial_id}/log.txt").decode()
@@ -140,7 +141,7 @@ def test_a_failed_pretraining_fails_its_trials_at_once_with_its_reason(first):
     (row,) = attempts(first.store, pretrain_key=DOOMED[0].pretrain_key)
     assert row["outcome"] == "failed"
     for trial in DOOMED:
-        (row,) = results.read_part(first.store, "trials", trial.trial_id)
+        (row,) = tables.read_part(first.store, "trials", trial.trial_id)
         assert row["error"].startswith(f"pre-training {trial.pretrain_key} failed: Diverged: ")
         assert f"failed {trial.trial_id}: pre-training" in first.text
     assert not {trial.trial_id for trial in DOOMED} & first.finetuned()
@@ -157,7 +158,7 @@ def test_running_a_finished_grid_again_writes_nothing(first):
 
 
 def test_an_enlarged_grid_gives_the_tables_of_its_trials_run_one_by_one(grown):
-    assert results.compare(grown.store, grown.alone) == []
+    assert tables.compare(grown.store, grown.alone) == []
     assert grown.result == RunResult(exit_code=1, finished=len(GOOD) + len(NEW) + 1, failed=3, missing=0)
 
 
@@ -203,10 +204,10 @@ def test_without_sharing_every_trial_is_one_stage_with_the_same_numbers(first, t
     assert attempts(store, "pretrain") == attempts(store, "finetune") == []
     for trial in trials:
         for table in ("trials", "errors"):
-            ours, theirs = (results.read_part(s, table, trial.trial_id) for s in (store, first.store))
+            ours, theirs = (tables.read_part(s, table, trial.trial_id) for s in (store, first.store))
             for one, other in zip(ours, theirs, strict=True):
-                assert {k: v for k, v in one.items() if k not in results.VOLATILE} == {
-                    k: v for k, v in other.items() if k not in results.VOLATILE
+                assert {k: v for k, v in one.items() if k not in tables.VOLATILE} == {
+                    k: v for k, v in other.items() if k not in tables.VOLATILE
                 }
 
 
@@ -247,11 +248,11 @@ def test_a_killed_worker_is_replaced_and_goes_on_from_its_newest_state(folder, t
     assert (killed["outcome"], second["outcome"]) == ("running", "finished")
     assert 4 <= killed["to_step"] < 40  # the row is written after the state
     assert killed["to_step"] - 1 <= second["from_step"] <= killed["to_step"] + 1  # a state is at most one behind
-    assert results.compare(store, undisturbed(tmp_path / "alone", trials)) == []
+    assert tables.compare(store, undisturbed(tmp_path / "alone", trials)) == []
 
 
 def test_a_driver_that_lost_its_lock_stops_and_writes_nothing_more(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(ablate.driver, "RunLock", functools.partial(RunLock, heartbeat_s=0.3))
+    monkeypatch.setattr(ablate.running.driver, "RunLock", functools.partial(RunLock, heartbeat_s=0.3))
     store = Store.open(tmp_path / "run")
     state = f"pretrained/{SIMCLR_KEY}/state"
     with running(tmp_path / "run", [simclr(steps=100_000)]) as outcome:
@@ -300,7 +301,7 @@ def test_a_second_driver_is_refused_with_the_first_ones_host_pid_and_start(tmp_p
 
 def test_the_lock_of_a_dead_driver_is_taken_over(first):
     code = (
-        "import os, sys; from ablate.lock import RunLock; from ablate.store import Store; "
+        "import os, sys; from ablate.store.lock import RunLock; from ablate.store import Store; "
         "RunLock(Store.open(sys.argv[1])).acquire(); os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", code, first.store.address], check=False)
@@ -345,4 +346,4 @@ def test_a_full_disk_stops_the_run_with_a_clear_error_and_nothing_corrupt(folder
     assert "Traceback" not in before
     assert after.endswith("exit 0\n"), text
     store = Store.open(keep)
-    assert results.compare(store, undisturbed(tmp_path / "alone", trials)) == []
+    assert tables.compare(store, undisturbed(tmp_path / "alone", trials)) == []

@@ -3,11 +3,11 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ablate.fitting import Node, NodeType, Request, Shape
-from ablate.policy import Costs, Policy, Stage
+from ablate.running.ray_tune.demand import Nodes
+from ablate.running.ray_tune.searcher import NOT_STARTED, StageSearcher
+from ablate.schedule.fitting import Node, NodeType, Request, Shape
+from ablate.schedule.policy import Costs, Policy, Stage
 from ablate.space import TrialSpec, plan_of
-from ablate.tuner.demand import Nodes
-from ablate.tuner.searcher import NOT_STARTED, StageSearcher
 
 COSTS = Costs(pretrain_step=lambda pretraining: 1.0, finetune=lambda spec: 1.0)
 

@@ -11,7 +11,7 @@ import pytest
 from runs import attempts, driver, status_of, undisturbed, wait_until, write_grid
 from tiny import tiny_trial
 
-from ablate import results
+from ablate import tables
 from ablate.store import Store
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
@@ -57,7 +57,7 @@ def session(grid, store, until=None, *signals, group=False):
         text, _ = process.communicate(timeout=240)
         seconds = time.monotonic() - begin
     rows = attempts(store) + attempts(store, "finetune")
-    return Session(process.returncode, text, seconds, status_of(store), rows, results.unreadable_parts(store))
+    return Session(process.returncode, text, seconds, status_of(store), rows, tables.unreadable_parts(store))
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_nothing_is_unreadable_after_any_of_them(sessions):
 def test_the_run_then_ends_with_the_tables_of_an_undisturbed_one(sessions):
     assert sessions.finished.code == 0, sessions.finished.text
     assert sessions.finished.status == {trial.trial_id: "finished" for trial in sessions.trials}
-    assert results.compare(sessions.store, sessions.alone) == []
+    assert tables.compare(sessions.store, sessions.alone) == []
 
 
 def test_control_c_before_the_first_stage_gives_the_same_exit_code(tmp_path):

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from ablate.cli import app
-from ablate.costs import default_costs
-from ablate.fitting import Shape
-from ablate.policy import Costs, Policy, Stage
-from ablate.simulate import UNIT, Bounds, Machine, Place, Pool, best_packing, forecast, lower_bounds, simulate
-from ablate.space import InputError, TrialSpec, find_grid, load_grid, plan_of, shipped_grids
-from ablate.summary import forecast_lines
+from ablate.errors import InputError
+from ablate.running.plan_words import forecast_lines
+from ablate.schedule.costs import default_costs
+from ablate.schedule.fitting import Shape
+from ablate.schedule.policy import Costs, Policy, Stage
+from ablate.schedule.simulate import UNIT, Bounds, Machine, Place, Pool, best_packing, forecast, lower_bounds, simulate
+from ablate.space import TrialSpec, find_grid, load_grid, plan_of, shipped_grids
 
 
 def trial(method="ddpm", steps=100, shots=5, **pretrain):

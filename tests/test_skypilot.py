@@ -12,10 +12,11 @@ import pytest
 import yaml
 
 from ablate import __version__
+from ablate.errors import InputError
 from ablate.launch.backend import LaunchRequest
 from ablate.launch.cluster_file import parse_cluster, shipped_clusters
 from ablate.launch.skypilot import command, explain
-from ablate.space import InputError, find_grid, load_grid, shipped_grids
+from ablate.space import find_grid, load_grid, shipped_grids
 
 SHIPPED = shipped_clusters()["skypilot.yaml"].read_text(encoding="utf-8")
 EDITED = SHIPPED.replace("EDIT-GPU:1", "L4:1").replace("EDIT-FOLDER-OF-THE-WHEEL", "dist")

@@ -14,14 +14,15 @@ from runs import CLI, status_of, undisturbed, wait_until, write_grid
 from slurm_lab import SlurmLab, reason_to_skip
 from tiny import tiny_trial
 
-from ablate import results
-from ablate.fitting import Shape
+from ablate import tables
+from ablate.errors import InputError
 from ablate.launch.backend import LaunchRequest
 from ablate.launch.batch_script import BatchScript, seconds_of
 from ablate.launch.cluster_file import parse_cluster, shipped_clusters
 from ablate.launch.memory import Memory
 from ablate.launch.slurm import SlurmBackend
-from ablate.space import Grid, InputError
+from ablate.schedule.fitting import Shape
+from ablate.space import Grid
 from ablate.store import Store
 
 SCRIPTS = ("slurm.sbatch", "slurm-elastic.sbatch")
@@ -293,7 +294,7 @@ class Case:
 
     def check(self):
         assert status_of(self.store) == {trial.trial_id: "finished" for trial in self.trials}, self.log()
-        assert results.compare(self.store, undisturbed(self.folder / "alone", list(self.trials))) == []
+        assert tables.compare(self.store, undisturbed(self.folder / "alone", list(self.trials))) == []
 
     def processes(self):
         """What is left of Ray and of runs on the nodes."""

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from ablate.errors import InputError
 from ablate.space import (
     METHODS,
-    InputError,
     Pretraining,
     Source,
     TrialSpec,

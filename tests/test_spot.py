@@ -13,8 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from runs import descendants, wait_until
 
-from ablate import spot
-from ablate.spot import CLOUDS, Aws, Azure, Gcp, cloud_of_this_machine
+from ablate.running import spot
+from ablate.running.spot import CLOUDS, Aws, Azure, Gcp, cloud_of_this_machine
 
 NAMES = [cloud.name for cloud in CLOUDS]
 TIME = datetime(2031, 9, 18, 8, 22, tzinfo=UTC)
@@ -319,7 +319,7 @@ def test_a_variable_wins_over_the_firmware_and_aws_can_be_switched_off(tmp_path)
 @contextmanager
 def watching():
     """Watch the connected cluster; yield the notices that would stop the run, and what was told."""
-    from ablate.tuner import spot_watch
+    from ablate.running.ray_tune import spot_watch
 
     own, told = [], []
     with pytest.MonkeyPatch.context() as patch:
@@ -338,7 +338,7 @@ def in_no_cloud(monkeypatch):
 def test_alone_on_one_machine_its_notice_stops_the_run_once(in_no_cloud, monkeypatch):
     import ray
 
-    from ablate.tuner import connected
+    from ablate.running.ray_tune import connected
 
     service = Service("aws")
     for name, value in service.environment.items():
@@ -489,7 +489,7 @@ def test_the_notice_of_a_head_elsewhere_stops_the_run(machines):
 
     def watch():
         """Watch from a driver that is not on the head."""
-        from ablate.tuner.spot_watch import SpotWatch
+        from ablate.running.ray_tune.spot_watch import SpotWatch
 
         own, end = [], time.monotonic() + 60
         with SpotWatch(own.append, print, nodes_s=0.5):

@@ -11,12 +11,12 @@ import pytest
 from runs import CLI, attempts, driver, status_of, undisturbed, wait_until, write_grid
 from tiny import tiny_trial
 
-from ablate import results
-from ablate.display import Picture, Row
-from ablate.lock import RunLock
-from ablate.stopping import STOP_COMMAND, request_stop
+from ablate import tables
+from ablate.running.display import Picture, Row
+from ablate.running.supervision import read_picture
 from ablate.store import Store
-from ablate.supervision import read_picture
+from ablate.store.lock import RunLock
+from ablate.store.stopping import STOP_COMMAND, request_stop
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
@@ -54,7 +54,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_ends_with_exit_code_5_and_goes_on
         text, _ = process.communicate(timeout=300)
     assert process.returncode == 0, text
     assert status_of(store) == {trial.trial_id: "finished" for trial in trials}
-    assert results.compare(store, undisturbed(tmp_path / "alone", list(trials))) == []
+    assert tables.compare(store, undisturbed(tmp_path / "alone", list(trials))) == []
     code, out, _ = ablate("stop", address)
     assert code == 0
     assert "no driver is at work, there is nothing to stop" in out

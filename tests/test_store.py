@@ -17,10 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from ablate.lock import Owner, RunLock, process_start
-from ablate.space import InputError
-from ablate.stopping import StopWatch, clear_stop, request_stop, stop_reason
+from ablate.errors import InputError
 from ablate.store import BackgroundPublisher, CorruptArtifact, Store, StoreFull, step_name, step_of
+from ablate.store.lock import RunLock
+from ablate.store.owner import Owner, process_start
+from ablate.store.stopping import StopWatch, clear_stop, request_stop, stop_reason
 
 
 @pytest.fixture(params=["local", "s3", "gs"])
@@ -434,7 +435,7 @@ def test_an_error_in_the_background_does_not_hide_the_one_in_the_foreground(loca
 
 _EXIT_WHILE_PUBLISHING = """
 import sys
-from ablate.lock import RunLock
+from ablate.store.lock import RunLock
 from ablate.store import BackgroundPublisher, Store
 store = Store.open(sys.argv[1])
 lock = RunLock(store, heartbeat_s=0.01)
@@ -504,7 +505,7 @@ def test_a_folder_without_write_permission_is_refused(tmp_path: Path) -> None:
 
 _HOLD = """
 import sys, time
-from ablate.lock import RunLock
+from ablate.store.lock import RunLock
 from ablate.store import Store
 with RunLock(Store.open(sys.argv[1])):
     print("held", flush=True)

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from ablate.results import blank, finished_trials, read_table, write_rows
-from ablate.space import InputError
+from ablate.errors import InputError
 from ablate.store import Store
+from ablate.tables import blank, finished_trials, read_table, write_rows
 
 
 def test_an_endpoint_in_the_address_survives_pickling(s3_address: str, monkeypatch: pytest.MonkeyPatch) -> None:

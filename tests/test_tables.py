@@ -9,19 +9,20 @@ import pandas as pd
 import pytest
 from fake_run import specs, write_fake_run
 
-from ablate import results
-from ablate.report import pivot, render
+from ablate import tables
+from ablate.errors import InputError
 from ablate.report.grouping import MISSING
-from ablate.report.layout import Cell, Table, latex_text, render_table, slug
-from ablate.space import InputError, TrialSpec
+from ablate.report.pivot import pivot, render
+from ablate.report.render import Cell, Table, latex_text, render_table, slug
+from ablate.space import TrialSpec
 
 
 def frame(trials: list[TrialSpec], values: list[float | None], **columns: object) -> pd.DataFrame:
     rows = []
     for spec, value in zip(trials, values, strict=True):
-        row = results.blank("trials") | results.spec_columns(spec) | {"status": "finished", "unit": "mm", "mre": value}
+        row = tables.blank("trials") | tables.spec_columns(spec) | {"status": "finished", "unit": "mm", "mre": value}
         rows.append(row | ({"status": "failed"} if value is None else {}) | columns)
-    table = results._table_of("trials", rows)
+    table = tables._table_of("trials", rows)
     kinds = {"int32": pd.Int32Dtype(), "int64": pd.Int64Dtype(), "bool": pd.BooleanDtype()}
     return table.to_pandas(types_mapper=lambda kind: kinds.get(str(kind)))
 
@@ -167,7 +168,7 @@ def test_a_run_without_trials_says_so() -> None:
 
 def test_written_run_gives_the_same_text_whatever_the_order_of_its_rows(tmp_path: Path) -> None:
     store = write_fake_run(tmp_path, specs(), pictures=False, curves=False)
-    trials = results.read_frame(store, "trials")
+    trials = tables.read_frame(store, "trials")
     shuffled = trials.sample(frac=1, random_state=1).reset_index(drop=True)
     for form in ("github", "latex", "csv", "plain"):
         one, other = render(pivot(trials), form), render(pivot(shuffled), form)

@@ -4,10 +4,10 @@ import pytest
 from runs import run
 from tiny import tiny_trial
 
-from ablate import results
-from ablate.space import InputError
+from ablate import tables
+from ablate.errors import InputError
+from ablate.running.ray_tune import trackers
 from ablate.store import Store
-from ablate.tuner import trackers
 
 
 def test_an_unknown_or_missing_tracker_is_refused_with_the_cure(monkeypatch):
@@ -29,7 +29,7 @@ def test_mlflow_and_tensorboard_get_every_trials_error(tmp_path, monkeypatch):
     trials = [tiny_trial(shots=2), tiny_trial(shots=3)]
     result, _ = run(tmp_path / "run", trials, log=("mlflow", "tensorboard"))
     assert result.exit_code == 0
-    expected = sorted(results.read_frame(Store.open(tmp_path / "run"), "trials")["mre"])
+    expected = sorted(tables.read_frame(Store.open(tmp_path / "run"), "trials")["mre"])
 
     client = mlflow.MlflowClient(tracking)
     experiment = client.get_experiment_by_name("ablate-tiny")

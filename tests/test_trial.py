@@ -6,14 +6,14 @@ import pytest
 import torch
 from tiny import TRAINED, tiny_trial
 
-from ablate import results
-from ablate.attempt import Settings
-from ablate.policy import Stage
-from ablate.saving import load_snapshot, pretrained_folder
-from ablate.space import InputError
+from ablate import tables
+from ablate.errors import InputError
+from ablate.schedule.policy import Stage
+from ablate.stage.checkpoints import load_snapshot, pretrained_folder
+from ablate.stage.settings import Settings
+from ablate.stage.trial import TrialFailed, data_in, initial_network, perform, run_trial
 from ablate.store import Store, step_name
 from ablate.training import Interrupted
-from ablate.trial import TrialFailed, data_in, initial_network, perform, run_trial
 
 DATA = data_in(None)
 
@@ -28,8 +28,8 @@ def test_a_trial_gives_the_same_tables_twice(tmp_path):
     stores = [Store.open(tmp_path / name) for name in "ab"]
     for store in stores:
         run_trial(spec, store, DATA)
-    assert results.compare(*stores) == []
-    assert len(results.read_table(stores[0], "errors")) == 100 * 12  # every landmark of every test image
+    assert tables.compare(*stores) == []
+    assert len(tables.read_table(stores[0], "errors")) == 100 * 12  # every landmark of every test image
 
 
 def test_another_seed_gives_other_numbers(tmp_path):
@@ -45,7 +45,7 @@ def test_the_row_says_what_was_run_and_what_came_out(store):
     assert (row["status"], row["unit"], row["shots"], row["pretrain_timesteps"]) == ("finished", "mm", 3, 500)
     assert row["epochs"] == 2
     assert row["paper_mre"] is None  # generated radiographs are not the paper's
-    errors = results.read_frame(store, "errors")
+    errors = tables.read_frame(store, "errors")
     assert errors["error"].mean() == pytest.approx(row["mre"], rel=1e-12)
     for entry in row["sdr"]:
         assert entry["rate"] == pytest.approx((errors["error"] <= entry["threshold"]).mean())
@@ -75,7 +75,7 @@ def test_an_interrupted_trial_ends_with_the_same_numbers(method, tmp_path):
         except Interrupted:
             interruptions += 1
     assert interruptions >= 8
-    assert results.compare(whole, broken, ["trials", "errors", "curves"]) == []
+    assert tables.compare(whole, broken, ["trials", "errors", "curves"]) == []
 
 
 def test_a_finished_trial_leaves_no_state_and_a_pretraining_keeps_its_last(store):
@@ -91,7 +91,7 @@ def test_a_longer_pretraining_goes_on_from_the_kept_state(tmp_path):
     run_trial(short, grown, DATA)
     run_trial(long, grown, DATA)
     run_trial(long, fresh, DATA)
-    attempts = results.read_table(grown, "stages", filters=[("kind", "==", "pretrain")]).to_pylist()
+    attempts = tables.read_table(grown, "stages", filters=[("kind", "==", "pretrain")]).to_pylist()
     assert sorted((row["from_step"], row["to_step"]) for row in attempts) == [(0, 6), (6, 9)]
     folder = pretrained_folder(long.pretrain_key)
     left, right = load_snapshot(grown, folder, 9), load_snapshot(fresh, folder, 9)
@@ -119,7 +119,7 @@ def test_a_damaged_snapshot_is_made_anew_with_a_warning(store, caplog):
     content = bytearray(store.read(path))
     content[-1] ^= 1
     store.write(path, bytes(content))
-    store.delete(results.part_path("trials", spec.trial_id))
+    store.delete(tables.part_path("trials", spec.trial_id))
     with caplog.at_level(logging.WARNING, "ablate"):
         row = run_trial(spec, store, DATA)
     assert row["mre"] == expected["mre"]
@@ -132,11 +132,11 @@ def test_an_exception_is_recorded_with_its_traceback_and_its_last_line(store):
     spec = tiny_trial(finetune={"lr": 1e30})
     with pytest.raises(TrialFailed, match="loss"):
         run_trial(spec, store, DATA)
-    (row,) = results.read_part(store, "trials", spec.trial_id)
+    (row,) = tables.read_part(store, "trials", spec.trial_id)
     assert row["status"] == "failed"
     assert row["error"].startswith("Diverged:")
     assert "Traceback" in store.read(f"trials/{spec.trial_id}/log.txt").decode()
-    (attempt,) = results.read_table(store, "stages").to_pylist()
+    (attempt,) = tables.read_table(store, "stages").to_pylist()
     assert attempt["outcome"] == "failed"
 
 
@@ -144,7 +144,7 @@ def test_a_failed_pretraining_fails_its_trial_with_its_reason(store):
     spec = tiny_trial("ddpm", pretrain={"lr": 1e30})
     with pytest.raises(TrialFailed, match="pre-training"):
         run_trial(spec, store, DATA)
-    (row,) = results.read_part(store, "trials", spec.trial_id)
+    (row,) = tables.read_part(store, "trials", spec.trial_id)
     assert "pre-training" in row["error"]
 
 
@@ -162,7 +162,7 @@ def test_a_whole_trial_in_one_stage_gives_the_same_numbers_and_keeps_no_pretrain
     expected = run_trial(spec, shared, DATA)
     result = perform(Stage("trial", spec.trial_id), spec, (), alone, DATA, lambda progress: False, Settings())
     assert result.outcome == "finished"
-    (row,) = results.read_part(alone, "trials", spec.trial_id)
+    (row,) = tables.read_part(alone, "trials", spec.trial_id)
     assert row["mre"] == expected["mre"]
     assert alone.list("pretrained") == []
     assert alone.list(f"trials/{spec.trial_id}") == ["log.txt"]
@@ -202,6 +202,6 @@ def test_a_stage_leaves_nothing_on_the_gpu(store, method):
     stage = Stage("finetune", spec.trial_id)
     assert perform(stage, spec, (), store, DATA, lambda progress: False, settings).outcome == "finished"
     assert torch.cuda.memory_allocated() == 0
-    (row,) = results.read_part(store, "trials", spec.trial_id)
+    (row,) = tables.read_part(store, "trials", spec.trial_id)
     assert row["device"] == torch.cuda.get_device_name()
     assert row["peak_memory_bytes"] > 0

@@ -11,8 +11,8 @@ from ablate.datasets.loading import (
     read_records,
     require_dataset,
 )
-from ablate.datasets.places import data_folder
 from ablate.datasets.preview import preview_dataset
+from ablate.datasets.source import data_folder
 from ablate.datasets.types import Dataset, DatasetInfo, PaperScale, Record, Split
 
 __all__ = [

@@ -30,7 +30,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from ablate.datasets.types import BoolArray, ByteArray
-from ablate.space import InputError
+from ablate.errors import InputError
 
 CACHE_VERSION = 1
 """Raised when decoding, resizing, normalising or the search for duplicates changes."""

@@ -27,7 +27,8 @@ from ablate.datasets.loading import (
     sizes_of,
 )
 from ablate.datasets.types import SPLITS, Problems, Record, SplitName, Unit
-from ablate.space import BUILT_IN_DATASETS, InputError
+from ablate.errors import InputError
+from ablate.space import BUILT_IN_DATASETS
 
 _LISTED = 8  # names written out in one warning
 

@@ -21,7 +21,8 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_v
 
 from ablate.datasets.layout import Frame, Label, Layout, PerPixel, Reference, Scale, SplitCounts
 from ablate.datasets.types import SPLITS, Problems, SplitName, Unit
-from ablate.space import InputError, Source, Spec, nearest
+from ablate.errors import InputError, nearest
+from ablate.space import Source, Spec
 from ablate.space.methods import Positive, Rate
 
 DESCRIPTION = "dataset.yaml"

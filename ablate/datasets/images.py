@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from ablate.datasets.types import ByteArray, Float32Array
-from ablate.space import InputError
+from ablate.errors import InputError
 
 PILLOW_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 IMAGE_SUFFIXES = (*PILLOW_SUFFIXES, ".dcm")

@@ -17,7 +17,7 @@ import numpy as np
 
 from ablate.datasets.images import IMAGE_SUFFIXES, is_image, read_grey, read_size
 from ablate.datasets.types import SPLITS, Float32Array, FloatArray, PaperScale, Problems, Record, SplitName, Unit
-from ablate.space import InputError, nearest
+from ablate.errors import InputError, nearest
 
 
 @dataclass(frozen=True)

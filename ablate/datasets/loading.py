@@ -24,7 +24,8 @@ from ablate.datasets.duplicates import find_duplicates, image_hash, seen_earlier
 from ablate.datasets.folder import DESCRIPTION, read_folder
 from ablate.datasets.images import prepare
 from ablate.datasets.layout import FileRecord, read_layout, split_records
-from ablate.datasets.places import Copy, Place, place_of
+from ablate.datasets.places import Copy, Place
+from ablate.datasets.source import place_of
 from ablate.datasets.types import (
     SPLITS,
     ByteArray,
@@ -39,7 +40,8 @@ from ablate.datasets.types import (
     SplitName,
     Unit,
 )
-from ablate.space import BUILT_IN_DATASETS, InputError, nearest
+from ablate.errors import InputError, nearest
+from ablate.space import BUILT_IN_DATASETS
 
 SMALLEST_IMAGE_PX = 16
 

@@ -6,14 +6,12 @@ Either holds a folder for each data set.
 from __future__ import annotations
 
 import contextlib
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ablate.datasets.folder import DESCRIPTION
-from ablate.store.addresses import is_remote, locate
 
 
 @dataclass(frozen=True)
@@ -90,29 +88,3 @@ class Folder(Place):
     def opened(self, name: str) -> Iterator[Copy]:
         """Return the data set's own files."""
         yield Copy(self.folder, self.label)
-
-
-def data_folder(data_dir: Path | str | None) -> Path | str:
-    """Return where the data sets are: as given, else `ABLATE_DATA`, else `./data`; a path, or an address as text.
-
-    Raises:
-        InputError: it looks like an address and is none.
-    """
-    given = str(data_dir if data_dir is not None else os.environ.get("ABLATE_DATA") or "data")
-    if given.startswith("file://"):
-        return Path(locate(given, option="--data").root)
-    if is_remote(given):
-        return given
-    if given.startswith(("s3:", "gs:")):  # an address that went through a path and lost a slash
-        locate(given, option="--data")
-    return Path(given).expanduser()
-
-
-def place_of(data_dir: Path | str | None) -> Place:
-    """Return the place that `data_folder` names, without touching it; raise `InputError` as that does."""
-    where = data_folder(data_dir)
-    if isinstance(where, Path):
-        return Folder(where)
-    from ablate.datasets.remote import Remote
-
-    return Remote(where)

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ablate.datasets.images import normalise, resize
 from ablate.datasets.loading import open_contents
 from ablate.datasets.types import Problems, Record, SplitName
-from ablate.space import InputError
+from ablate.errors import InputError
 
 _CAPTION_PX = 18
 _COLOURS = ("#ff5a5f", "#ffd166", "#06d6a0", "#4cc9f0", "#f78fff", "#ff9f1c")

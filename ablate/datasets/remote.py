@@ -34,9 +34,9 @@ from pyarrow import fs
 from ablate.datasets.cache import FETCHED, MANIFEST, PARTIAL, Cache, open_cache, touch, unwritable
 from ablate.datasets.folder import DESCRIPTION
 from ablate.datasets.places import Copy, Place
-from ablate.space import InputError
+from ablate.errors import InputError
 from ablate.store.addresses import Location, explained, label_of, locate, object_client
-from ablate.store.errors import StoreAway, one_line, trouble_of
+from ablate.store.errors import StoreAway, reason_of, trouble_of
 
 PATIENCE_S = 900.0
 """How long a request is tried again while the store does not answer; as long as a run waits for its own store."""
@@ -218,7 +218,7 @@ class Remote(Place):
         try:
             client = object_client(self.address)
         except Exception as error:  # what boto3 says of configuration and credentials has no common root
-            raise PermissionError(errno.EACCES, f"no credentials ({one_line(error)})") from error
+            raise PermissionError(errno.EACCES, f"no credentials ({reason_of(error)})") from error
         try:
             objects = [found for batch in client.list(prefix=name) for found in batch]
         except BaseError as error:
@@ -350,7 +350,7 @@ class Remote(Place):
                     raise
                 raise StoreAway(
                     f"{self.label}: the data have not answered for {PATIENCE_S / 60:g} minutes "
-                    f"({one_line(error.__cause__ or error)}); run the same command again to go on"
+                    f"({reason_of(error.__cause__ or error)}); run the same command again to go on"
                 ) from error
 
     def _say_away(self, state: tenacity.RetryCallState) -> None:
@@ -358,7 +358,7 @@ class Remote(Place):
         if error is not None and not self._said_away:
             self._said_away = True
             minutes = PATIENCE_S / 60
-            logger.warning("%s does not answer, trying for %g minutes: %s", self.label, minutes, one_line(error))
+            logger.warning("%s does not answer, trying for %g minutes: %s", self.label, minutes, reason_of(error))
 
 
 def _pauses() -> tenacity.wait.wait_base:

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from ablate.doctor.judging import judge, judge_clock, judge_doors, judge_own_data
 from ablate.doctor.looking import look
 from ablate.doctor.report import Finding, Level, Report
-from ablate.fitting import FINETUNE_GPUS, PRETRAIN_GPUS, Shape, shapes_of, sharing_lines, stock
-from ablate.lock import condition_problem
-from ablate.space import InputError
+from ablate.errors import InputError
+from ablate.schedule.fitting import FINETUNE_GPUS, PRETRAIN_GPUS, Shape, shapes_of, sharing_lines, stock
 from ablate.store import Store, StoreTrouble
+from ablate.store.lock_file import condition_problem
 
 if TYPE_CHECKING:
-    from ablate.tuner.nodes import Member
+    from ablate.running.ray_tune.nodes import Member
 
 REACH_S = 5.0
 """A port that has not answered by then is not reached."""
@@ -80,8 +80,8 @@ def examine(
 def _examine_cluster(
     address: str, question: dict[str, Any], *, timeout_s: float, look_s: float, cpus_per_stage: float
 ) -> tuple[str, tuple[str, ...], list[tuple[str, Finding]]]:
-    from ablate.tuner import connected
-    from ablate.tuner.nodes import gcs_address, growable_nodes, knock, members, visit_nodes
+    from ablate.running.ray_tune import connected
+    from ablate.running.ray_tune.nodes import gcs_address, growable_nodes, knock, members, visit_nodes
 
     if ":" in address and os.environ.get("RAY_AUTH_MODE") != "token" and knock(address) == "token":
         raise InputError(
@@ -150,7 +150,7 @@ def _sharing(shapes: Iterable[Shape], cpus_per_stage: float) -> Iterator[Finding
 def _data_sets(data: str | None) -> tuple[str | None, list[str], list[Finding]]:
     """Return where the data are, as every node is asked for them, and the data sets that are there."""
     from ablate.datasets import data_folder, dataset_names
-    from ablate.datasets.places import place_of
+    from ablate.datasets.source import place_of
     from ablate.store.addresses import absolute
 
     level: Level

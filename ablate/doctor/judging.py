@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ablate.doctor.report import Finding
-from ablate.fitting import Shape
+from ablate.schedule.fitting import Shape
 
 MOST_SKEW_S = 5.0
 """Locks and leases compare the clocks of machines; they wait for many times this long."""

@@ -22,6 +22,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ablate.words import one_line
+
 
 def look(question: dict[str, Any]) -> dict[str, Any]:
     """Return what is so on this machine, by section; a section that fails holds its `error`."""
@@ -30,12 +32,12 @@ def look(question: dict[str, Any]) -> dict[str, Any]:
         try:
             facts[name] = section(question)
         except Exception as error:
-            facts[name] = {"error": _one_line(error)}
+            facts[name] = {"error": _reason(error)}
     return facts
 
 
-def _one_line(error: BaseException) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:400]
+def _reason(error: BaseException) -> str:
+    return one_line(error, 400) or type(error).__name__
 
 
 def _versions(question: dict[str, Any]) -> dict[str, Any]:
@@ -50,7 +52,7 @@ def _versions(question: dict[str, Any]) -> dict[str, Any]:
             code.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
         found["code"] = code.hexdigest()
     except Exception as error:
-        found["ablate"] = f"not importable ({_one_line(error)})"
+        found["ablate"] = f"not importable ({_reason(error)})"
     for name in ("ray", "torch", "pyarrow"):
         try:
             found[name] = metadata.version(name)
@@ -124,7 +126,7 @@ def _data(question: dict[str, Any]) -> dict[str, Any]:
         try:
             found[name] = {"fingerprint": dataset_fingerprint(name, question["data"])}
         except Exception as error:
-            found[name] = {"error": _one_line(error)}
+            found[name] = {"error": _reason(error)}
     return found
 
 
@@ -153,7 +155,7 @@ def _ports(question: dict[str, Any]) -> list[tuple[str, str]]:
         try:
             socket.create_connection((host, port), timeout=question["reach_s"]).close()
         except OSError as error:
-            return f"{what} at {host}:{port}", _one_line(error)
+            return f"{what} at {host}:{port}", _reason(error)
         return None
 
     if not question["targets"]:

@@ -19,14 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ablate import augment
 from ablate.datasets import Dataset, Split
-from ablate.evaluate import as_input, logits_in_batches, read_points, run_network
+from ablate.errors import InputError
+from ablate.finetune import augment
 from ablate.finetune.losses import LOSSES
-from ablate.heatmaps import targets, to_file, to_network
-from ablate.metrics import physical_errors
-from ablate.models import Network, build_network
-from ablate.space import FinetuneSpec, InputError, NetworkSpec, TrialSpec
+from ablate.network.building import Network, build_network
+from ablate.network.evaluation import as_input, logits_in_batches, read_points, run_network
+from ablate.network.heatmaps import targets, to_file, to_network
+from ablate.network.metrics import physical_errors
+from ablate.space import FinetuneSpec, NetworkSpec, TrialSpec
 from ablate.training import (
     Checkpoint,
     CurvePoint,

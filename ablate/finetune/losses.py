@@ -15,7 +15,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ablate.heatmaps import Loss
+from ablate.network.heatmaps import Loss
 
 LossFunction: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Of logits (B, K, H, W), targets (B, K, H, W) and the mask (B, K) of annotated landmarks; returns (B,)."""

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
-from ablate.fitting import Shape
 from ablate.launch.cluster_file import ClusterFile
+from ablate.schedule.fitting import Shape
 from ablate.space import Grid
 
 Say: TypeAlias = Callable[[str], None]

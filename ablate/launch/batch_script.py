@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
-from ablate.fitting import Shape
+from ablate.errors import InputError
 from ablate.launch.backend import Fleet, MachineType
 from ablate.launch.cluster_file import ClusterFile
-from ablate.space import InputError
+from ablate.schedule.fitting import Shape
 
 FOLDER_VARIABLE = "ABLATE_FOLDER"
 """Names, in the script, the folder in which a launch and its job leave each other word."""

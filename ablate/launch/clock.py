@@ -1,10 +1,10 @@
 """A run on machines that come when stages ask for them and may be taken back, on a virtual clock.
 
-The policy of a run decides, as in `ablate.simulate`, and stages take their places on the machines as there. As many
-stages are offered at a time as the cluster holds at its largest, and one more: what a run offers to Ray. What an
-autoscaler does is kept: it packs the stages that wait onto the machines that are on their way, and asks for another one
-for each that finds no room, of the smallest type that fits; a machine that was idle for a while is given back. What is
-left out: that a cloud may have no machine to give, and that launches go out in rounds.
+The policy of a run decides, as in `ablate.schedule.simulate`, and stages take their places as there. As many stages
+are offered at a time as the cluster holds at its largest, and one more: what a run offers to Ray. What an autoscaler
+does is kept: it packs the stages that wait onto the machines that are on their way, and asks for another one for each
+that finds no room, of the smallest type that fits; a machine that was idle for a while is given back. What is left
+out: that a cloud may have no machine to give, and that launches go out in rounds.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from ablate.fitting import Request, Shape
 from ablate.launch.backend import MachineType
-from ablate.policy import Policy, Stage, StageKind
-from ablate.simulate import UNIT, Place, Pool, Span
+from ablate.schedule.fitting import Request, Shape
+from ablate.schedule.policy import Policy, Stage, StageKind
+from ablate.schedule.simulate import UNIT, Place, Pool, Span
 
 LOOK_S = 5.0
 """An autoscaler looks at its cluster this often (Ray's AUTOSCALER_UPDATE_INTERVAL_S)."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from ablate.errors import InputError
 from ablate.launch.backend import CameUpWrongError, Fleet, Say
 from ablate.launch.cloud_access import access_steps, account_commands, prepare_access, verify_access, verify_down
 from ablate.launch.cloud_models import offline_check
@@ -18,7 +19,6 @@ from ablate.launch.prices import fleet_of
 from ablate.launch.ray_cluster import RayCluster
 from ablate.launch.ray_files import head_of, ray_check
 from ablate.launch.ssh import Host, SshError, require_usable_key
-from ablate.space import InputError
 from ablate.store.addresses import is_remote
 
 UP_S = 3600

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ablate.errors import InputError, nearest
 from ablate.launch.backend import Say
 from ablate.launch.cloud_checks import (
     check_shape,
@@ -26,7 +27,6 @@ from ablate.launch.cloud_checks import (
     ssh_ranges,
 )
 from ablate.launch.cluster_file import ClusterFile
-from ablate.space import InputError, nearest
 from ablate.space.files import Place
 
 SET_BY_RAY = dict.fromkeys(

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ablate.errors import InputError, nearest
 from ablate.launch.cloud_types import GPU_MACHINES, Machine, machine_of
 from ablate.launch.cluster_file import ClusterFile
-from ablate.space import InputError, nearest
 from ablate.space.files import Place
 
 FAMILY = {"aws": (r"\..*", ".*"), "gcp": (r"-\d+g?$", "-*"), "azure": (r"(?<=_N[CD])\d+", "*")}

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ablate.errors import InputError, nearest
 from ablate.launch.backend import Say
 from ablate.launch.cloud_checks import (
     WIDEST_PREFIX,
@@ -30,7 +31,6 @@ from ablate.launch.cloud_checks import (
 from ablate.launch.cloud_types import GOOGLE_CARDS, Machine, with_cards
 from ablate.launch.cluster_file import ClusterFile
 from ablate.launch.prices import is_spot
-from ablate.space import InputError, nearest
 from ablate.space.files import Place
 
 SET_BY_RAY = {"name": "Ray names the machines"}

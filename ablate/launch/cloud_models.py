@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+from ablate.errors import nearest
 from ablate.launch.cloud_aws import check_aws
 from ablate.launch.cloud_azure import check_azure
 from ablate.launch.cloud_checks import ray_data, refuse_unknown, ssh_ranges, worker_types
@@ -18,7 +19,6 @@ from ablate.launch.cloud_gcp import check_gcp
 from ablate.launch.cluster_file import ClusterFile
 from ablate.launch.prices import fleet_of, is_spot
 from ablate.launch.ray_files import refuse_written_by_launch
-from ablate.space import nearest
 from ablate.space.files import Place
 
 Check: TypeAlias = Callable[[ClusterFile, Mapping[str, Any]], None]

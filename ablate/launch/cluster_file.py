@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeAlias
 
-from ablate.space import InputError, nearest
+from ablate.errors import InputError, nearest
 from ablate.space.files import Place, Source, shipped_folder
 
 Kind: TypeAlias = Literal["ssh", "aws", "gcp", "azure", "slurm", "kubernetes", "skypilot"]

@@ -2,7 +2,7 @@
 
 What is assumed:
 
-- Stages take what `ablate.costs` says, on GPUs that are all equally fast; fine-tuning does not stop early.
+- Stages take what `ablate.schedule.costs` says, on GPUs that are all equally fast; fine-tuning does not stop early.
 - The head comes up first; then machines come as `ablate.launch.clock` says: each a queue's time after a stage
   waited for it, of the smallest type that fits, given back when it was idle for a while. Where a fleet has neither a
   queue nor prices, all machines are there from the first minute to the last.
@@ -22,13 +22,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ablate.costs import default_costs
-from ablate.fitting import NodeType, Request, Shape, decide_gpus
+from ablate.errors import InputError
 from ablate.launch.backend import Fleet, MachineType
 from ablate.launch.clock import Course, Lifetime, Terms, forever, play
 from ablate.launch.estimate_notes import fleet_notes, slow_notes
-from ablate.policy import Costs, Policy
-from ablate.space import InputError, Plan
+from ablate.schedule.costs import default_costs
+from ablate.schedule.fitting import NodeType, Request, Shape, decide_gpus
+from ablate.schedule.policy import Costs, Policy
+from ablate.space import Plan
 
 INTERRUPTIONS_PER_HOUR = 0.05
 """Of a spot machine where the file gives none: an assumption, one in 20 hours.

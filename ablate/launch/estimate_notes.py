@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from ablate.fitting import sharing_lines
 from ablate.launch.backend import Fleet, MachineType
 from ablate.launch.clock import Terms
+from ablate.schedule.fitting import sharing_lines
 
 PEAK_TFLOPS: Mapping[str, float] = {
     "T4": 8.1,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from ablate.fitting import Request, Shape
 from ablate.launch.backend import Fleet, MachineType
 from ablate.launch.estimate import Bill, Estimate, Interrupted, Spread
+from ablate.schedule.fitting import Request, Shape
 
 NO_END = "no end"
 """What a simulated run takes that was given up."""

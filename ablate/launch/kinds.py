@@ -5,10 +5,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import cast
 
+from ablate.errors import InputError
 from ablate.launch.backend import Backend, LaunchRequest
 from ablate.launch.cluster_file import Kind
 from ablate.launch.memory import Memory
-from ablate.space import InputError
 
 BACKENDS: dict[Kind, tuple[str, str]] = {
     "ssh": ("machines", "Machines"),

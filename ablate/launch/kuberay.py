@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from ablate.launch.backend import DriverState, LaunchRequest
-from ablate.launch.kubectl import one_line
 from ablate.launch.rayjob import LAUNCH_FOLDER, LAUNCH_VOLUME
+from ablate.words import one_line
 
 CLUSTER = "ablate/cluster"
 """The label of everything of a cluster, with its name."""

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ablate.errors import InputError
 from ablate.launch.backend import CameUpWrongError, DriverState, Fleet, LaunchRequest, LeftOverError, Say
 from ablate.launch.kubectl import Kubectl, KubectlError, run
 from ablate.launch.kuberay import (
@@ -25,7 +26,6 @@ from ablate.launch.kuberay import (
 )
 from ablate.launch.memory import Memory
 from ablate.launch.rayjob import annotations_of, check_rayjob, fleet_of
-from ablate.space import InputError
 
 POLL_S = 5.0
 

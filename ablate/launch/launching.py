@@ -12,18 +12,19 @@ from urllib.parse import urlsplit
 
 from rich.console import Console
 
+from ablate.errors import InputError
 from ablate.launch.backend import Backend, CameUpWrongError, DriverState, LaunchRequest, LeftOverError, Say
 from ablate.launch.cluster_file import ClusterFile, find_cluster, parse_cluster
 from ablate.launch.estimate import estimate
 from ablate.launch.estimate_words import estimate_lines
 from ablate.launch.kinds import backend_of
 from ablate.launch.memory import Memory, clusters_folder
-from ablate.lock import RunLock
-from ablate.policy import Costs
-from ablate.space import Grid, InputError, load_grid, plan_of
+from ablate.schedule.policy import Costs
+from ablate.space import Grid, load_grid, plan_of
 from ablate.space.files import Source
 from ablate.store import Store, StoreAway
 from ablate.store.addresses import absolute, is_remote, label_of
+from ablate.store.lock import RunLock
 
 POLL_S = 5.0
 """Between two looks at the driver."""
@@ -159,7 +160,7 @@ def _check_memory(memory: Memory, request: LaunchRequest) -> None:
 
 def _check_data(request: LaunchRequest, say: Say) -> None:
     """Look at the data, where this machine can: at an address, or generated."""
-    from ablate.preflight import check_trials
+    from ablate.running.checks import check_trials
 
     named = (name for trial in request.grid.trials for name in (trial.dataset, _pretrain_data(trial)))
     needed = set(named) - {None, "synthetic"}
@@ -202,9 +203,9 @@ def _wait_for_lock(store: Store, memory: Memory, say: Say) -> None:
 
 def _outlook(request: LaunchRequest, backend: Backend, costs: str | None) -> list[str]:
     """Return the plan, the machines, time and cost."""
-    from ablate.costs import require_measured
-    from ablate.run_file import open_run
-    from ablate.summary import plan_lines
+    from ablate.running.plan_words import plan_lines
+    from ablate.schedule.costs import require_measured
+    from ablate.store.run_file import open_run
 
     plan, fleet = plan_of(request.grid.trials), backend.fleet()
     earlier = None if costs is None else open_run(costs)
@@ -312,7 +313,7 @@ def _follow(backend: Backend, memory: Memory, store: Store, console: Console, *,
 
 def _show(backend: Backend, store: Store, console: Console, say: Say) -> DriverState | None:
     """Show the run until its driver has ended; return how, or None if the head is lost."""
-    from ablate.watching import show_run
+    from ablate.running.watching import show_run
 
     view = Store.connect(store.address, patience_s=OFFLINE_S)
     ended: list[DriverState | None] = []
@@ -360,10 +361,10 @@ def _is_stale(store: Store) -> bool:
 def _report(memory: Memory, say: Say) -> None:
     """Write the report on this machine, and print the results."""
     from ablate.report import write_report
-    from ablate.report.loading import read_trials
-    from ablate.report.tables import pivot, render
-    from ablate.results import finished_trials
-    from ablate.run_file import RUN_FILE
+    from ablate.report.pivot import pivot, render
+    from ablate.report.run_data import read_trials
+    from ablate.store.run_file import RUN_FILE
+    from ablate.tables import finished_trials
 
     store = Store.open(memory.state()["out"], writable=False)
     if not store.exists(RUN_FILE) or not finished_trials(store):

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ablate.errors import InputError
 from ablate.launch.backend import CameUpWrongError, Fleet, LaunchRequest, Say
 from ablate.launch.memory import Memory
 from ablate.launch.prices import fleet_of
@@ -21,7 +22,6 @@ from ablate.launch.ray_cluster import RayCluster
 from ablate.launch.ray_files import ray_check, refuse_written_by_launch
 from ablate.launch.ray_jobs import SilentError
 from ablate.launch.ssh import Host, SshError, on_all, require_usable_key
-from ablate.space import InputError
 
 TOOLS = ("find", "flock", "ps", "setsid", "sha256sum", "tar")
 """What `node.sh` calls on a machine."""

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ablate.space import InputError
+from ablate.errors import InputError
 
 STATE = "state.json"
 

@@ -9,10 +9,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ablate.fitting import Shape
+from ablate.errors import nearest
 from ablate.launch.backend import Fleet, MachineType
 from ablate.launch.cluster_file import ClusterFile
-from ablate.space import nearest
+from ablate.schedule.fitting import Shape
 
 METADATA = (
     "ssh_from",

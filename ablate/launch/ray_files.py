@@ -7,8 +7,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ablate.errors import InputError
 from ablate.launch.cluster_file import ClusterFile
-from ablate.space import InputError
+from ablate.words import one_line
 
 WRITTEN_BY_LAUNCH = ("head_start_ray_commands", "worker_start_ray_commands")
 """What a file must leave to the launch: here it is decided who can talk to the cluster."""
@@ -38,10 +39,10 @@ def ray_check(file: ClusterFile, document: dict[str, Any]) -> None:
     try:
         validate_config(prepare_config(copy.deepcopy(document)))
     except jsonschema.ValidationError as error:
-        file.refuse(tuple(error.absolute_path), f"Ray refuses it: {_one_line(error.message)}")
+        file.refuse(tuple(error.absolute_path), f"Ray refuses it: {one_line(error.message, 300)}")
     except (click.ClickException, ValueError, KeyError, TypeError, RuntimeError) as error:
         said = error.message if isinstance(error, click.ClickException) else error
-        raise InputError(f"{file.path}: Ray refuses the file: {_one_line(said)}") from error
+        raise InputError(f"{file.path}: Ray refuses the file: {one_line(said, 300)}") from error
 
 
 def refuse_written_by_launch(file: ClusterFile) -> None:
@@ -63,7 +64,3 @@ def head_of(path: Path) -> tuple[str, str, str]:
     config = _bootstrap_config(yaml.safe_load(path.read_text(encoding="utf-8")), no_config_cache=True)
     auth = config["auth"]
     return get_head_node_ip(str(path)), str(auth["ssh_user"]), str(auth["ssh_private_key"])
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split())[:300]

@@ -8,8 +8,9 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
+from ablate.errors import InputError
 from ablate.launch.backend import DriverState
-from ablate.space import InputError
+from ablate.words import one_line
 
 _PHASES = {"PENDING": "waiting", "RUNNING": "running", "STOPPED": "ended", "SUCCEEDED": "ended", "FAILED": "ended"}
 
@@ -31,7 +32,7 @@ class RayJobs:
         try:
             client.submit_job(entrypoint=entrypoint, submission_id=job, runtime_env={"env_vars": dict(variables)})
         except RuntimeError as error:
-            raise SilentError(_one_line(error)) from error
+            raise SilentError(one_line(error, 300)) from error
 
     def state(self, job: str) -> DriverState:
         """Return how a job is."""
@@ -40,7 +41,7 @@ class RayJobs:
         except SilentError as error:
             return DriverState("unknown", str(error))
         phase = _PHASES.get(info.get("status", ""), "unknown")
-        words = _one_line(info.get("message") or "")
+        words = one_line(info.get("message") or "", 300)
         code = info.get("driver_exit_code")
         if phase == "ended" and code is None:
             code = {"SUCCEEDED": 0, "STOPPED": 143}.get(info["status"])
@@ -78,7 +79,7 @@ class RayJobs:
         try:
             return JobSubmissionClient(self._url, headers=self._headers)
         except (ConnectionError, RuntimeError) as error:
-            raise SilentError(_one_line(error)) from error
+            raise SilentError(one_line(error, 300)) from error
 
     def _get(self, path: str) -> dict[str, Any]:
         return self._call(path, method="GET")
@@ -91,10 +92,6 @@ class RayJobs:
         except urllib.error.HTTPError as error:
             with error:
                 said = error.read().decode(errors="replace")
-            raise SilentError(f"HTTP {error.code}: {_one_line(said)}") from error
+            raise SilentError(f"HTTP {error.code}: {one_line(said, 300)}") from error
         except (OSError, ValueError) as error:
-            raise SilentError(_one_line(error)) from error
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split())[:300]
+            raise SilentError(one_line(error, 300)) from error

@@ -12,11 +12,11 @@ from importlib.metadata import version
 from pathlib import PurePosixPath
 from typing import Any
 
-from ablate.fitting import ACCELERATOR, Shape
+from ablate.errors import InputError
 from ablate.launch.backend import Fleet, LaunchRequest, MachineType
 from ablate.launch.cluster_file import ClusterFile
 from ablate.launch.rayjob_fields import FIELDS, unknown_field
-from ablate.space import InputError
+from ablate.schedule.fitting import ACCELERATOR, Shape
 from ablate.space.files import Place
 from ablate.store.addresses import is_remote
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from ablate.space import nearest
+from ablate.errors import nearest
 from ablate.space.files import Place
 
 Known: TypeAlias = "Mapping[str, Known] | None"

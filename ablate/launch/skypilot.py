@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 
+from ablate.errors import InputError
 from ablate.launch.backend import LaunchRequest
-from ablate.space import InputError
 from ablate.space.files import shipped_grids
 from ablate.store.addresses import is_remote
 

@@ -16,10 +16,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ablate.errors import InputError
 from ablate.launch.backend import CameUpWrongError, DriverState, Fleet, LaunchRequest, LeftOverError, Say
 from ablate.launch.batch_script import BatchScript
 from ablate.launch.memory import Memory
-from ablate.space import InputError
 from ablate.store.addresses import is_remote
 
 PROGRAMS = ("sbatch", "squeue", "scancel", "scontrol")

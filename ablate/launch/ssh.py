@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from ablate.space import InputError
+from ablate.errors import InputError
 
 T = TypeVar("T")
 

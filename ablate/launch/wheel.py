@@ -17,7 +17,7 @@ _TIME = (1980, 1, 1, 0, 0, 0)  # of every file in the wheel: the same files give
 
 def build_wheel() -> tuple[str, bytes]:
     """Return the name and the content of a wheel of this version; the format is PEP 427."""
-    from ablate.attempt import REVISION, git_revision  # Torch comes with it
+    from ablate.revision import REVISION, git_revision
 
     package = Path(__file__).parents[1]
     files = {f"ablate/{path.relative_to(package).as_posix()}": path.read_bytes() for path in _files(package)}

@@ -12,7 +12,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ablate.models import Head, Network, build_network, load_weights, read_weights
+from ablate.network.building import Head, Network, build_network
+from ablate.network.weights import load_weights, read_weights
 from ablate.pretrain.views import View, random_view
 from ablate.space import Pretraining, SelfSupervised
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ablate.models import UNet, build_network
+from ablate.network.building import UNet, build_network
 from ablate.pretrain.base import Method
 from ablate.space import DdpmSpec, Pretraining
 from ablate.training import seeded

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ablate.models import Network
+from ablate.network.building import Network
 from ablate.pretrain.base import MomentumBranch, SelfSupervision
 from ablate.pretrain.heads import dino_head, dino_loss
 from ablate.pretrain.views import View, random_view

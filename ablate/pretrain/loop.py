@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ablate.pretrain.base import Method
+from ablate.pretrain.methods import build_method
 from ablate.space import Pretraining
 from ablate.training import (
     Checkpoint,
@@ -82,8 +83,6 @@ def run_pretraining(
         ValueError: a snapshot is asked for that lies before the state.
         InputError: `weights` cannot be loaded.
     """
-    from ablate.pretrain import build_method
-
     fields, device = pretraining.fields, torch.device(device)
     method = build_method(pretraining).to(device)
     parameters = [parameter for parameter in method.parameters() if parameter.requires_grad]

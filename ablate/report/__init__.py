@@ -8,20 +8,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ablate.report.comparing import RunComparison, compare_runs
-    from ablate.report.tables import Pivot, pivot, render
-    from ablate.report.writing import ReportSummary, write_report
+    from ablate.report.write import ReportSummary, write_report
 
 _PLACES = {
-    "Pivot": "tables",
-    "ReportSummary": "writing",
+    "ReportSummary": "write",
     "RunComparison": "comparing",
     "compare_runs": "comparing",
-    "pivot": "tables",
-    "render": "tables",
-    "write_report": "writing",
+    "write_report": "write",
 }
 
-__all__ = ["Pivot", "ReportSummary", "RunComparison", "compare_runs", "pivot", "render", "write_report"]
+__all__ = ["ReportSummary", "RunComparison", "compare_runs", "write_report"]
 
 
 def __getattr__(name: str) -> object:

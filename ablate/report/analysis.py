@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ablate.report.grouping import Group, Grouping, Key, field_label, group_trials, plain, value_label
-from ablate.report.loading import Errors, RunData
+from ablate.report.run_data import Errors, RunData
 from ablate.stats import (
     Best,
     Comparison,

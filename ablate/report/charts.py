@@ -13,8 +13,8 @@ import pandas as pd
 from ablate.report.analysis import SEED, Analysis, Arm, Panel
 from ablate.report.comparison_tables import METHOD, numeric_shots, rankings
 from ablate.report.grouping import Key, field_label, plain, value_label
-from ablate.report.layout import slug
 from ablate.report.metrics import thresholds_of
+from ablate.report.render import slug
 from ablate.report.run_tables import fullest, trial_costs
 from ablate.stats import Resamples, sdr_curve
 

@@ -13,8 +13,8 @@ import pandas as pd
 from ablate.report.analysis import NUM_RESAMPLES, SEED
 from ablate.report.comparison_tables import estimate_text
 from ablate.report.grouping import group_trials, plain, value_label
-from ablate.report.layout import Cell, Table, check_format, render_table, slug
-from ablate.report.loading import RunData, read_run
+from ablate.report.render import Cell, Table, check_format, render_table, slug
+from ablate.report.run_data import RunData, read_run
 from ablate.stats import Resamples, error_sums, paired_difference
 from ablate.store import Store
 

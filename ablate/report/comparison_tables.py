@@ -10,8 +10,8 @@ import numpy as np
 
 from ablate.report.analysis import Analysis, Panel
 from ablate.report.grouping import Key, plain, value_label
-from ablate.report.layout import Cell, Table, slug
 from ablate.report.metrics import METRICS
+from ablate.report.render import Cell, Table, slug
 from ablate.stats import (
     INTERVAL_CAPTION,
     RANKS_CAPTION,

@@ -17,8 +17,8 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, ScalarFormatter
 
 from ablate.report.charts import Chart, HeatChart, Line, LineChart, RankChart
-from ablate.report.layout import one_line
 from ablate.report.style import MATPLOTLIB, WIDTH_IN, look_of
+from ablate.words import one_line
 
 FileFormat: TypeAlias = Literal["png", "svg", "pdf"]
 FORMATS: tuple[FileFormat, ...] = ("png", "svg", "pdf")

@@ -16,8 +16,9 @@ from typing import TypeAlias
 import numpy as np
 import pandas as pd
 
-from ablate.results import TABLES
-from ablate.space import METHODS, InputError, nearest
+from ablate.errors import InputError, nearest
+from ablate.space import METHODS
+from ablate.tables import TABLES
 
 Value: TypeAlias = str | int | float | bool | tuple[object, ...] | None
 

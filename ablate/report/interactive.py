@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ablate.report.charts import Chart, HeatChart, LineChart, RankChart
-from ablate.report.layout import one_line
 from ablate.report.style import DASHES, look_of
+from ablate.words import one_line
 
 
 def chart_json(chart: Chart) -> dict[str, Any]:

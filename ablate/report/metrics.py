@@ -8,8 +8,8 @@ from typing import Literal, TypeAlias
 
 import pandas as pd
 
-from ablate.results import TABLES
-from ablate.space import InputError, nearest
+from ablate.errors import InputError, nearest
+from ablate.tables import TABLES
 
 Better: TypeAlias = Literal["lower", "higher"]
 

@@ -19,9 +19,10 @@ from typing import Any
 from ablate.report.charts import Chart
 from ablate.report.grouping import MISSING
 from ablate.report.interactive import chart_json
-from ablate.report.layout import Cell, Table, one_line, render_table
-from ablate.report.loading import RunData
+from ablate.report.render import Cell, Table, render_table
+from ablate.report.run_data import RunData
 from ablate.report.viewer import SHEET_BYTES, Gallery, data_uri
+from ablate.words import one_line
 
 STRIP_BYTES = 1_200_000
 """Of the page, for the pictures of DDPMs at work."""

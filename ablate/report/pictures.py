@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.font_manager import FontProperties, findfont
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
-from ablate import results
+from ablate import tables
 from ablate.report.analysis import Analysis, Arm, Panel
 from ablate.report.comparison_tables import METHOD
 from ablate.report.figures import drawable
@@ -104,7 +104,7 @@ def read_points(store: Store, trial_ids: Sequence[str], images: Sequence[str], n
         return points
     names = ["trial_id", "image", "landmark", "x_true", "y_true", "x_pred", "y_pred"]
     filters = [("trial_id", "in", list(trial_ids)), ("image", "in", list(images))]
-    table = results.read_table(store, "errors", names, filters)
+    table = tables.read_table(store, "errors", names, filters)
     trial_of = {trial_id: number for number, trial_id in enumerate(trial_ids)}
     image_of = {image: number for number, image in enumerate(images)}
     trial_N = np.array([trial_of[value] for value in table["trial_id"].to_pylist()], dtype=np.int64)

@@ -10,9 +10,9 @@ import pandas as pd
 
 from ablate.report.analysis import Analysis, Panel, best_rates
 from ablate.report.grouping import Key, field_label, plain, value_label
-from ablate.report.layout import Cell, Table, slug
 from ablate.report.metrics import METRICS, Metric, rate_metric, thresholds_of
-from ablate.report.tables import Pivot, as_tables, pivot, pivot_of
+from ablate.report.pivot import Pivot, as_tables, pivot, pivot_of
+from ablate.report.render import Cell, Table, slug
 from ablate.stats import landmark_curve
 
 TIED_NOTE = (

@@ -14,8 +14,8 @@ import numpy as np
 
 from ablate.report.analysis import Analysis, Panel
 from ablate.report.comparison_tables import METHOD
-from ablate.report.layout import slug
 from ablate.report.pictures import Shown, Thumbnail, cases, draw_sheet, jpeg_bytes, png_bytes, shown_trials, thumbnails
+from ablate.report.render import slug
 from ablate.report.style import look_of
 from ablate.stats.samples import FloatArray
 

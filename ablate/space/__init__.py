@@ -1,6 +1,6 @@
 """Search spaces and trials: their types, expansion and identity. Imports neither torch nor a sibling module."""
 
-from ablate.space.errors import InputError, nearest
+from ablate.errors import InputError, nearest
 from ablate.space.files import Source, find_grid, shipped_folder, shipped_grids
 from ablate.space.grid import Grid, Plan, axes_of, load_grid, load_trial, plan_of
 from ablate.space.methods import (

@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import yaml
 
-from ablate.space.errors import InputError, nearest
+from ablate.errors import InputError, nearest
 
 
 class _Loader(yaml.SafeLoader):

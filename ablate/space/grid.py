@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeAlias
 
 from pydantic import BaseModel, ValidationError
 
-from ablate.space.errors import InputError, nearest
+from ablate.errors import InputError, nearest
 from ablate.space.files import Place, Source
 from ablate.space.methods import METHODS
 from ablate.space.trial import Pretraining, TrialSpec, flatten

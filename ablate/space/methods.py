@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
 
-from ablate.space.errors import nearest
+from ablate.errors import nearest
 
 NetworkKind: TypeAlias = Literal["unet", "encoder"]
 

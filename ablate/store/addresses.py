@@ -24,8 +24,8 @@ from urllib.parse import parse_qs, urlsplit, urlunsplit
 import pyarrow as pa
 from pyarrow import fs
 
-from ablate.space import InputError
-from ablate.store.errors import one_line
+from ablate.errors import InputError
+from ablate.store.errors import reason_of
 
 _QUERIES = {"s3": "endpoint_override, scheme, region", "gs": "endpoint_override, scheme, retry_limit_seconds"}
 
@@ -112,7 +112,7 @@ def explained(label: str, *, option: str = "--out") -> Iterator[None]:
         cure = f"give {option} a folder that you may {'write to' if option == '--out' else 'read'}"
         if is_remote(label):
             cure = "check the bucket's name, the endpoint, the region and the credentials in the environment"
-        raise InputError(f"{label}: cannot be used as {use}: {one_line(error)}; {cure}") from error
+        raise InputError(f"{label}: cannot be used as {use}: {reason_of(error)}; {cure}") from error
 
 
 def object_client(address: str, *, timeout_s: int = 20) -> Any:

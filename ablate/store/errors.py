@@ -6,6 +6,8 @@ import errno
 import re
 from typing import ClassVar
 
+from ablate.words import one_line
+
 
 class CorruptArtifact(Exception):  # noqa: N818
     """A file of a published artifact is missing, truncated or altered: the artifact must be made anew."""
@@ -79,7 +81,6 @@ def is_from_store(error: OSError) -> bool:
     return error.errno is not None or re.search(r"AWS Error|google::cloud|curl", str(error)) is not None
 
 
-def one_line(error: BaseException) -> str:
-    """Return what an exception says as one line of at most 400 characters."""
-    text = " ".join(str(getattr(error, "strerror", None) or error).split())
-    return text if len(text) <= 400 else f"{text[:400]} ..."
+def reason_of(error: BaseException) -> str:
+    """Return what an exception of a store says as one line of at most 400 characters."""
+    return one_line(getattr(error, "strerror", None) or error, 400)

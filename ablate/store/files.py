@@ -28,7 +28,7 @@ from typing import Any, Protocol, TypeAlias
 
 from pyarrow import fs
 
-from ablate.space import InputError
+from ablate.errors import InputError
 from ablate.store.addresses import explained, is_remote, label_of, locate
 from ablate.store.errors import CorruptArtifact, StoreAway, StoreFull, trouble_of
 from ablate.store.manifest import MANIFEST, Entry, Fact, Manifest, step_name, step_of
@@ -44,7 +44,7 @@ _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
 
 class Fence(Protocol):
-    """Lets a change of the store pass, or raises `LockLost`; see `ablate.lock`."""
+    """Lets a change of the store pass, or raises `LockLost`; see `ablate.store.lock`."""
 
     def __call__(self) -> None:
         """Raise `LockLost` if the run's lock was lost, as far as is known from a moment ago."""

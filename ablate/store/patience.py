@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import tenacity
 
-from ablate.store.errors import StoreAway, StoreTrouble, one_line, trouble_of
+from ablate.store.errors import StoreAway, StoreTrouble, reason_of, trouble_of
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 10.0
@@ -95,7 +95,7 @@ class Patience:
 
     def _trouble(self, kind: type[StoreTrouble], error: OSError) -> StoreTrouble:
         if kind is StoreAway:
-            text = f"{self.verdict} ({one_line(error)})"
+            text = f"{self.verdict} ({reason_of(error)})"
         else:
-            text = f"the store refuses: {one_line(error)}; check its address, and your permissions and credentials"
+            text = f"the store refuses: {reason_of(error)}; check its address, and your permissions and credentials"
         return kind(f"{self._label}: {text}")

@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from runs import DATA, attempts, run
 from tiny import tiny_trial
 
-from ablate import tuner
 from ablate.pretrain import run_pretraining
+from ablate.running import ray_tune
 from ablate.store import Store
 
 CPUS = 2
@@ -58,14 +58,14 @@ def main():
     steps = steps_taking(wanted)
     trials = [trial(steps, key, seed) for key in range(4) for seed in range(6)]
     print(f"4 pre-trainings of {steps} steps, 24 fine-tunings, {CPUS} CPUs", flush=True)
-    schedule, spent = tuner.run_stages, []
+    schedule, spent = ray_tune.run_stages, []
 
     def timed(*args, **options):
         begin = time.monotonic()
         schedule(*args, **options)
         spent.append(time.monotonic() - begin)
 
-    tuner.run_stages = timed
+    ray_tune.run_stages = timed
     with tempfile.TemporaryDirectory() as folder:
         begin = time.monotonic()
         result, _ = run(folder, trials, checkpoint_minutes=5)

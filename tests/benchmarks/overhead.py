@@ -13,11 +13,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tiny import tiny_trial
 
-from ablate import tuner
-from ablate.attempt import Settings
-from ablate.costs import default_costs
-from ablate.policy import Policy
+from ablate.running import ray_tune
+from ablate.schedule.costs import default_costs
+from ablate.schedule.policy import Policy
 from ablate.space import plan_of
+from ablate.stage.settings import Settings
 
 
 def nothing(config, job):
@@ -50,9 +50,11 @@ def measure(num_stages, *, may_grow):
     """Return the seconds that `num_stages` empty stages take."""
     trials = [tiny_trial(seed=seed) for seed in range(num_stages)]
     policy, watcher = Policy(plan_of(trials), default_costs()), Counting()
-    job = tuner.Job("", None, "", Settings())
+    job = ray_tune.Job("", None, "", Settings())
     begin = time.monotonic()
-    tuner.run_stages(policy, job, tuner.Resources(), watcher, stopped=lambda: False, may_grow=may_grow, work=nothing)
+    ray_tune.run_stages(
+        policy, job, ray_tune.Resources(), watcher, stopped=lambda: False, may_grow=may_grow, work=nothing
+    )
     seconds = time.monotonic() - begin
     assert watcher.outcomes == {"finished": num_stages}, watcher.outcomes
     return seconds
@@ -61,7 +63,7 @@ def measure(num_stages, *, may_grow):
 def main():
     num_stages = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
     begin = time.monotonic()
-    with tuner.connected(None) as present:
+    with ray_tune.connected(None) as present:
         print(f"Ray started in {time.monotonic() - begin:.1f} s with {present.get('CPU', 0):g} CPUs")
         for words, may_grow in (("this machine", False), ("as on a cluster that may grow", True)):
             seconds = measure(num_stages, may_grow=may_grow)

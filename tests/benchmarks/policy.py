@@ -6,9 +6,9 @@ Wanted: plan and policy under 2 s together, each decision under 1 ms.
 import statistics
 import time
 
-from ablate.costs import default_costs
-from ablate.policy import Policy
-from ablate.simulate import Machine, simulate
+from ablate.schedule.costs import default_costs
+from ablate.schedule.policy import Policy
+from ablate.schedule.simulate import Machine, simulate
 from ablate.space import Source, load_grid, plan_of
 
 SEARCH_SPACE = """

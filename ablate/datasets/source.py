@@ -1,0 +1,34 @@
+"""What `--data` names: a folder of this machine, or an address in an object store."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ablate.datasets.places import Folder, Place
+from ablate.datasets.remote import Remote
+from ablate.store.addresses import is_remote, locate
+
+
+def data_folder(data_dir: Path | str | None) -> Path | str:
+    """Return where the data sets are: as given, else `ABLATE_DATA`, else `./data`; a path, or an address as text.
+
+    Raises:
+        InputError: it looks like an address and is none.
+    """
+    given = str(data_dir if data_dir is not None else os.environ.get("ABLATE_DATA") or "data")
+    if given.startswith("file://"):
+        return Path(locate(given, option="--data").root)
+    if is_remote(given):
+        return given
+    if given.startswith(("s3:", "gs:")):  # an address that went through a path and lost a slash
+        locate(given, option="--data")
+    return Path(given).expanduser()
+
+
+def place_of(data_dir: Path | str | None) -> Place:
+    """Return the place that `data_folder` names, without touching it; raise `InputError` as that does."""
+    where = data_folder(data_dir)
+    if isinstance(where, Path):
+        return Folder(where)
+    return Remote(where)

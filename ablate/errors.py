@@ -1,0 +1,16 @@
+"""How something that the user gave is refused."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(Exception):
+    """Something the user gave cannot be used: the message says where, the rule, the value and the cure."""
+
+
+def nearest(value: object, choices: Iterable[str]) -> str:
+    """Return ` (did you mean 'x'?)` for the closest of `choices`, or an empty string."""
+    close = difflib.get_close_matches(str(value), list(choices), n=1, cutoff=0.55)
+    return f" (did you mean '{close[0]}'?)" if close else ""

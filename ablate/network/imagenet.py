@@ -1,0 +1,132 @@
+"""ImageNet weights of an encoder: from a file, or through segmentation_models_pytorch."""
+
+from __future__ import annotations
+
+import warnings
+
+from torch import Tensor, nn
+
+from ablate.errors import InputError
+from ablate.network.building import EncoderUNet, Network, check_encoder_name, outline
+from ablate.network.weights import read_weights
+from ablate.space import NetworkSpec
+
+HUB_TIMEOUT_S = 5.0
+"""How long a check waits for the server of the ImageNet weights."""
+
+
+def load_imagenet(network: Network, weights: str | None = None) -> None:
+    """Load ImageNet weights into the encoder, from `weights` or through segmentation_models_pytorch.
+
+    The latter takes them from the local cache of huggingface_hub and downloads them where they are missing.
+
+    Raises:
+        InputError: the file cannot be read or does not fit; there are no such weights, or they cannot be had.
+    """
+    if not isinstance(network, EncoderUNet):
+        raise InputError(f"pretrain.method imagenet needs network.kind encoder; got '{network.spec.kind}'")
+    if weights is not None:
+        _load_encoder(network, read_weights(weights), weights)
+        return
+    import segmentation_models_pytorch.encoders as encoders
+
+    name = network.encoder
+    sources = _imagenet_files(name)
+    try:
+        loaded: nn.Module = encoders.get_encoder(name, weights=True if name.startswith("tu-") else "imagenet")
+    except Exception as error:  # of the network, the server, the disk: in every case there are no weights
+        raise InputError(_no_imagenet(name, sources, f"{type(error).__name__}: {error}")) from error
+    encoder: nn.Module = network.get_submodule("net.encoder")
+    nn.Module.load_state_dict(encoder, loaded.state_dict())
+
+
+def check_imagenet(network: NetworkSpec, weights: str | None = None) -> None:
+    """Refuse, before anything is trained, ImageNet weights that `load_imagenet` could not load.
+
+    Without `weights` they must be in the local cache or on a server that answers within `HUB_TIMEOUT_S`;
+    nothing is downloaded.
+
+    Raises:
+        InputError: with what to do.
+    """
+    if network.kind != "encoder":
+        raise InputError(f"pretrain.method imagenet needs network.kind encoder; got '{network.kind}'")
+    check_encoder_name(network.encoder)
+    if weights is not None:
+        built = outline(network, 64)
+        device = next(built.parameters()).device
+        tensors = {name: tensor.to(device) for name, tensor in read_weights(weights).items()}
+        assert isinstance(built, EncoderUNet)
+        _load_encoder(built, tensors, weights)
+        return
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+
+    sources = _imagenet_files(network.encoder)
+    for repository, revision, file in sources:
+        if isinstance(try_to_load_from_cache(repository, file, revision=revision), str):
+            continue
+        try:
+            get_hf_file_metadata(hf_hub_url(repository, file, revision=revision), timeout=HUB_TIMEOUT_S)
+        except Exception as error:  # no route, no name, refused, not found, offline mode
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            raise InputError(_no_imagenet(network.encoder, sources, reason)) from error
+
+
+def _load_encoder(network: EncoderUNet, tensors: dict[str, Tensor], file: str) -> None:
+    """Load an encoder's tensors, named as segmentation_models_pytorch or torchvision name them."""
+    encoder = network.get_submodule("net.encoder")
+    for prefix in ("net.encoder.", "encoder."):
+        if tensors and all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    try:
+        with warnings.catch_warnings():  # a check loads into an encoder without memory
+            warnings.filterwarnings("ignore", message=".*copying from a non-meta parameter.*")
+            encoder.load_state_dict(tensors)  # the encoder's own: drops the classifier, knows older names
+    except (RuntimeError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"pretrain.weights '{file}' must hold the tensors of the encoder {network.encoder}: "
+            f"{reason[:600]}{' ...' if len(reason) > 600 else ''}"
+        ) from error
+
+
+def _imagenet_files(encoder: str) -> list[tuple[str, str | None, str]]:
+    """Return repository, revision and name of each file that ImageNet weights of `encoder` consist of."""
+    import segmentation_models_pytorch.encoders as encoders
+    import timm
+
+    if encoder.startswith("tu-"):
+        config = timm.get_pretrained_cfg(encoder.removeprefix("tu-"), allow_unregistered=False)
+        repository = config.hf_hub_id if config else None
+        if repository:
+            return [(str(repository), None, "model.safetensors")]
+        choices: list[str] = []
+    else:
+        settings: dict[str, dict[str, str]] = encoders.encoders[encoder]["pretrained_settings"]
+        if "imagenet" in settings:
+            source = settings["imagenet"]
+            return [(source["repo_id"], source["revision"], file) for file in ("config.json", "model.safetensors")]
+        choices = list(settings)
+    raise InputError(
+        f"network.encoder {encoder} has no ImageNet weights in segmentation_models_pytorch "
+        f"(it has {', '.join(choices) or 'none'}); give pretrain.weights: FILE or choose another encoder"
+    )
+
+
+def _no_imagenet(encoder: str, sources: list[tuple[str, str | None, str]], reason: str) -> str:
+    from huggingface_hub import constants
+
+    repository = sources[0][0]
+    return (
+        f"pretrain.method imagenet: the ImageNet weights of {encoder} ({repository}) are neither in the cache "
+        f"{constants.HF_HUB_CACHE} nor can they be downloaded ({reason}); give pretrain.weights: FILE with the "
+        "encoder's weights, or on a machine with a network run "
+        f"python -c \"import segmentation_models_pytorch as s; s.encoders.get_encoder('{encoder}', "
+        f'weights={"True" if encoder.startswith("tu-") else repr("imagenet")})" and copy its cache folder '
+        f"{repository_folder(repository)} into that cache (HF_HUB_CACHE names another)"
+    )
+
+
+def repository_folder(repository: str) -> str:
+    """Return the name of a repository's folder in the cache of huggingface_hub."""
+    return "models--" + repository.replace("/", "--")

@@ -1,0 +1,210 @@
+"""What is a metric's mean and standard deviation over seeds, along any two fields of the trials?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from ablate.report.grouping import MISSING, SEED_FIELDS, Group, Grouping, Key, field_label, group_trials, plain
+from ablate.report.metrics import Metric, metric_of, metric_values
+from ablate.report.render import Cell, Table, check_format, render_table, slug, unique_names
+from ablate.stats.samples import over_seeds
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One cell: the trials behind it, and what they say."""
+
+    mean: float | None
+    sd: float | None  # over trials (n - 1); None with fewer than two
+    values: tuple[float, ...]  # of the finished trials
+    num_failed: int
+    num_missing: int  # planned, no result yet
+    trials: tuple[int, ...]  # positions in `Pivot.grouping.trials`
+
+    @property
+    def num(self) -> int:
+        """Trials behind the mean."""
+        return len(self.values)
+
+
+@dataclass(frozen=True)
+class PivotTable:
+    """One table of a pivot: trials that differ in nothing but the axes and the seeds."""
+
+    group: Group
+    unit: str | None  # of the trials, if they share one
+    cells: Mapping[tuple[Key, Key], Summary]
+
+
+@dataclass(frozen=True)
+class Pivot:
+    """A metric along two fields of the trials."""
+
+    metric: Metric
+    grouping: Grouping
+    tables: tuple[PivotTable, ...]
+
+
+def pivot(
+    trials: pd.DataFrame,
+    *,
+    metric: str = "mre",
+    rows: str = "pretrain_method",
+    columns: str = "shots",
+    filters: Sequence[str] = (),
+) -> Pivot:
+    """Return mean and standard deviation of a metric over all trials that agree but for their seeds.
+
+    Args:
+        trials: the table `trials`; rows with status `missing` stand for planned trials.
+        metric: a numeric column of `trials`, `sdr@2.5` or `paper_sdr@2`.
+        rows: field down the side.
+        columns: field across.
+        filters: `FIELD=VALUE` texts.
+
+    Raises:
+        InputError: an unknown metric, field or value; the message names the nearest.
+    """
+    chosen = metric_of(trials, metric)
+    return pivot_of(group_trials(trials, rows=rows, columns=columns, filters=filters), chosen)
+
+
+def pivot_of(grouping: Grouping, metric: Metric) -> Pivot:
+    """Return a metric of trials that are laid out already."""
+    values = metric_values(grouping.trials, metric)
+    status = [str(plain(value)) for value in grouping.trials["status"]]
+    units = [plain(value) for value in grouping.trials["unit"]]
+    tables = []
+    for group in grouping.groups:
+        cells = {key: _summary(positions, values, status) for key, positions in group.cells.items()}
+        found = {str(units[p]) for positions in group.cells.values() for p in positions if units[p] is not None}
+        tables.append(PivotTable(group, found.pop() if len(found) == 1 else None, cells))
+    return Pivot(metric, grouping, tuple(tables))
+
+
+def _summary(positions: Sequence[int], values: Sequence[float | None], status: Sequence[str]) -> Summary:
+    present = tuple(value for p in positions if status[p] == "finished" and (value := values[p]) is not None)
+    over = over_seeds(list(present))
+    return Summary(
+        mean=over.mean,
+        sd=over.sd,
+        values=present,
+        num_failed=sum(status[p] == "failed" for p in positions),
+        num_missing=sum(status[p] == MISSING for p in positions),
+        trials=tuple(positions),
+    )
+
+
+def render(pivot: Pivot, format: str = "github") -> str:
+    """Return all tables of a pivot as text.
+
+    Args:
+        pivot: what `pivot` returned.
+        format: `github`, `latex` (booktabs), `csv` (unrounded mean, sd and counts), `plain` or `simple`.
+
+    Raises:
+        InputError: an unknown format.
+    """
+    form = check_format(format)
+    tables = as_tables(pivot)
+    if form == "csv" and tables:  # one table: a header stands once
+        records = tuple(record for table in tables for record in table.records)
+        return render_table(replace(tables[0], records=records), form)
+    return "\n".join(render_table(table, form) for table in tables) if tables else "no trials\n"
+
+
+def as_tables(
+    pivot: Pivot, marks: Mapping[tuple[int, Key, Key], str] | None = None, notes: Sequence[str] = ()
+) -> list[Table]:
+    """Return the tables of a pivot for people and machines.
+
+    Args:
+        pivot: what `pivot` returned.
+        marks: `best` or `tied` by number of the table, row and column.
+        notes: sentences to add under each table.
+    """
+    return unique_names([_table(pivot, number, table, marks or {}, notes) for number, table in enumerate(pivot.tables)])
+
+
+def _table(
+    pivot: Pivot, number: int, table: PivotTable, marks: Mapping[tuple[int, Key, Key], str], notes: Sequence[str]
+) -> Table:
+    metric, grouping, group = pivot.metric, pivot.grouping, table.group
+    counts = [cell.num for cell in table.cells.values()]
+    usual = max(set(counts), key=lambda n: (counts.count(n), n), default=0)
+    body = []
+    records: list[dict[str, object]] = []
+    for row in group.rows:
+        line = [Cell(_with_unit(grouping.rows, row, grouping, table), row.label(grouping.rows))]
+        for column in group.columns:
+            cell = table.cells.get((row, column))
+            if cell is None:
+                line.append(Cell("", None))
+                continue
+            mark = marks.get((number, row, column))
+            shown = Cell(_text(cell, metric, usual), cell.mean, best=mark == "best", tied=mark == "tied")
+            line.append(shown)
+            records.append(_record(pivot, table, row, column, cell))
+        body.append(tuple(line))
+    name, unit = metric.label, metric.unit_text(table.unit)
+    fixed = group.title
+    caption = (
+        f"{name}{f' ({unit})' if unit else ''} by {field_label(grouping.rows)} and {field_label(grouping.columns)}"
+        f"{f': {fixed}' if fixed else ''}. Mean ± standard deviation over "
+        f"{_averaged(grouping)}; "
+        f"n = {usual} {'trial' if usual == 1 else 'trials'} where no other number is given."
+    )
+    header = (
+        field_label(grouping.rows),
+        *(_with_unit(grouping.columns, column, grouping, table) for column in group.columns),
+    )
+    axes = (grouping.rows, grouping.columns)
+    default_axes = axes == ("pretrain_method", "shots")
+    file = slug(metric.name, *(() if default_axes else axes), *(str(value) for _, value in group.fixed))
+    return Table(file, caption, header, tuple(body), tuple(records), (*group.notes, *notes))
+
+
+def _averaged(grouping: Grouping) -> str:
+    names = {"seed": "seeds", "pretrain_seed": "seeds of the pre-training"}
+    varied = [names[field] for field in SEED_FIELDS if grouping.trials[field].nunique() > 1]
+    return " and ".join(varied) or "seeds"
+
+
+def _text(cell: Summary, metric: Metric, usual: int) -> str:
+    if cell.mean is None:
+        text = "–"
+    else:
+        text = metric.text(cell.mean) + (f" ± {metric.spread_text(cell.sd)}" if cell.sd is not None else "")
+    parts = [f"n={cell.num}"] if cell.num != usual or cell.num_failed or cell.num_missing else []
+    parts += [f"{cell.num_failed} failed"] if cell.num_failed else []
+    parts += [f"{cell.num_missing} missing"] if cell.num_missing else []
+    return f"{text} ({', '.join(parts)})" if parts else text
+
+
+def _with_unit(axis: str, key: Key, grouping: Grouping, table: PivotTable) -> str:
+    """Name the unit beside a data set where a table holds several units."""
+    label = key.label(axis)
+    if axis != "dataset" or table.unit is not None:
+        return label
+    here = grouping.trials["dataset"] == key.value
+    units = grouping.trials.loc[here, "unit"].dropna().unique()
+    return f"{label} [{units[0]}]" if len(units) == 1 else label
+
+
+def _record(pivot: Pivot, table: PivotTable, row: Key, column: Key, cell: Summary) -> dict[str, object]:
+    grouping = pivot.grouping
+    record: dict[str, object] = {"metric": pivot.metric.name, "unit": pivot.metric.unit_text(table.unit, percent=False)}
+    record |= dict(table.group.fixed)
+    for axis, key in ((grouping.rows, row), (grouping.columns, column)):
+        record[axis] = "all" if axis == "shots" and key.value is None else key.value
+        record |= dict(key.variant)
+    return record | {
+        "mean": cell.mean,
+        "sd": cell.sd,
+        "n": cell.num,
+        "failed": cell.num_failed,
+        "missing": cell.num_missing,
+    }

@@ -1,0 +1,209 @@
+"""What does a run hold so far, and what of its plan is not there yet?
+
+T trials, S seeds, I test images, K landmarks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import yaml
+
+from ablate import tables
+from ablate.report.grouping import FIELDS, MISSING, plain
+from ablate.stats.samples import BoolArray, FloatArray
+from ablate.store import Store
+from ablate.words import one_line
+
+
+@dataclass(frozen=True, eq=False)
+class Errors:
+    """Radial errors of all finished trials of one data set."""
+
+    dataset: str
+    unit: str
+    trial_ids: tuple[str, ...]
+    images: tuple[str, ...]  # file names, sorted
+    errors_TIK: FloatArray  # in `unit`; NaN = not annotated, or not evaluated by this trial
+    duplicates_I: BoolArray  # this radiograph also occurs in train or val
+
+    def of(self, trial_ids: Sequence[str]) -> FloatArray:
+        """Return the errors (S, I, K) of some trials; a trial without rows has NaN."""
+        rows = {trial_id: row for row, trial_id in enumerate(self.trial_ids)}
+        errors_SIK = np.full((len(trial_ids), *self.errors_TIK.shape[1:]), np.nan)
+        for seed, trial_id in enumerate(trial_ids):
+            if trial_id in rows:
+                errors_SIK[seed] = self.errors_TIK[rows[trial_id]]
+        return errors_SIK
+
+
+@dataclass(frozen=True, eq=False)
+class RunData:
+    """A run as its tables and `run.yaml` tell it."""
+
+    store: Store
+    described: Mapping[str, Any]  # run.yaml; empty if there is none
+    trials: pd.DataFrame  # the table `trials`, and a row with status `missing` for each planned trial without one
+    curves: pd.DataFrame
+    stages: pd.DataFrame
+    errors: Mapping[str, Errors]  # by data set
+    missing: tuple[str, ...]  # what a reader must know is not there, in sentences
+
+    def count(self, status: str) -> int:
+        """Return the number of trials with a status: finished, failed or missing."""
+        return int((self.trials["status"] == status).sum())
+
+    def train_images(self, dataset: str) -> int | None:
+        """Return how many annotated images `all` shots are; None if `run.yaml` does not say."""
+        counts = _mapping(_mapping(self.described.get("data")).get(dataset)).get("counts")
+        count = _mapping(counts).get("train")
+        return int(count) if isinstance(count, int) else None
+
+
+def read_trials(store: Store) -> pd.DataFrame:
+    """Return the table `trials` of a run, with a row of status `missing` for each planned trial that has none yet."""
+    return _read_trials(store, _read_description(store))[0]
+
+
+def _read_trials(store: Store, described: Mapping[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return recorded and planned trials together, and the recorded ones alone."""
+    recorded = tables.read_frame(store, "trials").sort_values("trial_id", ignore_index=True)
+    planned = _planned(described, set(recorded["trial_id"]))
+    trials = pd.DataFrame(
+        {name: pd.concat([recorded[name], planned[name]], ignore_index=True) for name in recorded.columns}
+        if len(planned)
+        else recorded
+    )
+    return trials, recorded
+
+
+def read_run(store: Store) -> RunData:
+    """Read a run's tables, finished or not.
+
+    Raises:
+        CorruptArtifact: a part of a table is damaged; the message names it.
+    """
+    described = _read_description(store)
+    trials, recorded = _read_trials(store, described)
+    errors = dict(_read_errors(store, recorded, described))
+    stages = tables.read_frame(store, "stages")
+    curves = tables.read_frame(store, "curves")
+    return RunData(
+        store, described, trials, curves, stages, errors, tuple(_whats_missing(store, described, trials, errors))
+    )
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _read_description(store: Store) -> Mapping[str, Any]:
+    try:
+        text = store.read("run.yaml")
+    except FileNotFoundError:
+        return {}
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast where PyYAML has its C part
+    return _mapping(yaml.load(text, Loader=loader))
+
+
+def _planned(described: Mapping[str, Any], known: set[str]) -> pd.DataFrame:
+    """Return a row with status `missing` for each trial of `run.yaml` that is not `known`."""
+    rows = []
+    for trial in described.get("trials") or ():
+        if not isinstance(trial, Mapping) or trial.get("trial_id") in known:
+            continue
+        row = tables.blank("trials")
+        row |= {name: value for name, value in _flat(trial) if name in FIELDS and name != "shots"}
+        shots = trial.get("shots")
+        row |= {"trial_id": str(trial.get("trial_id")), "pretrain_key": trial.get("pretrain_key"), "status": MISSING}
+        row |= {"shots": None if shots == "all" else shots, "shots_label": str(shots)}
+        rows.append(row)
+    table = pa.Table.from_pylist(rows, schema=tables.TABLES["trials"])
+    kinds = {pa.int32(): pd.Int32Dtype(), pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+    frame: pd.DataFrame = table.to_pandas(types_mapper=kinds.get)
+    return frame
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, item in value.items():
+        if isinstance(item, Mapping):
+            yield from _flat(item, f"{prefix}{name}_")
+        else:
+            yield f"{prefix}{name}", item
+
+
+def _read_errors(store: Store, recorded: pd.DataFrame, described: Mapping[str, Any]) -> Iterator[tuple[str, Errors]]:
+    """Read the errors of finished trials, one array for each data set.
+
+    Rows of a trial that has no row in `trials` do not count: it is still being written.
+    """
+    table = tables.read_table(store, "errors", ["trial_id", "image", "landmark", "error"])
+    trial_index_N, trial_names = _codes(table["trial_id"])
+    image_index_N, image_names = _codes(table["image"])
+    landmark_N = table["landmark"].to_numpy().astype(np.int64)
+    error_N = table["error"].to_numpy().astype(np.float64)
+    del table
+    finished = recorded[recorded["status"] == "finished"]
+    for dataset, rows in finished.groupby("dataset", sort=True):
+        name = str(dataset)
+        wanted = {trial_id: number for number, trial_id in enumerate(rows["trial_id"])}
+        number_of_T = np.array([wanted.get(trial, -1) for trial in trial_names], dtype=np.int64)
+        trial_N = number_of_T[trial_index_N] if len(number_of_T) else trial_index_N
+        here_N = np.flatnonzero(trial_N >= 0)
+        used = np.unique(image_index_N[here_N])
+        order = sorted(used.tolist(), key=lambda code: image_names[code])
+        place = np.full(len(image_names), -1, dtype=np.int64)
+        place[order] = np.arange(len(order))
+        num_landmarks = int(landmark_N[here_N].max()) + 1 if here_N.size else 0
+        errors_TIK = np.full((len(wanted), len(order), num_landmarks), np.nan)
+        errors_TIK[trial_N[here_N], place[image_index_N[here_N]], landmark_N[here_N]] = error_N[here_N]
+        images = tuple(image_names[code] for code in order)
+        units = [str(unit) for unit in rows["unit"].dropna().unique()]
+        twice = {str(image) for image in _mapping(_mapping(described.get("data")).get(name)).get("duplicates") or ()}
+        duplicates_I = np.array([image in twice for image in images], dtype=np.bool_)
+        yield name, Errors(name, units[0] if units else "", tuple(wanted), images, errors_TIK, duplicates_I)
+
+
+def _codes(column: Any) -> tuple[np.ndarray, list[str]]:
+    """Return a text column as numbers and what they stand for."""
+    encoded = column.combine_chunks().dictionary_encode()
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.unify_dictionaries().combine_chunks()
+    codes: np.ndarray = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    return codes, [str(name) for name in encoded.dictionary.to_pylist()]
+
+
+def _whats_missing(
+    store: Store, described: Mapping[str, Any], trials: pd.DataFrame, errors: Mapping[str, Errors]
+) -> Iterator[str]:
+    if not described:
+        yield "run.yaml: without it, planned trials that have no result yet and duplicate radiographs are not known"
+    status = trials["status"]
+    if (status == MISSING).any():
+        yield f"{int((status == MISSING).sum())} of {len(trials)} planned trials have no result yet"
+    if (status == "failed").any():
+        failed = int((status == "failed").sum())
+        yield f"{failed} of {len(trials)} trials failed; see the table of trials without result"
+    with_rows = {trial_id for one in errors.values() for trial_id in _with_errors(one)}
+    without = [t for t in trials.loc[status == "finished", "trial_id"] if t not in with_rows]
+    if without:
+        yield f"no rows in the table errors for {len(without)} finished trials: {', '.join(without[:5])}"
+    folders = set(store.list("pictures"))
+    for dataset in sorted({str(plain(value)) for value in trials["dataset"]}):
+        if dataset not in folders:
+            yield f"no thumbnails of data set {one_line(dataset)}: its test images are not shown"
+    if (trials["pretrain_method"] == "ddpm").any() and not store.list("pictures/ddpm"):
+        yield "no DDPM strips"
+
+
+def _with_errors(errors: Errors) -> list[str]:
+    return [
+        trial_id
+        for trial_id, errors_IK in zip(errors.trial_ids, errors.errors_TIK, strict=True)
+        if np.isfinite(errors_IK).any()
+    ]

@@ -1,0 +1,165 @@
+"""What does a report consist of, and where is it written?"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from ablate.report import comparison_tables, run_tables
+from ablate.report.analysis import Analysis, analyse
+from ablate.report.charts import FIGURES, Chart
+from ablate.report.figures import draw, files_of
+from ablate.report.grouping import MISSING
+from ablate.report.page import Section, page
+from ablate.report.pictures import ddpm_strips
+from ablate.report.render import Table, latex_document, render_table, unique_names
+from ablate.report.run_data import read_run
+from ablate.report.viewer import build_gallery
+from ablate.store import Store
+
+LISTING = "files.json"
+"""Names the files of a report, so that the next one takes away what it does not write itself."""
+
+
+@dataclass(frozen=True)
+class ReportSummary:
+    """What was written, and what could not be."""
+
+    folder: str  # address
+    page: str  # address of index.html
+    num_tables: int
+    num_figures: int
+    num_pictures: int
+    finished: int
+    failed: int
+    missing: int
+    remarks: tuple[str, ...]  # what is not there or left out, in sentences
+    page_bytes: int
+    seconds: float
+
+    def lines(self) -> list[str]:
+        """Return the summary as lines for the screen."""
+        return [
+            f"report on {self.finished} finished, {self.failed} failed and {self.missing} missing trials in "
+            f"{self.seconds:.1f} s",
+            *(f"- {remark}" for remark in self.remarks),
+            f"{self.num_tables} tables (Markdown, LaTeX, CSV), {self.num_figures} figures (PNG, SVG, PDF) and "
+            f"{self.num_pictures} picture sheets in {self.folder}",
+            f"{self.page} ({self.page_bytes / 1e6:.1f} MB)",
+        ]
+
+
+def write_report(run: Store, out: str | None = None) -> ReportSummary:
+    """Write tables, figures, pictures and a page about a run, finished or not.
+
+    Args:
+        run: the run.
+        out: folder or address for the report; default: `report/` in the run.
+
+    Raises:
+        CorruptArtifact: a table's part is damaged.
+        InputError: `out` cannot be written.
+    """
+    start = time.monotonic()
+    target = _Target(run, "report/") if out is None else _Target(Store.open(out), "")
+    data = read_run(run)
+    analysis = analyse(data)
+    remarks = list(data.missing)
+
+    sections = _sections(analysis)
+    tables = [table for section in sections for table in section.tables]
+    for table in tables:
+        for form, suffix in (("github", "md"), ("latex", "tex"), ("csv", "csv")):
+            target.write(f"tables/{table.name}.{suffix}", render_table(table, form).encode())  # type: ignore[arg-type]
+    target.write("tables/all.tex", latex_document(tables).encode())
+
+    figures: dict[str, list[Chart]] = {}
+    for kind, (build, lacking) in FIGURES.items():
+        charts = list(build(analysis))
+        if charts:
+            figures[kind] = charts
+        else:
+            remarks.append(f"no figure {kind}: {lacking}")
+        for chart in charts:
+            for suffix, content in files_of(draw(chart)).items():
+                target.write(f"figures/{chart.name}.{suffix}", content)
+
+    gallery = build_gallery(analysis)
+    for sheet in gallery.sheets:
+        target.write(f"pictures/{sheet.name}.png", sheet.png)
+    remarks += gallery.remarks
+    written_at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    html = page(data, sections, figures, gallery, ddpm_strips(run), remarks, written_at=written_at).encode()
+    target.write("index.html", html)
+    target.finish()
+    return ReportSummary(
+        folder=target.label,
+        page=f"{target.label}/index.html",
+        num_tables=len(tables),
+        num_figures=sum(map(len, figures.values())),
+        num_pictures=len(gallery.sheets),
+        finished=data.count("finished"),
+        failed=data.count("failed"),
+        missing=data.count(MISSING),
+        remarks=tuple(remarks),
+        page_bytes=len(html),
+        seconds=time.monotonic() - start,
+    )
+
+
+def _sections(analysis: Analysis) -> list[Section]:
+    """Return all tables under their headings, each table's name used once."""
+    headings: tuple[tuple[str, Iterator[Table]], ...] = (
+        ("Errors", run_tables.metric_tables(analysis)),
+        ("Errors with intervals", comparison_tables.interval_tables(analysis)),
+        ("Comparisons of initialisations", comparison_tables.pair_tables(analysis)),
+        ("Average ranks", comparison_tables.rank_tables(analysis)),
+        ("Label efficiency", comparison_tables.efficiency_tables(analysis)),
+        ("Timesteps and pre-training steps", run_tables.diffusion_tables(analysis)),
+        ("Settings chosen on the validation set", comparison_tables.selection_tables(analysis)),
+        ("With and without duplicate radiographs", comparison_tables.leakage_tables(analysis)),
+        ("Landmarks", run_tables.landmark_tables(analysis)),
+        ("Cost", run_tables.cost_tables(analysis)),
+        ("Trials without a result", run_tables.status_tables(analysis)),
+    )
+    found = [(title, list(tables)) for title, tables in headings]
+    named = iter(unique_names([table for _, tables in found for table in tables]))
+    sections = [(title, tuple(next(named) for _ in tables)) for title, tables in found]
+    return [Section(title, tables, title == "Errors") for title, tables in sections if tables]
+
+
+class _Target:
+    """The report's folder: files of an earlier report that are not written again are taken away."""
+
+    def __init__(self, store: Store, prefix: str) -> None:
+        self._store, self._prefix = store, prefix
+        self._written: list[str] = []
+
+    @property
+    def label(self) -> str:
+        """Address of the folder."""
+        return f"{self._store.label}/{self._prefix}".rstrip("/")
+
+    def write(self, path: str, content: bytes) -> None:
+        """Write a file, complete or not at all."""
+        self._store.write(f"{self._prefix}{path}", content)
+        self._written.append(path)
+
+    def finish(self) -> None:
+        """Take away what only an earlier report wrote, and list what this one did."""
+        for path in self._earlier():
+            if path not in self._written:
+                self._store.delete(f"{self._prefix}{path}")
+        self._store.write(f"{self._prefix}{LISTING}", json.dumps(sorted(self._written), indent=1).encode())
+
+    def _earlier(self) -> Sequence[str]:
+        try:
+            listed = json.loads(self._store.read(f"{self._prefix}{LISTING}"))
+        except (FileNotFoundError, ValueError):
+            return []
+        present = set(self._store.sizes(self._prefix.rstrip("/")))
+        names = listed if isinstance(listed, list) else []
+        return [path for path in names if isinstance(path, str) and f"{self._prefix}{path}" in present]

@@ -1,0 +1,156 @@
+"""How far is a run, and what does it store?"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import yaml
+
+from ablate import tables
+from ablate.errors import InputError
+from ablate.store import Store, step_of
+from ablate.store.lock import RunLock
+
+KINDS = {
+    "states": "training states, needed to go on or to pre-train for longer",
+    "snapshots": "pre-trained weights, needed to run more trials from them",
+    "weights": "fine-tuned weights, needed by predict",
+    "tables": "results",
+    "pictures": "thumbnails and strips for the report",
+    "report": "tables, figures and the page",
+    "logs": "logs of the stages",
+    "other": "run.yaml and control files",
+}
+"""What a run stores. Only states, snapshots and weights can be made anew, and be deleted by `clean`."""
+
+
+def planned_trials(store: Store) -> list[dict[str, Any]]:
+    """Return the trials that `run.yaml` names, each a mapping with `trial_id` and the spec's fields."""
+    try:
+        content = yaml.safe_load(store.read("run.yaml"))
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{store.label}: there is no run here (no run.yaml); give the folder that --out named"
+        ) from error
+    trials: list[dict[str, Any]] = content["trials"]
+    return trials
+
+
+def status_lines(store: Store) -> list[str]:
+    """Return who is at work on a run, and the state of its trials and pre-trainings, as lines of text."""
+    planned = planned_trials(store)
+    status = tables.finished_trials(store)
+    states = Counter(status.get(trial["trial_id"], "open") for trial in planned)
+    lock = RunLock(store)
+    owner = lock.owner()
+    if owner is None:
+        driver = "no driver is at work"
+    elif lock.is_gone(owner):
+        driver = f"the driver on {owner.host} (pid {owner.pid}, started {owner.started_at}) is gone"
+    else:
+        driver = f"a driver is at work on {owner.host}, pid {owner.pid}, since {owner.started_at}"
+    lines = [
+        f"{store.label}: {driver}",
+        f"trials         {len(planned)}: {states['finished']} finished, {states['failed']} failed, "
+        f"{states['open']} open",
+    ]
+    needed: dict[str, set[int]] = defaultdict(set)
+    for trial in planned:
+        if trial.get("pretrain_key"):
+            needed[trial["pretrain_key"]].add(trial["pretrain"]["steps"])
+    lines.append(f"pre-trainings  {len(needed)}")
+    labels = {trial["pretrain_key"]: trial["pretrain"]["method"] for trial in planned if trial.get("pretrain_key")}
+    for key, steps in needed.items():
+        folder = f"pretrained/{key}"
+        made = sorted(step for step in steps if store.manifest(f"{folder}/step_{step:06d}") is not None)
+        state = store.newest(f"{folder}/state")
+        done = f"snapshots {', '.join(map(str, made))}" if made else "no snapshot yet"
+        lines.append(
+            f"  {key}  {labels[key]:<13} {done} of {', '.join(map(str, sorted(steps)))}; state at {state or 0}"
+        )
+    attempts = tables.read_table(store, "stages", ["kind", "outcome"]).to_pylist()
+    counts = Counter((row["kind"], row["outcome"]) for row in attempts)
+    lines.append("attempts")
+    lines += [f"  {kind:<9} {outcome:<12} {count}" for (kind, outcome), count in sorted(counts.items())]
+    failed = tables.read_table(store, "trials", ["trial_id", "error"], [("status", "==", "failed")]).to_pylist()
+    if failed:
+        lines.append("failed trials (their logs: trials/ID/log.txt)")
+        lines += [f"  {row['trial_id']}  {row['error']}" for row in failed]
+    return lines
+
+
+def kind_of(path: str) -> str:
+    """Return the kind of a stored file, a key of `KINDS`, by its path in the store."""
+    parts = path.split("/")
+    if parts[0] in ("tables", "pictures", "report"):
+        return parts[0]
+    if parts[-1] == "log.txt":
+        return "logs"
+    if "state" in parts[:-1]:
+        return "states"
+    if parts[0] == "pretrained" or "pretrained" in parts[2:3]:
+        return "snapshots"
+    return "weights" if parts[0] == "trials" else "other"
+
+
+def size_text(num_bytes: float) -> str:
+    """Return a size in the largest unit that keeps it above one: `1.5 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.3g} TB"
+
+
+def storage_lines(store: Store) -> list[str]:
+    """Return what a run stores, by kind and size, as lines of text."""
+    planned_trials(store)  # refuses a folder that is no run
+    sizes: Counter[str] = Counter()
+    files: Counter[str] = Counter()
+    for path, size in store.sizes().items():
+        sizes[kind_of(path)] += size
+        files[kind_of(path)] += 1
+    lines = [
+        f"{kind:<10}{size_text(sizes[kind]):>9} in {files[kind]:>5} files  {meaning}"
+        for kind, meaning in KINDS.items()
+        if files[kind]
+    ]
+    return [*lines, f"{'total':<10}{size_text(sizes.total()):>9} in {files.total():>5} files"]
+
+
+def _folders(store: Store, kinds: Sequence[str]) -> Iterable[str]:
+    """Yield the artifacts of some kinds, so that each is deleted as a whole."""
+    for key in store.list("pretrained"):
+        for name in store.list(f"pretrained/{key}"):
+            if name == "state" and "states" in kinds:
+                yield f"pretrained/{key}/state"
+            elif step_of(name) is not None and "snapshots" in kinds:
+                yield f"pretrained/{key}/{name}"
+    for trial_id in store.list("trials"):
+        names = store.list(f"trials/{trial_id}")
+        if "states" in kinds and "state" in names:
+            yield f"trials/{trial_id}/state"
+        if "snapshots" in kinds and "pretrained" in names:
+            yield f"trials/{trial_id}/pretrained"
+        if "weights" in kinds:
+            yield from (
+                f"trials/{trial_id}/{name}"
+                for name in ("manifest.json", "model.safetensors", "spec.json")
+                if name in names
+            )
+
+
+def clean_run(store: Store, kinds: Sequence[str]) -> list[str]:
+    """Delete the `states`, `snapshots` or `weights` of a run that nobody is at work on; return what was freed.
+
+    Raises:
+        InputError: a driver is at work on the run.
+    """
+    with RunLock(store):
+        before = sum(store.sizes().values())
+        for folder in _folders(store, kinds):
+            store.delete(folder)
+        after = sum(store.sizes().values())
+    return [f"deleted {' and '.join(kinds)}: {size_text(max(0, before - after))} freed"]

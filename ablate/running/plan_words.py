@@ -1,0 +1,109 @@
+"""How much work is a search space, in a few lines of text?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ablate.schedule.fitting import sharing_lines
+from ablate.space import METHODS, Grid, Plan, TrialSpec, axes_of
+from ablate.space.words import initialisation
+from ablate.words import counted
+
+if TYPE_CHECKING:
+    from ablate.schedule.simulate import Forecast, Machine
+
+_LISTED = 12
+
+
+def _values(values: Sequence[Any]) -> str:
+    texts = [METHODS[value].label if value in METHODS else str(value) for value in values]
+    more = f", ... ({len(texts)} values)" if len(texts) > _LISTED else ""
+    return ", ".join(texts[:_LISTED]) + more
+
+
+def plan_lines(grid: Grid, plan: Plan, *, done: int = 0) -> list[str]:
+    """Return the trials, the pre-trainings, what sharing saves, and what each axis holds, a line each."""
+    need = Counter(trial.pretrain_key for trial in plan.trials if trial.pretrain_key is not None)
+    total, distinct = need.total(), len(plan.pretrainings)
+    steps_alone = sum(trial.pretraining.fields.steps for trial in plan.trials if trial.pretraining is not None)
+    steps_shared = sum(pretraining.fields.steps for pretraining in plan.pretrainings.values())
+    lines = [
+        f"{grid.name}: {grid.description}" if grid.description else grid.name,
+        f"  trials         {len(plan.trials)}" + (f", {done} of them finished before" if done else ""),
+        f"  pre-trainings  {distinct} for {total} trials: sharing saves {total - distinct} pre-trainings, "
+        f"{steps_alone - steps_shared:,} of {steps_alone:,} optimizer steps"
+        if total
+        else "  pre-trainings  none",
+    ]
+    for key, pretraining in plan.pretrainings.items():
+        snapshots = plan.snapshots[key]
+        taken = f"; snapshots at {', '.join(map(str, snapshots))}" if len(snapshots) > 1 else ""
+        lines.append(
+            f"    {key}  {initialisation(pretraining.spec)} on {pretraining.fields.dataset}, "
+            f"{pretraining.network.kind}, {need[key]} trials{taken}"
+        )
+    lines.append("  axes")
+    for name, values in axes_of(plan.trials).items():
+        lines.append(f"    {name:<24} {_values(values)}")
+    return lines
+
+
+def trial_lines(trials: Sequence[TrialSpec]) -> list[str]:
+    """Return one line for each trial: its id and what it is."""
+    from ablate.space.words import trial_words
+
+    return [f"{trial.trial_id}  {trial_words(trial)}" for trial in trials]
+
+
+def forecast_lines(forecasts: Sequence[Forecast], machine: Machine, source: str) -> list[str]:
+    """Return what simulated runs predict, a line for each; `source` says where the stages' times come from."""
+    cores = ""
+    if machine.cpus_per_gpu is not None:
+        node = f"nodes of {counted(int(machine.node.cpus), 'CPU')} and {counted(machine.gpus_per_node, 'GPU')}"
+        cores = f" in {node}"
+    where = [counted(machine.gpus, "GPU") + cores] if machine.gpus else []
+    where += [counted(machine.slots, "slot")] if machine.slots is not None else []
+    shares = f" ({machine.gpus_pretrain:g} per pre-training, {machine.gpus_finetune:g} per fine-tuning"
+    shares += f", {counted(machine.cpus_per_stage, 'CPU')} per stage)" if cores else ")"
+    device = "GPU" if machine.gpus else "slot"
+    columns = ("makespan", f"{device}-hours", "idle", "chain", f"work/{device}s", "packing", "ratio")
+    lines = [
+        f"  prediction     {' and '.join(where)}{shares if machine.gpus else ''}; times {source}",
+        f"    {'':<12}" + "".join(f"{name:>12}" for name in columns),
+    ]
+    for forecast in forecasts:
+        schedule, bounds = forecast.schedule, forecast.bounds
+        hours = (schedule.gpu_seconds if machine.gpus else schedule.stage_seconds) / 3600
+        values = (
+            _clock(schedule.makespan_s),
+            f"{hours:,.2f}",
+            f"{schedule.idle_share:.1%}",
+            *(_clock(seconds) for seconds in (bounds.chain_s, bounds.work_s, bounds.packing_s)),
+            f"{forecast.ratio:.3f}",
+        )
+        name = "shared" if forecast.share else "not shared"
+        lines.append(f"    {name:<12}" + "".join(f"{value:>12}" for value in values))
+    if machine.cpus_per_gpu is not None:
+        idle = sharing_lines(
+            [machine.node],
+            gpus_pretrain=machine.gpus_pretrain,
+            gpus_finetune=machine.gpus_finetune,
+            cpus_per_stage=machine.cpus_per_stage,
+        )
+        lines += [f"    note: {line}" for line in idle]
+    if len(forecasts) == 2 and forecasts[0].schedule.makespan_s > 0:
+        shared, alone = (forecast.schedule for forecast in forecasts)
+        lines.append(f"    sharing ends {alone.makespan_s / shared.makespan_s:.1f} times as early")
+    lines.append(
+        "    ratio: the makespan over the largest lower bound: the longest chain of pre-training and fine-tuning,"
+    )
+    lines.append(f"    all work spread over the {device}s, the best packing of pre-trainings (or of unshared trials)")
+    return lines
+
+
+def _clock(seconds: float) -> str:
+    """Return seconds as `100:01:30`, hours first."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

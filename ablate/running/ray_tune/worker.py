@@ -1,0 +1,220 @@
+"""What a worker of the cluster does: one stage after the other."""
+
+from __future__ import annotations
+
+import functools
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import ray
+from ray import tune
+from ray.tune.trainable.function_trainable import wrap_function
+
+from ablate.datasets import Dataset, load_dataset
+from ablate.schedule.policy import Stage
+from ablate.space import Pretraining, TrialSpec
+from ablate.stage.attempt import cause_of
+from ablate.stage.rows import is_finished
+from ablate.stage.settings import Settings, StageResult
+from ablate.stage.trial import perform
+from ablate.store import LockLost, Store, StoreTrouble
+from ablate.store.fence import Fence
+from ablate.store.stopping import StopWatch, stop_reason
+from ablate.training import Progress
+
+REPORT_SECONDS = 1.0
+"""A stage tells the driver of its progress at most this often: every report waits for the driver."""
+
+NODE_SECONDS = 1.0
+"""How often a worker looks whether its node goes away."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What each kind of stage asks Ray for."""
+
+    cpus: float = 1.0
+    gpus_pretrain: float = 0.0
+    gpus_finetune: float = 0.0
+    accelerator_type: str | None = None  # as Ray names it, such as H100
+
+    def gpus(self, stage: Stage) -> float:
+        """GPUs of a stage; a whole trial asks for what its pre-training needs."""
+        return self.gpus_finetune if stage.kind == "finetune" else self.gpus_pretrain
+
+    def bundle(self, stage: Stage) -> dict[str, float]:
+        """Return what a stage asks for, by Ray's names; all of it on one node."""
+        amounts = {"CPU": self.cpus, "GPU": self.gpus(stage)}
+        if self.accelerator_type is not None and amounts["GPU"]:
+            amounts[f"accelerator_type:{self.accelerator_type}"] = 0.001  # a mark that Ray puts on such nodes
+        return {name: amount for name, amount in amounts.items() if amount > 0}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker of a run must know; travels to the workers."""
+
+    address: str  # of the store
+    data_dir: str | None
+    run_token: str
+    settings: Settings
+    store_patience_s: float = 900.0
+
+
+Work: TypeAlias = Callable[[dict[str, Any], Job], None]
+"""Does a stage's work in a worker, given the stage as the searcher suggested it; reports through `tune.report`."""
+
+
+# --- why a worker should stop ------------------------------------------------------------------------
+
+_terminated = threading.Event()  # this process got SIGTERM; it is never taken back
+
+
+class NodeLeaves(Exception):  # noqa: N818
+    """This worker's node goes away: the worker takes no further stage."""
+
+
+def _note_sigterm() -> None:
+    """Let SIGTERM, which a queue or a shutdown sends before it kills, save the stage's state."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda number, frame: _terminated.set())
+
+
+def _sigterm() -> str | None:
+    return "the worker got SIGTERM" if _terminated.is_set() else None
+
+
+def _draining(node_id: str) -> str | None:
+    """Return how Ray announces that a node is taken away; None if it does not."""
+    deadline_ms = ray._private.state.state.get_draining_nodes().get(node_id)
+    if deadline_ms is None:
+        return None
+    if not deadline_ms:
+        return "its node is drained"
+    return f"its node is drained and goes away in {max(0.0, deadline_ms / 1000 - time.time()):.0f} s"
+
+
+def _asked_to_stop(store: Store, run_token: str) -> str | None:
+    """Return why the run was asked to stop, or that its driver has lost the lock."""
+    reason = stop_reason(store, run_token)
+    if reason is None and store.fence is not None:
+        try:
+            store.fence()
+        except LockLost as error:
+            return str(error)
+    return reason
+
+
+# --- one stage --------------------------------------------------------------------------------------
+
+
+def perform_stage(config: dict[str, Any], job: Job) -> None:
+    """Run one stage in a worker: the function that Tune calls.
+
+    The stage stops with its state saved when the run is asked to stop, and when this worker's node goes away.
+
+    Raises:
+        NodeLeaves: after the outcome was reported, so that Ray gives this worker no further stage.
+    """
+    stage = Stage(config["kind"], config["name"])
+    store = Store.connect(job.address, patience_s=job.store_patience_s)
+    store.fence = Fence(store, job.run_token)
+    node_id = ray.get_runtime_context().get_node_id()
+    last = 0.0
+    metrics: dict[str, float] = {}
+
+    with (
+        StopWatch(
+            functools.partial(_asked_to_stop, store, job.run_token), every_s=1.0 if store.is_local else 3.0
+        ) as run_stops,
+        StopWatch(_sigterm, functools.partial(_draining, node_id), every_s=NODE_SECONDS) as node_leaves,
+    ):
+
+        def report(progress: Progress) -> bool:
+            nonlocal last, metrics
+            metrics = dict(progress.metrics) or metrics
+            now = time.monotonic()
+            if progress.published is not None or now - last >= REPORT_SECONDS:
+                last = now
+                tune.report(
+                    {
+                        "phase": progress.phase,
+                        "step": progress.step,
+                        "total": progress.total,
+                        "metrics": dict(progress.metrics),
+                        "rate": progress.images_per_second,
+                        "published": progress.published,
+                        "saved": progress.saved,
+                    }
+                )
+            return run_stops() or node_leaves()
+
+        spec: Pretraining | TrialSpec
+        snapshots = tuple(config.get("snapshots", ()))
+        if stage.kind == "pretrain":
+            spec = Pretraining.model_validate_json(config["spec"])
+        else:
+            spec = TrialSpec.model_validate_json(config["spec"])
+        if isinstance(spec, TrialSpec) and is_finished(spec, store):  # by a worker lost before it could say so
+            result = StageResult("finished")
+        else:
+            data = functools.partial(_load, job.data_dir)
+            result = perform(stage, spec, snapshots, store, data, report, job.settings)
+    leaving = node_leaves.reason if result.outcome == "interrupted" and not run_stops() else None
+    tune.report(
+        {
+            "outcome": result.outcome,
+            "error": result.error or leaving,
+            "trouble": result.trouble,
+            "again": leaving is not None,
+            "snapshots": snapshots,
+            "published": None,
+            "metrics": metrics,
+        }
+    )
+    if node_leaves():
+        raise NodeLeaves(node_leaves.reason)
+
+
+@functools.lru_cache(maxsize=4)
+def _load(data_dir: str | None, name: str, image_size: int) -> Dataset:
+    """Load a data set once for the stages that a worker runs one after the other."""
+    return load_dataset(name, data_dir, image_size)
+
+
+def _start(config: dict[str, Any], job: Job, resources: Resources, work: Work) -> None:
+    """Do a stage's work with the settings of its kind; an exception is reported, and not tried again by Ray."""
+    gpus = resources.gpus(Stage(config["kind"], config["name"]))
+    settings = replace(job.settings, gpus=gpus, device="auto" if gpus else "cpu")
+    try:
+        work(config, replace(job, settings=settings))
+    except NodeLeaves:
+        raise
+    except StoreTrouble as error:
+        trouble = type(error).__name__
+        tune.report({"outcome": "interrupted", "error": cause_of(error), "trouble": trouble, "published": None})
+    except Exception as error:
+        traceback.print_exc()
+        tune.report({"outcome": "failed", "error": cause_of(error), "published": None})
+
+
+def stage_trainable(job: Job, resources: Resources, work: Work) -> Any:
+    """Return the class of Tune's trainable that does stages, for `Tuner`."""
+
+    def stage(config: dict[str, Any]) -> None:
+        _start(config, job, resources, work)
+
+    class StageTrainable(wrap_function(stage)):  # type: ignore[misc]
+        def setup(self, config: dict[str, Any]) -> None:  # in the worker's main thread, the only one that may
+            _note_sigterm()
+            super().setup(config)
+
+    return tune.with_resources(
+        StageTrainable,
+        lambda config: tune.PlacementGroupFactory([resources.bundle(Stage(config["kind"], config["name"]))]),
+    )

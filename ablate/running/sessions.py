@@ -1,0 +1,87 @@
+"""What `run.yaml` records of a run: what it is about, on which data, and each session by which versions."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+from ablate import __version__
+from ablate.datasets import Dataset
+from ablate.errors import InputError
+from ablate.space import Grid
+from ablate.store import Store
+
+_LIBRARIES = (
+    "torch",
+    "torchvision",
+    "ray",
+    "diffusers",
+    "segmentation-models-pytorch",
+    "lightly",
+    "numpy",
+    "scipy",
+    "opencv-python-headless",
+    "pillow",
+    "pyarrow",
+)
+
+
+def check_same_data(before: dict[str, Any], loaded: dict[str, Dataset], store: Store) -> None:
+    """Raise `InputError` if a data set is not the one that the run was started with."""
+    for name, facts in before.get("data", {}).items():
+        if name in loaded and loaded[name].fingerprint != facts["fingerprint"]:
+            raise InputError(
+                f"{store.label}: this run was started with another version of data set {name} (fingerprint "
+                f"{facts['fingerprint']}, now {loaded[name].fingerprint}); give its own data, or another --out"
+            )
+
+
+def run_file(
+    before: dict[str, Any], grid: Grid, loaded: dict[str, Dataset], resources: dict[str, float], *, share: bool = True
+) -> dict[str, Any]:
+    """Return the content of `run.yaml`: what is run, on which data, by which versions."""
+    from ablate.revision import git_revision
+
+    trials = {row["trial_id"]: row for row in before.get("trials", [])}
+    trials |= {
+        trial.trial_id: {
+            "trial_id": trial.trial_id,
+            "pretrain_key": trial.pretrain_key,
+            **trial.model_dump(mode="json"),
+        }
+        for trial in grid.trials
+    }
+    data = dict(before.get("data", {}))
+    for name, dataset in loaded.items():
+        splits = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
+        data[name] = {
+            "fingerprint": dataset.fingerprint,
+            "unit": dataset.unit,
+            "num_landmarks": dataset.num_landmarks,
+            "sdr_thresholds": list(dataset.sdr_thresholds),
+            "counts": {split: len(part.names) for split, part in splits.items()},
+            "duplicates": [n for n, twice in zip(dataset.test.names, dataset.test.duplicates_N, strict=True) if twice],
+        }
+    session = {
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["ablate", *sys.argv[1:]]),
+        "ablate": __version__,
+        "git_revision": git_revision(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: metadata.version(name) for name in _LIBRARIES},
+        "resources": {name: resources[name] for name in ("CPU", "GPU") if name in resources},
+        "share": share,
+    }
+    return {
+        "name": grid.name,
+        "description": grid.description,
+        "search_space": grid.resolved,
+        "data": data,
+        "sessions": [*before.get("sessions", []), session],
+        "trials": list(trials.values()),
+    }

@@ -1,0 +1,1 @@
+"""Which stage starts next, what stages cost, what fits a machine, and the simulator. Needs neither torch nor Ray."""

@@ -1,0 +1,321 @@
+"""How many seconds will a stage take, by default and by what an earlier run measured?
+
+The defaults count floating-point operations and divide by a sustained rate, so they are right within a factor of a few
+and, which matters more for priorities, in their proportions. A measured run corrects them: a stage costs the default
+times the median ratio of measured to default seconds among the most similar stages that were measured.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ablate import tables
+from ablate.errors import InputError
+from ablate.schedule.policy import Costs
+from ablate.space import DinoSpec, NetworkSpec, Pretraining, TrialSpec
+from ablate.space.methods import NetworkKind
+from ablate.store import Store
+
+# --- the facts behind the defaults ------------------------------------------------------------------
+
+GPU_FLOPS: Mapping[NetworkKind, float] = {"unet": 30e12, "encoder": 10e12}
+"""Operations a second that training sustains on one modern GPU (A100 class) in TF32, torch's default for convolutions.
+
+A fifth of the peak of 156e12 for the U-Net's dense 3 x 3 convolutions on a handful of images; a third of that for
+encoders such as DenseNet, whose many narrow layers and batch norms are bound by memory.
+"""
+
+GPU_PASS_SECONDS: Mapping[NetworkKind, float] = {"unet": 0.015, "encoder": 0.040}
+"""Seconds a forward and backward pass takes however small it is: launching its 1 500 to 4 000 kernels at 10 us each."""
+
+CPU_FLOPS: Mapping[NetworkKind, float] = {"unet": 50e9, "encoder": 35e9}
+"""Operations a second of training on one core of a server CPU with AVX-512 in float32; measured: 52e9 for a
+16-32-64 channel U-Net at 64 x 64, 53e9 for ResNet-18, 32e9 for DenseNet-161."""
+
+CPU_PASS_SECONDS: Mapping[NetworkKind, float] = {"unet": 0.005, "encoder": 0.015}
+"""As GPU_PASS_SECONDS, at some 3 us for each operation that torch dispatches."""
+
+TRAIN, INFER = 3, 1
+"""Cost of a pass with gradients and of one without, in forward passes: going backward takes two products for one."""
+
+VIEWS: Mapping[str, tuple[float, float]] = {
+    "simclr": (2, 0),
+    "simclrv2": (2, 0),
+    "barlow_twins": (2, 0),
+    "mocov2": (1, 1),
+    "mocov3": (2, 2),
+    "byol": (2, 2),
+    "dino": (2, 2),  # and the local crops, see DINO_LOCAL_AREA
+}
+"""Encoder passes for one image and step, with and without gradients; other self-supervised methods as `mocov3`."""
+
+DINO_LOCAL_AREA = (96 / 224) ** 2
+"""Pixels of a local crop, as a share of a global one's (Caron et al. 2021)."""
+
+ENCODER_FLOPS: Mapping[str, tuple[float, float]] = {
+    "densenet121": (7.40e9, 9.72e9),
+    "densenet161": (20.18e9, 13.91e9),
+    "efficientnet-b0": (0.95e9, 5.30e9),
+    "mobilenet_v2": (0.78e9, 6.25e9),
+    "resnet18": (4.74e9, 6.40e9),
+    "resnet34": (9.57e9, 6.40e9),
+    "resnet50": (10.68e9, 10.93e9),
+    "resnet101": (20.37e9, 10.93e9),
+    "resnext50_32x4d": (11.05e9, 10.93e9),
+    "vgg19": (50.96e9, 9.72e9),
+    "vgg19_bn": (50.96e9, 9.72e9),
+}
+"""Operations of encoder and U-Net decoder on one 256 x 256 image, counted with torch's FlopCounterMode; an encoder
+that is not here counts as `densenet161`."""
+
+ENCODER_SIZE = 256
+"""Side of the images behind ENCODER_FLOPS; operations grow with the area."""
+
+NUM_IMAGES: Mapping[str, tuple[int, int, int]] = {
+    "chest": (195, 34, 50),
+    "cephalo": (130, 20, 250),
+    "hand": (550, 59, 300),
+    "synthetic": (130, 20, 100),
+}
+"""Images for training, validation and testing (paper, section 4); a user's data set counts as `cephalo`."""
+
+STAGE_SECONDS = 2.0
+"""Seconds of a stage that train nothing: starting, loading data and weights, writing tables."""
+
+
+# --- counting ---------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=256)
+def forward_flops(network: NetworkSpec, image_size: int) -> tuple[float, float]:
+    """Return the operations (two for each multiply-add) of a forward pass on one image: encoder, whole network."""
+    if network.kind == "encoder":
+        encoder, decoder = ENCODER_FLOPS.get(network.encoder, ENCODER_FLOPS["densenet161"])
+        area = (image_size / ENCODER_SIZE) ** 2
+        return encoder * area, (encoder + decoder) * area
+    return _unet_flops(network, image_size)
+
+
+def _unet_flops(network: NetworkSpec, image_size: int) -> tuple[float, float]:
+    """Count the convolutions and the attention of diffusers' UNet2DModel; see `ablate.network.UNet`."""
+    channels, layers = network.channels, network.layers_per_block
+    pixels = [float(image_size) ** 2 / 4.0**level for level in range(len(channels))]
+    last = len(channels) - 1
+
+    def conv(level: int, before: int, after: int, kernel: int = 3) -> float:
+        return 2 * kernel * kernel * before * after * pixels[level]
+
+    def residual(level: int, before: int, after: int) -> float:
+        shortcut = conv(level, before, after, kernel=1) if before != after else 0.0
+        return conv(level, before, after) + conv(level, after, after) + shortcut
+
+    down, skips = conv(0, 1, channels[0]), [channels[0]]
+    for level, width in enumerate(channels):
+        for layer in range(layers):
+            down += residual(level, channels[max(level - 1, 0)] if layer == 0 else width, width)
+            skips.append(width)
+        if level < last:
+            down += conv(level + 1, width, width)
+            skips.append(width)
+    width = channels[last]
+    middle = 2 * residual(last, width, width)
+    if network.attention == "middle":
+        middle += 4 * conv(last, width, width, kernel=1) + 4 * pixels[last] ** 2 * width
+    up = 0.0
+    for level in range(last, -1, -1):
+        for _ in range(layers + 1):
+            up += residual(level, width + skips.pop(), channels[level])
+            width = channels[level]
+        if level:
+            up += conv(level - 1, width, width)
+    return down + middle, down + middle + up
+
+
+def _seconds(kind: NetworkKind, gpus: float, flops: float, passes: float) -> float:
+    """Return the seconds of work on a share of a GPU, or on one CPU core if `gpus` is 0.
+
+    A share slows the arithmetic down in proportion, as where its neighbours are busy too, but not the launching of
+    kernels; a second GPU does not help, for no stage uses two.
+    """
+    if gpus == 0:
+        return flops / CPU_FLOPS[kind] + passes * CPU_PASS_SECONDS[kind]
+    return flops / (GPU_FLOPS[kind] * min(gpus, 1.0)) + passes * GPU_PASS_SECONDS[kind]
+
+
+def default_costs(*, gpus_pretrain: float = 1.0, gpus_finetune: float = 0.25) -> Costs:
+    """Return costs for stages of which nothing was measured.
+
+    Fine-tuning counts with all its epochs, though it may stop early. What decoding the heatmaps of validation and test
+    images takes is not counted.
+
+    Args:
+        gpus_pretrain: GPUs that a pre-training holds; 0 for one CPU core.
+        gpus_finetune: GPUs that a fine-tuning holds; 0 for one CPU core.
+    """
+
+    def pretrain_step(pretraining: Pretraining) -> float:
+        fields, kind = pretraining.fields, pretraining.network.kind
+        encoder, whole = forward_flops(pretraining.network, pretraining.image_size)
+        if fields.method == "ddpm":
+            flops, views = whole * TRAIN, 1.0
+        else:
+            trained, followed = VIEWS.get(fields.method, VIEWS["mocov3"])
+            if isinstance(fields, DinoSpec):
+                trained += fields.local_crops * DINO_LOCAL_AREA
+            flops, views = encoder * (TRAIN * trained + INFER * followed), trained + followed
+        images = fields.batch_size * fields.accumulate
+        return _seconds(kind, gpus_pretrain, flops * images, views * fields.accumulate)
+
+    def finetune(trial: TrialSpec) -> float:
+        fields = trial.finetune
+        train, val, test = NUM_IMAGES.get(trial.dataset, NUM_IMAGES["cephalo"])
+        train = train if trial.shots == "all" else trial.shots
+        _, whole = forward_flops(trial.network, trial.image_size)
+        flops = whole * (fields.epochs * (TRAIN * train + INFER * val) + INFER * test)
+        passes = fields.epochs * math.ceil(train / fields.batch_size)
+        return STAGE_SECONDS + _seconds(trial.network.kind, gpus_finetune, flops, passes)
+
+    return Costs(pretrain_step, finetune)
+
+
+# --- measuring --------------------------------------------------------------------------------------
+
+_Level = tuple[object, ...]
+
+
+class _Ratios:
+    """Ratios of measured to default seconds, in groups of stages from the most to the least similar."""
+
+    def __init__(self) -> None:
+        self._found: dict[_Level, list[float]] = {}
+        self._medians: dict[_Level, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._found.get((), ()))
+
+    def add(self, levels: Sequence[_Level], ratio: float) -> None:
+        for level in levels:
+            self._found.setdefault(level, []).append(ratio)
+
+    def of(self, levels: Sequence[_Level]) -> float:
+        """Return the median of the first level that was measured; 1 if none was."""
+        for level in levels:
+            if level in self._found:
+                if level not in self._medians:
+                    self._medians[level] = statistics.median(self._found[level])
+                return self._medians[level]
+        return 1.0
+
+
+def _pretrain_levels(pretraining: Pretraining) -> list[_Level]:
+    fields, network = pretraining.fields, pretraining.network
+    exact = (fields.method, network, pretraining.image_size, fields.batch_size, fields.accumulate)
+    # the last three: any method on this kind of network, any pre-training, any stage
+    return [
+        ("pretrain", *exact),
+        ("pretrain", fields.method, network.kind),
+        ("pretrain", network.kind),
+        ("pretrain",),
+        (),
+    ]
+
+
+def _finetune_levels(trial: TrialSpec) -> list[_Level]:
+    exact = (trial.dataset, trial.shots, trial.network, trial.image_size, trial.method, trial.finetune)
+    # then: other shots of the data set, other data sets, other methods, any fine-tuning, any stage
+    return [
+        ("finetune", *exact),
+        ("finetune", trial.dataset, trial.network, trial.image_size, trial.method),
+        ("finetune", trial.method, trial.network.kind),
+        ("finetune", trial.network.kind),
+        ("finetune",),
+        (),
+    ]
+
+
+def measured_costs(store: Store, *, gpus_pretrain: float = 1.0, gpus_finetune: float = 0.25) -> Costs | None:
+    """Return costs by what the run in `store` took; None if it finished no stage on this kind of device.
+
+    Measured are the attempts in the table `stages` that finished, at the shares of a GPU they held, of trials whose row
+    is in `trials`. A pre-training counts by its seconds per step, a fine-tuning only if one attempt did all of it. For
+    other shares, and for stages unlike any that was measured, the default is scaled by the median ratio of measured to
+    default among the most similar stages: same method, network, image size and batch (or data set, shots, method,
+    network and fine-tuning), then the same method on this kind of network, the same kind of network, all of them.
+
+    Args:
+        store: of an earlier run, or of the one that goes on.
+        gpus_pretrain: GPUs that a pre-training will hold; 0 for a CPU.
+        gpus_finetune: GPUs that a fine-tuning will hold; 0 for a CPU.
+    """
+    ratios = _Ratios()
+    trials = _trials_of(store)
+    pretrainings = {
+        trial.pretrain_key: trial.pretraining for trial, _ in trials.values() if trial.pretraining is not None
+    }
+    columns = ["kind", "pretrain_key", "trial_id", "from_step", "to_step", "seconds", "gpus"]
+    for row in tables.read_table(store, "stages", columns, [("outcome", "==", "finished")]).to_pylist():
+        kind, gpus, seconds = row["kind"], float(row["gpus"] or 0.0), float(row["seconds"] or 0.0)
+        wanted = gpus_pretrain if kind == "pretrain" else gpus_finetune
+        if (gpus > 0) != (wanted > 0):
+            continue  # a CPU says nothing about a GPU
+        usual = default_costs(gpus_pretrain=gpus, gpus_finetune=gpus)
+        if kind == "pretrain":
+            pretraining, steps = pretrainings.get(row["pretrain_key"]), (row["to_step"] or 0) - (row["from_step"] or 0)
+            if pretraining is not None and steps > 0 and seconds > 0:
+                ratio = seconds / steps / usual.pretrain_step(pretraining)
+                ratios.add(_pretrain_levels(pretraining), ratio)
+        elif row["trial_id"] in trials:
+            trial, times = trials[row["trial_id"]]
+            if kind == "trial":  # its seconds are those of the pre-training too
+                seconds = float(times["finetune_seconds"] or 0.0) + float(times["evaluate_seconds"] or 0.0)
+                spent = float(times["pretrain_seconds"] or 0.0)
+                if trial.pretraining is not None and spent > 0:
+                    steps = trial.pretraining.fields.steps
+                    ratio = spent / steps / usual.pretrain_step(trial.pretraining)
+                    ratios.add(_pretrain_levels(trial.pretraining), ratio)
+            elif row["from_step"]:
+                continue  # an earlier attempt did a part
+            if seconds > 0:
+                ratios.add(_finetune_levels(trial), seconds / usual.finetune(trial))
+    if not len(ratios):
+        return None
+    usual = default_costs(gpus_pretrain=gpus_pretrain, gpus_finetune=gpus_finetune)
+    return Costs(
+        pretrain_step=lambda pretraining: usual.pretrain_step(pretraining) * ratios.of(_pretrain_levels(pretraining)),
+        finetune=lambda trial: usual.finetune(trial) * ratios.of(_finetune_levels(trial)),
+    )
+
+
+def costs_for(store: Store, *, gpus_pretrain: float = 1.0, gpus_finetune: float = 0.25) -> Costs:
+    """Return what the run in `store` measured so far, the defaults if it has not measured anything."""
+    shares = {"gpus_pretrain": gpus_pretrain, "gpus_finetune": gpus_finetune}
+    return measured_costs(store, **shares) or default_costs(**shares)
+
+
+def require_measured(store: Store, *, gpus_pretrain: float, gpus_finetune: float) -> Costs:
+    """Return the costs measured by the run in `store`; raise `InputError` if it has measured none that fit."""
+    costs = measured_costs(store, gpus_pretrain=gpus_pretrain, gpus_finetune=gpus_finetune)
+    if costs is None:
+        where = "on a GPU" if gpus_pretrain > 0 else "without a GPU"
+        raise InputError(
+            f"--costs must be a run with finished stages {where}; {store.label} has none in tables/stages; "
+            "leave --costs out to plan with default times"
+        )
+    return costs
+
+
+# --- trials from their rows -------------------------------------------------------------------------
+
+_TIMES = ("pretrain_seconds", "finetune_seconds", "evaluate_seconds")
+
+
+def _trials_of(store: Store) -> dict[str, tuple[TrialSpec, Mapping[str, Any]]]:
+    """Return every finished trial of a run by its id, with its row."""
+    table = tables.read_table(store, "trials", filters=[("status", "==", "finished")])
+    return {
+        row["trial_id"]: (tables.trial_of_row(row), {name: row[name] for name in _TIMES}) for row in table.to_pylist()
+    }

@@ -1,0 +1,427 @@
+"""How long will a search space take on so many GPUs, and how far is that from the least possible?
+
+The policy that a run asks for its next stage is driven here by a virtual clock. What Ray does is kept: a whole GPU is
+given out only when it is empty, a share of one goes to the fullest GPU that has room (Ray's best fit), shares count
+in ten-thousandths, and a stage that was offered and does not fit waits, while nothing behind it starts (on a cluster
+that may grow, several wait, see `Machine.pending`). Where CPUs are counted, GPUs come in nodes, and a stage takes all
+it asks for from one of them. What is left out: the time to start a worker, failures, and, where CPUs are not counted,
+the borders of machines, which a stage of several GPUs may not cross.
+"""
+
+from __future__ import annotations
+
+import bisect
+import heapq
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ablate.errors import InputError
+from ablate.schedule.fitting import Node, Request, Shape, refuse_unfit
+from ablate.schedule.policy import Costs, Policy, Stage
+from ablate.space import Plan
+
+UNIT = 10_000
+"""A GPU, in the smallest shares that Ray gives out."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What stages run on, and what each kind of stage asks for."""
+
+    gpus: int
+    gpus_pretrain: float = 1.0  # also of a whole trial
+    gpus_finetune: float = 0.25
+    slots: int | None = None  # most stages at a time, such as CPU cores; None for as many as the GPUs hold
+    pending: int = 1  # stages that wait for their place at a time; the first of them that fits starts
+    cpus_per_gpu: int | None = None  # CPU cores of a node, for each of its GPUs; None: as many as it takes
+    cpus_per_stage: int = 1
+    gpus_per_node: int = 1  # counts where CPUs do
+
+    def __post_init__(self) -> None:
+        if self.gpus < 0 or (self.slots is not None and self.slots < 1):
+            raise InputError(f"--gpus must be at least 0 and --slots at least 1; got {self.gpus} and {self.slots}")
+        if self.gpus == 0 and self.slots is None:
+            raise InputError(
+                "--slots must be given where --gpus is 0: how many stages run at a time, such as CPU cores"
+            )
+        for flag, gpus in (("pretrain", self.gpus_pretrain), ("finetune", self.gpus_finetune)):
+            if not (gpus == 0 or 1 / UNIT <= gpus <= 1 or (gpus > 1 and gpus == int(gpus))):
+                raise InputError(
+                    f"--gpus-per-{flag} must be a share of a GPU between 0 and 1 or a whole number; got {gpus:g}"
+                )
+            if gpus > self.gpus:
+                raise InputError(f"--gpus-per-{flag} must be at most --gpus, {self.gpus}; got {gpus:g}")
+            if gpus == 0 and self.slots is None and self.cpus_per_gpu is None:
+                raise InputError(
+                    f"--slots must be given where --gpus-per-{flag} is 0: nothing else limits these stages"
+                )
+        self._check_nodes()
+
+    def _check_nodes(self) -> None:
+        if self.cpus_per_gpu is None:
+            if self.cpus_per_stage != 1 or self.gpus_per_node != 1:
+                raise InputError(
+                    "--cpus-per-gpu must be given for --cpus-per-stage and --gpus-per-node to count, such as "
+                    "--cpus-per-gpu 8: the CPU cores of a node for each of its GPUs"
+                )
+            return
+        if self.gpus == 0:
+            raise InputError("--cpus-per-gpu must be left out where --gpus is 0; --slots are the CPU cores there")
+        numbers = (self.cpus_per_gpu, self.cpus_per_stage, self.gpus_per_node)
+        if min(numbers) < 1:
+            raise InputError(
+                "--cpus-per-gpu, --cpus-per-stage and --gpus-per-node must be at least 1; got "
+                + ", ".join(map(str, numbers))
+            )
+        if self.gpus % self.gpus_per_node:
+            raise InputError(
+                f"--gpus must be a multiple of --gpus-per-node, {self.gpus_per_node}; got {self.gpus}: nodes are alike"
+            )
+        node = Node("node", "node", self.node)
+        for flag, gpus in (("pretrain", self.gpus_pretrain), ("finetune", self.gpus_finetune)):
+            request = Request(self.cpus_per_stage, gpus)
+            refuse_unfit(request, flag=f"--gpus-per-{flag}", present=[node], growable=(), where="the plan")
+
+    @property
+    def node(self) -> Shape:
+        """What a node has; all GPUs and no end of CPUs where CPUs are not counted."""
+        if self.cpus_per_gpu is None:
+            return Shape(math.inf, self.gpus)
+        return Shape(self.cpus_per_gpu * self.gpus_per_node, self.gpus_per_node)
+
+    @property
+    def num_nodes(self) -> int:
+        """How many nodes there are; one where CPUs are not counted."""
+        return 1 if self.cpus_per_gpu is None else self.gpus // self.gpus_per_node
+
+    @property
+    def places(self) -> int | None:
+        """Most stages at a time, by slots and CPUs; None where neither limits them."""
+        cores = None if self.cpus_per_gpu is None else self.num_nodes * self._stages_per_node
+        limits = [limit for limit in (self.slots, cores) if limit is not None]
+        return min(limits, default=None)
+
+    @property
+    def _stages_per_node(self) -> int:
+        assert self.cpus_per_gpu is not None
+        return self.cpus_per_gpu * self.gpus_per_node // self.cpus_per_stage
+
+    def request(self, stage: Stage) -> int:
+        """Return what a stage asks for, in shares of a GPU."""
+        return round(UNIT * (self.gpus_finetune if stage.kind == "finetune" else self.gpus_pretrain))
+
+    def lanes(self, request: int) -> int:
+        """Return how many stages with this request run at a time."""
+        if request == 0:
+            assert self.places is not None
+            return self.places
+        width = int(self.node.gpus)
+        fit = width // (request // UNIT) if request >= UNIT else width * (UNIT // request)
+        if self.cpus_per_gpu is not None:
+            fit = min(fit, self._stages_per_node)
+        fit *= self.num_nodes
+        return fit if self.slots is None else min(fit, self.slots)
+
+
+@dataclass(frozen=True)
+class Span:
+    """When and where a stage ran."""
+
+    stage: Stage
+    start_s: float
+    end_s: float
+    gpus: tuple[int, ...]  # numbers of the GPUs
+    request: int  # shares of a GPU
+    node: int = 0  # counted where CPUs are
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What ran when."""
+
+    machine: Machine
+    spans: tuple[Span, ...]  # by start
+
+    @property
+    def makespan_s(self) -> float:
+        """Seconds from the first start to the last end."""
+        return max((span.end_s for span in self.spans), default=0.0)
+
+    @property
+    def gpu_seconds(self) -> float:
+        """Seconds that GPUs were held, weighted by the share."""
+        return math.fsum((span.end_s - span.start_s) * span.request for span in self.spans) / UNIT
+
+    @property
+    def stage_seconds(self) -> float:
+        """Seconds of all stages."""
+        return math.fsum(span.end_s - span.start_s for span in self.spans)
+
+    @property
+    def idle_share(self) -> float:
+        """Share of the GPUs' time until the last end, or of the slots' where there is no GPU, that nothing held."""
+        if self.machine.gpus:
+            held, width = self.gpu_seconds, self.machine.gpus
+        else:
+            held, width = self.stage_seconds, self.machine.slots or 1
+        return 1 - held / (width * self.makespan_s) if self.makespan_s else 0.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a stage holds: a node, and some of its GPUs."""
+
+    node: int
+    gpus: tuple[int, ...]
+
+
+class Pool:
+    """The nodes that are there, and what is free of their GPUs and CPUs and of the slots.
+
+    Nodes come and go; nodes and GPUs are numbered in the order in which they come.
+
+    Args:
+        cpus_per_stage: CPU cores that every stage takes.
+        slots: most stages at a time; None for no limit.
+    """
+
+    def __init__(self, cpus_per_stage: float, slots: int | None = None) -> None:
+        self._cpus_per_stage = cpus_per_stage
+        self._slots = math.inf if slots is None else slots
+        self._cpus: dict[int, float] = {}  # free, by node
+        self._gpus: dict[int, dict[int, int]] = {}  # free shares, by node and GPU
+        self._levels: dict[int, list[tuple[int, int]]] = {}  # free shares -> such GPUs and their nodes, ascending
+        self._nodes, self._numbers = itertools.count(), itertools.count()
+
+    def add(self, shape: Shape) -> int:
+        """Add an empty node; return its number."""
+        node = next(self._nodes)
+        self._cpus[node] = shape.cpus
+        self._gpus[node] = {next(self._numbers): UNIT for _ in range(int(shape.gpus))}
+        self._levels.setdefault(UNIT, []).extend((gpu, node) for gpu in self._gpus[node])
+        return node
+
+    def remove(self, node: int) -> None:
+        """Take a node away, with what its stages hold of it."""
+        for gpu, free in self._gpus[node].items():
+            self._levels[free].remove((gpu, node))
+        del self._cpus[node], self._gpus[node]
+
+    def take(self, request: int) -> Place | None:
+        """Take a stage's share, CPUs and slot; return what it holds, None if it does not fit now."""
+        if self._slots < 1:
+            return None
+        place = self._whole(request // UNIT) if request >= UNIT else self._share(request)
+        if place is not None:
+            self._slots -= 1
+            self._cpus[place.node] -= self._cpus_per_stage
+            for gpu in place.gpus:
+                self._change(gpu, place.node, -min(request, UNIT))
+        return place
+
+    def _whole(self, num_gpus: int) -> Place | None:
+        """Return the first node with so many empty GPUs."""
+        empty: dict[int, list[int]] = {}
+        for gpu, node in self._levels.get(UNIT, ()):
+            if self._cpus[node] >= self._cpus_per_stage:
+                found = empty.setdefault(node, [])
+                found.append(gpu)
+                if len(found) == num_gpus:
+                    return Place(node, tuple(found))
+        return None
+
+    def _share(self, request: int) -> Place | None:
+        """Return the fullest GPU with room for a share; where none is asked for, the node with most free CPUs."""
+        if not request:
+            node = max(self._cpus, key=lambda node: (self._cpus[node], -node), default=None)
+            return None if node is None or self._cpus[node] < self._cpus_per_stage else Place(node, ())
+        for free in sorted(level for level in self._levels if level >= request):
+            for gpu, node in self._levels[free]:
+                if self._cpus[node] >= self._cpus_per_stage:
+                    return Place(node, (gpu,))
+        return None
+
+    def give_back(self, place: Place, request: int) -> None:
+        """Give back what a stage held; of a node that was taken away, its slot only."""
+        self._slots += 1
+        if place.node not in self._cpus:
+            return
+        self._cpus[place.node] += self._cpus_per_stage
+        for gpu in place.gpus:
+            self._change(gpu, place.node, min(request, UNIT))
+
+    def _change(self, gpu: int, node: int, by: int) -> None:
+        free = self._gpus[node][gpu]
+        self._levels[free].remove((gpu, node))
+        bisect.insort(self._levels.setdefault(free + by, []), (gpu, node))
+        self._gpus[node][gpu] = free + by
+
+
+def simulate(policy: Policy, machine: Machine) -> Schedule:
+    """Run `policy` to its end on a virtual clock; stages take what it expects them to take.
+
+    As in a run, `machine.pending` stages are drawn from the policy ahead of their time, and wait until they fit.
+    """
+    pool, spans, waiting = Pool(machine.cpus_per_stage, machine.slots), list[Span](), list[Stage]()
+    for _ in range(machine.num_nodes):
+        pool.add(machine.node)
+    events: list[tuple[float, int, Span, int | None]] = []  # when, order, what, its snapshot or None at its end
+    order, now = itertools.count(), 0.0
+
+    def start_one() -> bool:
+        """Start the first waiting stage that fits."""
+        for stage in waiting:
+            request = machine.request(stage)
+            place = pool.take(request)
+            if place is None:
+                continue
+            steps = policy.snapshot_seconds(stage) if stage.kind == "pretrain" else {}
+            seconds = max(steps.values()) if steps else policy.chain_seconds(stage)
+            span = Span(stage, now, now + seconds, place.gpus, request, place.node)
+            for step, after in steps.items():
+                heapq.heappush(events, (now + after, next(order), span, step))
+            heapq.heappush(events, (span.end_s, next(order), span, None))
+            spans.append(span)
+            waiting.remove(stage)
+            return True
+        return False
+
+    while True:
+        started = True
+        while started:
+            while len(waiting) < machine.pending and (offered := policy.next()) is not None:
+                policy.started(offered)
+                waiting.append(offered)
+            started = start_one()
+        if not events:
+            break
+        now = events[0][0]
+        while events and events[0][0] == now:
+            _, _, span, step = heapq.heappop(events)
+            if step is not None:
+                policy.publish(span.stage.name, step)
+            else:
+                pool.give_back(Place(span.node, span.gpus), span.request)
+                policy.finish(span.stage)
+    assert not waiting
+    assert policy.is_over
+    return Schedule(machine, tuple(spans))
+
+
+# --- the least possible -----------------------------------------------------------------------------
+
+SEARCH_NODES = 20_000
+"""Branches after which the search for the best packing gives up and a proven bound is taken."""
+
+
+def best_packing(lengths: Sequence[float], lanes: int) -> float:
+    """Return the least makespan of indivisible jobs on equal lanes, or a proven lower bound where there are many jobs.
+
+    The bound is the largest of the longest job, the mean load and, for k = 2, 3, ...: of the (k - 1) * lanes + 1
+    longest jobs some k share a lane, and take at least as long as the k shortest of them. Between it and the longest
+    jobs first a depth-first search finds the optimum, in at most `SEARCH_NODES` branches.
+    """
+    jobs = sorted((length for length in lengths if length > 0), reverse=True)
+    if not jobs:
+        return 0.0
+    bound = max(jobs[0], math.fsum(jobs) / lanes)
+    for crowd in range(2, (len(jobs) - 1) // lanes + 2):
+        last = (crowd - 1) * lanes + 1
+        bound = max(bound, math.fsum(jobs[last - crowd : last]))
+    best = _longest_first(jobs, lanes)
+    nodes = 0
+
+    def place(index: int, loads: list[float]) -> None:
+        nonlocal best, nodes
+        if index == len(jobs):
+            best = max(loads)  # below the best before, or it would have been cut off
+            return
+        for load in sorted(set(loads)):  # equal loads are the same choice
+            nodes += 1
+            if best <= bound * (1 + 1e-12) or nodes > SEARCH_NODES:
+                return
+            if load + jobs[index] < best:
+                lane = loads.index(load)
+                place(index + 1, [*loads[:lane], load + jobs[index], *loads[lane + 1 :]])
+
+    if len(jobs) <= 4 * lanes and len(jobs) <= 64:
+        place(0, [0.0] * lanes)
+        return best if nodes <= SEARCH_NODES else bound
+    return bound
+
+
+def _longest_first(jobs: Sequence[float], lanes: int) -> float:
+    loads = [0.0] * lanes
+    for job in jobs:
+        heapq.heapreplace(loads, loads[0] + job)
+    return max(loads)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Seconds below which no schedule of the work can end, for three reasons."""
+
+    chain_s: float  # longest chain: a trial's pre-training to its snapshot, then its fine-tuning
+    work_s: float  # all work, spread evenly over the GPUs, slots or CPUs
+    packing_s: float  # best packing of the indivisible pre-trainings (of the trials, where nothing is shared)
+
+    @property
+    def largest_s(self) -> float:
+        """The bound that counts."""
+        return max(self.chain_s, self.work_s, self.packing_s)
+
+
+def lower_bounds(plan: Plan, costs: Costs, machine: Machine, *, share: bool = True) -> Bounds:
+    """Return what limits any schedule of `plan`, whatever the policy."""
+    finetunes = [costs.finetune(trial) for trial in plan.trials]
+    before = [
+        trial.pretraining.fields.steps * costs.pretrain_step(trial.pretraining) if trial.pretraining else 0.0
+        for trial in plan.trials
+    ]
+    chains = [first + then for first, then in zip(before, finetunes, strict=True)]
+    whole = machine.request(Stage("pretrain", ""))
+    if not share:
+        work = math.fsum(chains)
+        held = work * whole
+        packing = best_packing(chains, machine.lanes(whole)) if chains else 0.0
+    else:
+        tails: dict[str, dict[int, float]] = {}  # key -> step -> longest fine-tuning from that snapshot
+        for trial, seconds in zip(plan.trials, finetunes, strict=True):
+            if trial.pretraining is not None:
+                steps = tails.setdefault(trial.pretraining.key, {})
+                steps[trial.pretraining.fields.steps] = max(seconds, steps.get(trial.pretraining.fields.steps, 0.0))
+        lengths = {key: item.fields.steps * costs.pretrain_step(item) for key, item in plan.pretrainings.items()}
+        jobs = [(steps[max(steps)], lengths[key]) for key, steps in tails.items()]
+        work = math.fsum(lengths.values()) + math.fsum(finetunes)
+        part = machine.request(Stage("finetune", ""))
+        if whole >= UNIT > part > 0:
+            part = UNIT // (UNIT // part)  # only fine-tunings share a GPU: what no further one fits into is lost
+        held = whole * math.fsum(lengths.values()) + part * math.fsum(finetunes)
+        packing = 0.0
+        for tail in {tail for tail, _ in jobs}:  # those with at least this much behind them must end that much earlier
+            packed = best_packing([length for other, length in jobs if other >= tail], machine.lanes(whole))
+            packing = max(packing, packed + tail)
+    spread = [held / (UNIT * machine.gpus) if machine.gpus else 0.0, work / machine.places if machine.places else 0.0]
+    return Bounds(max(chains, default=0.0), max(spread), packing)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A simulated run beside what limits it."""
+
+    share: bool
+    schedule: Schedule
+    bounds: Bounds
+
+    @property
+    def ratio(self) -> float:
+        """The makespan in multiples of the lower bound."""
+        return self.schedule.makespan_s / self.bounds.largest_s if self.bounds.largest_s else 1.0
+
+
+def forecast(plan: Plan, costs: Costs, machine: Machine, *, share: bool = True) -> Forecast:
+    """Simulate a fresh run of `plan`; without sharing, `costs.finetune` is that of a whole trial's share of a GPU."""
+    schedule = simulate(Policy(plan, costs, share=share), machine)
+    return Forecast(share, schedule, lower_bounds(plan, costs, machine, share=share))

@@ -1,0 +1,19 @@
+"""The words by which tables and the screen name an initialisation or a trial."""
+
+from __future__ import annotations
+
+from ablate.space.methods import METHODS, Pretrain, Spec
+from ablate.space.trial import TrialSpec
+
+
+def initialisation(spec: Spec) -> str:
+    """Return a pre-training in a few words: `DDPM T=500, 8000 steps`."""
+    words = METHODS[getattr(spec, "method")].label  # noqa: B009
+    timesteps = f" T={spec.timesteps}" if hasattr(spec, "timesteps") else ""
+    steps = f", {spec.steps} steps" if isinstance(spec, Pretrain) else ""
+    return words + timesteps + steps
+
+
+def trial_words(trial: TrialSpec) -> str:
+    """Return a trial in a few words: `cephalo, 10 shots, seed 0, DDPM T=500, 8000 steps`."""
+    return f"{trial.dataset}, {trial.shots_label} shots, seed {trial.seed}, {initialisation(trial.pretrain)}"

@@ -1,0 +1,127 @@
+"""Which rows of the tables does a trial leave?"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import numpy as np
+import torch
+
+from ablate import __version__, tables
+from ablate.datasets import Dataset
+from ablate.finetune import FinetuneOutcome
+from ablate.network.evaluation import Evaluation
+from ablate.network.metrics import Summary
+from ablate.revision import git_revision
+from ablate.space import TrialSpec
+from ablate.stage.attempt import Attempt
+from ablate.stage.machine import peak_memory_bytes
+from ablate.store import Store
+from ablate.training import CurvePoint
+
+
+def curve_rows(
+    curve: Sequence[CurvePoint], phase: str, *, trial_id: str | None, pretrain_key: str | None
+) -> list[dict[str, object]]:
+    """Return the rows of `curves` for a learning curve of a trial, or of a pre-training."""
+    return [
+        {
+            "trial_id": trial_id,
+            "pretrain_key": pretrain_key,
+            "phase": phase,
+            "step": point.step,
+            "epoch": point.epoch,
+            "metric": point.metric,
+            "value": point.value,
+            "seconds": point.seconds,
+        }
+        for point in curve
+    ]
+
+
+def trial_row(
+    spec: TrialSpec, dataset: Dataset, outcome: FinetuneOutcome, evaluation: Evaluation, attempt: Attempt
+) -> dict[str, object]:
+    """Return the row of `trials` for a trial that is finished, but for what only its stage knows."""
+    summary, paper = evaluation.summary, evaluation.paper_summary
+    return _identity_row(spec, attempt) | {
+        "status": "finished",
+        "unit": dataset.unit,
+        "mre": summary.mre,
+        "mre_median": summary.median,
+        "mre_std": summary.std,
+        "sdr": _sdr_column(summary),
+        "paper_mre": None if paper is None else paper.mre,
+        "paper_sdr": None if paper is None else _sdr_column(paper),
+        "val_loss": outcome.val_loss,
+        "val_mre": outcome.val_mre,
+        "best_epoch": outcome.best_epoch,
+        "epochs": outcome.epochs,
+        "finetune_seconds": outcome.seconds,
+        "evaluate_seconds": evaluation.seconds,
+    }
+
+
+def _identity_row(spec: TrialSpec, attempt: Attempt) -> dict[str, object]:
+    return tables.blank("trials") | tables.spec_columns(spec) | _identity_columns(attempt)
+
+
+def _identity_columns(attempt: Attempt) -> dict[str, object]:
+    return {
+        "peak_memory_bytes": peak_memory_bytes(attempt.device),
+        "device": attempt.row["device"],
+        "node": socket.gethostname(),
+        "started_at": attempt.started_at,
+        "finished_at": datetime.now(UTC),
+        "ablate_version": __version__,
+        "torch_version": torch.__version__,
+        "git_revision": git_revision(),
+    }
+
+
+def _sdr_column(summary: Summary) -> list[dict[str, float]]:
+    return [{"threshold": rate.threshold, "rate": rate.rate} for rate in summary.sdr]
+
+
+def error_rows(spec: TrialSpec, evaluation: Evaluation) -> list[dict[str, object]]:
+    """Return one row for each test image and annotated landmark."""
+    split, paper_NK = evaluation.split, evaluation.errors_paper_NK
+    return [
+        {
+            "trial_id": spec.trial_id,
+            "image": split.names[image],
+            "landmark": int(landmark),
+            "x_true": float(split.points_NK2[image, landmark, 0]),
+            "y_true": float(split.points_NK2[image, landmark, 1]),
+            "x_pred": float(evaluation.points_file_NK2[image, landmark, 0]),
+            "y_pred": float(evaluation.points_file_NK2[image, landmark, 1]),
+            "error": float(evaluation.errors_NK[image, landmark]),
+            "error_paper": None if paper_NK is None else float(paper_NK[image, landmark]),
+        }
+        for image, landmark in np.argwhere(~np.isnan(evaluation.errors_NK))
+    ]
+
+
+def write_failed_trial(spec: TrialSpec, store: Store, error: str, attempt: Attempt | None = None) -> None:
+    """Write the row of a trial that failed, unless it is finished or its own worker has written that row."""
+    if attempt is None:
+        before = tables.read_part(store, "trials", spec.trial_id)
+        if any(row["status"] == "finished" or row["error"] == error for row in before):
+            return
+    row = tables.blank("trials") | tables.spec_columns(spec)
+    row |= _identity_columns(attempt) if attempt else {"finished_at": datetime.now(UTC), "ablate_version": __version__}
+    tables.commit_trial(store, row | {"status": "failed", "error": error}, [], [])
+
+
+def is_finished(spec: TrialSpec, store: Store) -> bool:
+    """Whether a trial's rows are all there; if so, what its training left in the store is deleted.
+
+    A worker may be lost after it has written the rows and before it could say so.
+    """
+    if not any(row["status"] == "finished" for row in tables.read_part(store, "trials", spec.trial_id)):
+        return False
+    store.delete(f"trials/{spec.trial_id}/state")
+    store.delete(f"trials/{spec.trial_id}/pretrained")
+    return True

@@ -1,0 +1,32 @@
+"""How stages use the machine and the store, and how an attempt at one ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+Outcome: TypeAlias = Literal["running", "finished", "failed", "interrupted", "lost"]
+"""How an attempt at a stage ended; `lost`: the snapshot it starts from is missing or damaged."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How stages use the machine and the store; nothing here changes a number that is reported on a CPU."""
+
+    threads: int = 1  # CPU threads; results agree to the bit only for equal counts
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    gpus: float = 0.0  # recorded in `stages`
+    checkpoint_minutes: float = 5.0
+    keep_weights: bool = False
+    shared_keys: frozenset[str] = frozenset()  # pre-trainings that several trials of the run use
+    fingerprints: Mapping[str, str] = field(default_factory=dict)  # of the data sets, as the run recorded them
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """How an attempt ended."""
+
+    outcome: Outcome
+    error: str | None = None  # one line
+    trouble: str | None = None  # of an interrupted attempt whose run cannot go on now: a key of `TROUBLES`

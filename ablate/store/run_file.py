@@ -1,0 +1,64 @@
+"""`run.yaml`: what a run is about, on which data, and by which versions; and what a run holds already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ablate.errors import InputError
+from ablate.store.files import Store
+from ablate.store.manifest import MANIFEST, step_of
+
+RUN_FILE = "run.yaml"
+
+
+def yaml_bytes(content: dict[str, Any]) -> bytes:
+    """Return the content of `run.yaml` as text."""
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # in C where there is one: 10 000 trials are megabytes
+    text: str = yaml.dump(content, Dumper=dumper, sort_keys=False, allow_unicode=True, width=120)
+    return text.encode()
+
+
+def published_snapshots(
+    store: Store, keys: Sequence[str], damaged: Callable[[str], None] = lambda path: None
+) -> set[tuple[str, int]]:
+    """Return (key, step) of every snapshot that exists whole, of the pre-trainings `keys`.
+
+    `damaged` is told the path of each that was whole once: it has a manifest which its files do not fit.
+    """
+    found = set()
+    present = set(store.list("pretrained"))
+    for key in keys:
+        if key not in present:
+            continue
+        for name in store.list(f"pretrained/{key}"):
+            step, path = step_of(name), f"pretrained/{key}/{name}"
+            if step is not None and store.manifest(path) is not None:
+                found.add((key, step))
+            elif step is not None and store.exists(f"{path}/{MANIFEST}"):
+                damaged(path)
+    return found
+
+
+def open_run(address: str | Path) -> Store:
+    """Return the store of a run, to be read.
+
+    Raises:
+        InputError: there is no run.
+    """
+    store = Store.open(address, writable=False)
+    if not store.exists(RUN_FILE):
+        raise InputError(f"{store.label}: there is no run here (no {RUN_FILE}); give the folder that --out named")
+    return store
+
+
+def read_run_file(store: Store) -> dict[str, Any]:
+    """Return the content of `run.yaml`; empty if the run is new."""
+    try:
+        content = yaml.load(store.read(RUN_FILE), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except FileNotFoundError:
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,196 @@
+"""The schemas of a run's tables, with a description of every column."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from ablate.space import METHODS, Spec, TrialSpec
+
+if typing.TYPE_CHECKING:
+    pass
+
+
+SCHEMA_VERSION = 2
+"""Raised when a column is added or changes; parts of older versions read with nulls in what they lack."""
+
+
+def _column(name: str, kind: Any, description: str, *, nullable: bool = True) -> Any:
+    return pa.field(name, kind, nullable=nullable, metadata={"description": description})
+
+
+def _arrow_type(annotation: Any) -> Any:
+    """Return the Arrow type of a spec field's annotation."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _arrow_type(args[0])
+    if origin in (typing.Union, types.UnionType):
+        kinds = {_arrow_type(arg) for arg in args if arg is not type(None)}
+        if len(kinds) == 1:
+            return kinds.pop()
+    elif origin is Literal and all(isinstance(arg, str) for arg in args):
+        return pa.string()
+    elif origin is tuple and len(args) == 2 and args[1] is Ellipsis:
+        inner = _arrow_type(args[0])
+        return pa.list_(pa.int32() if inner == pa.int64() else inner)
+    elif annotation in (bool, int, float, str):
+        return {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}[annotation]
+    raise TypeError(f"a spec field of type {annotation!r} has no column type; add one to _arrow_type")
+
+
+def _spec_fields(specs: Sequence[type[Spec]], prefix: str) -> list[Any]:
+    """Return one column for each field that any of `specs` has, nested ones flattened."""
+    columns: dict[str, Any] = {}
+    texts: dict[str, list[str]] = {}
+    for spec in specs:
+        for name, info in spec.model_fields.items():
+            full = prefix + name
+            if name == "pretrain" and spec is TrialSpec:
+                method = _column("pretrain_method", pa.string(), "initialisation, a key of METHODS")
+                nested = [method, *_spec_fields([row.spec for row in METHODS.values()], "pretrain_")]
+            elif isinstance(info.annotation, type) and issubclass(info.annotation, Spec):
+                nested = _spec_fields([info.annotation], f"{full}_")
+            elif name == "method":
+                continue
+            elif name == "shots":
+                nested = [
+                    _column("shots", pa.int32(), "annotated training images; null: all of them"),
+                    _column("shots_label", pa.string(), "annotated training images as text, or all"),
+                ]
+            else:
+                nested = [_column(full, _arrow_type(info.annotation), info.description or "")]
+            for column in nested:
+                known = columns.setdefault(column.name, column)
+                if known.type != column.type:
+                    raise TypeError(f"{column.name} is {known.type} in one spec and {column.type} in another")
+                text = column.metadata[b"description"].decode()
+                if text not in texts.setdefault(column.name, []):
+                    texts[column.name].append(text)
+    return [column.with_metadata({"description": "; ".join(texts[name])}) for name, column in columns.items()]
+
+
+SPEC_COLUMNS = _spec_fields([TrialSpec], "")
+_SDR = pa.list_(pa.struct([pa.field("threshold", pa.float64()), pa.field("rate", pa.float64())]))
+TIME = pa.timestamp("us", tz="UTC")
+
+
+def _schema(table: str, columns: Iterable[Any]) -> Any:
+    return pa.schema(list(columns), metadata={"ablate_table": table, "ablate_schema_version": str(SCHEMA_VERSION)})
+
+
+TABLES: dict[str, Any] = {
+    "trials": _schema(
+        "trials",
+        [
+            _column("trial_id", pa.string(), "12 hex digits that name the trial", nullable=False),
+            _column(
+                "pretrain_key", pa.string(), "12 hex digits that name the pre-training; null for scratch and imagenet"
+            ),
+            *SPEC_COLUMNS,
+            _column("status", pa.string(), "finished or failed", nullable=False),
+            _column("error", pa.string(), "what failed, in one line; null if finished"),
+            _column("unit", pa.string(), "unit of mre and of the SDR thresholds: mm or px"),
+            _column("mre", pa.float64(), "mean radial error over all annotated landmarks of all test images"),
+            _column("mre_median", pa.float64(), "median of the radial errors"),
+            _column("mre_std", pa.float64(), "standard deviation of the radial errors"),
+            _column("sdr", _SDR, "success detection rates: share (0 to 1) of errors of at most the threshold"),
+            _column("paper_mre", pa.float64(), "mre by the paper's protocol; null for a user's own data"),
+            _column("paper_sdr", _SDR, "sdr by the paper's protocol; null for a user's own data"),
+            _column("val_loss", pa.float64(), "validation loss of the evaluated weights"),
+            _column("val_mre", pa.float64(), "mean radial error of these weights on the validation images, in unit"),
+            _column("best_epoch", pa.int64(), "epoch of the evaluated weights, from 1"),
+            _column("epochs", pa.int64(), "epochs that were run"),
+            _column("pretrain_seconds", pa.float64(), "wall time of the pre-training up to the snapshot used"),
+            _column("pretrain_shared", pa.bool_(), "was the snapshot made for, or by, another trial as well"),
+            _column("finetune_seconds", pa.float64(), "wall time of fine-tuning"),
+            _column("evaluate_seconds", pa.float64(), "wall time of the evaluation on the test images"),
+            _column("parameters", pa.int64(), "trainable parameters of the fine-tuned network"),
+            _column("peak_memory_bytes", pa.int64(), "most memory held: of the GPU, or of the process on a CPU"),
+            _column("device", pa.string(), "what computed: cpu, or the GPU's name"),
+            _column("node", pa.string(), "host name of the machine"),
+            _column("started_at", TIME, "start of the trial, UTC"),
+            _column("finished_at", TIME, "end of the trial, UTC"),
+            _column("ablate_version", pa.string(), "version of ablate"),
+            _column("torch_version", pa.string(), "version of PyTorch"),
+            _column("git_revision", pa.string(), "git revision of the checkout; null outside one"),
+        ],
+    ),
+    "errors": _schema(
+        "errors",
+        [
+            _column("trial_id", pa.string(), "the trial", nullable=False),
+            _column("image", pa.string(), "file name of the test image", nullable=False),
+            _column("landmark", pa.int16(), "number of the landmark, from 0", nullable=False),
+            _column("x_true", pa.float64(), "annotated x in pixels of the original file"),
+            _column("y_true", pa.float64(), "annotated y in pixels of the original file"),
+            _column("x_pred", pa.float64(), "predicted x in pixels of the original file"),
+            _column("y_pred", pa.float64(), "predicted y in pixels of the original file"),
+            _column("error", pa.float64(), "radial error in the trial's unit"),
+            _column("error_paper", pa.float64(), "radial error by the paper's protocol; null for a user's own data"),
+        ],
+    ),
+    "curves": _schema(
+        "curves",
+        [
+            _column("trial_id", pa.string(), "the trial that was fine-tuned, or null"),
+            _column("pretrain_key", pa.string(), "the pre-training, or null"),
+            _column("phase", pa.string(), "pretrain or finetune", nullable=False),
+            _column("step", pa.int64(), "optimizer steps done", nullable=False),
+            _column("epoch", pa.int64(), "epochs done; null where there are none"),
+            _column("metric", pa.string(), "what was measured: loss, val_loss, lr, ...", nullable=False),
+            _column("value", pa.float64(), "the metric's value"),
+            _column("seconds", pa.float64(), "wall time spent in the phase so far"),
+        ],
+    ),
+    "stages": _schema(
+        "stages",
+        [
+            _column("kind", pa.string(), "pretrain, finetune or trial (a whole trial in one process)", nullable=False),
+            _column("pretrain_key", pa.string(), "the pre-training that was made, or started from"),
+            _column("trial_id", pa.string(), "the trial; null for a pre-training"),
+            _column("from_step", pa.int64(), "step at which the attempt began"),
+            _column("to_step", pa.int64(), "step that the attempt reached"),
+            _column("seconds", pa.float64(), "wall time of the attempt"),
+            _column("gpus", pa.float64(), "GPUs held by the attempt; fractions are shares of one"),
+            _column("images_per_second", pa.float64(), "training images processed in a second"),
+            _column("peak_memory_bytes", pa.int64(), "most memory held: of the GPU, or of the process on a CPU"),
+            _column("node", pa.string(), "host name of the machine"),
+            _column("device", pa.string(), "what computed: cpu, or the GPU's name"),
+            _column("outcome", pa.string(), "how the attempt ended", nullable=False),
+        ],
+    ),
+}
+"""The schema of every table; each column's metadata holds its `description`."""
+
+KEYS: dict[str, tuple[str, ...]] = {
+    "trials": ("trial_id",),
+    "errors": ("trial_id", "image", "landmark"),
+    "curves": ("trial_id", "pretrain_key", "phase", "step", "epoch", "metric"),
+    "stages": ("kind", "pretrain_key", "trial_id", "from_step", "to_step", "outcome"),
+}
+"""The columns that tell a table's rows apart (stages: as far as two runs can be compared)."""
+
+VOLATILE = frozenset(
+    {
+        "pretrain_seconds",
+        "finetune_seconds",
+        "evaluate_seconds",
+        "seconds",
+        "images_per_second",
+        "started_at",
+        "finished_at",
+        "node",
+        "peak_memory_bytes",
+        "pretrain_shared",
+    }
+)
+"""Columns in which two runs of one spec may differ: times, rates, node, memory, who shared a pre-training."""
+
+
+def blank(table: str) -> dict[str, object]:
+    """Return a row of `table` in which every column is null, to be filled in."""
+    return dict.fromkeys(TABLES[table].names)

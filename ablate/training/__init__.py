@@ -1,0 +1,37 @@
+"""What pre-training and fine-tuning have in common: progress, randomness, resumable states."""
+
+from ablate.training.progress import (
+    Checkpoint,
+    CurvePoint,
+    Diverged,
+    Interrupted,
+    Progress,
+    Report,
+    Stopwatch,
+    curve_of,
+    curve_state,
+    silent,
+)
+from ablate.training.randomness import global_seed, micro_batches, seed_of, seeded, stream_order
+from ablate.training.state import State, pack, unpack
+
+__all__ = [
+    "Checkpoint",
+    "CurvePoint",
+    "Diverged",
+    "Interrupted",
+    "Progress",
+    "Report",
+    "State",
+    "Stopwatch",
+    "curve_of",
+    "curve_state",
+    "global_seed",
+    "micro_batches",
+    "pack",
+    "seed_of",
+    "seeded",
+    "silent",
+    "stream_order",
+    "unpack",
+]
