@@ -1,14 +1,14 @@
-"""What does a notebook need? Search spaces, plans, runs and results as Python functions."""
+"""Python functions for notebooks: search spaces, plans, runs and their results."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablate import tables
+from ablate.datasets import absolute_data_folder
 from ablate.running.driver import Options, RunResult, run_grid
 from ablate.space import Grid, Plan, find_grid, plan_of
 from ablate.space import load_grid as _load_grid
@@ -60,9 +60,7 @@ def run(grid: Grid, out: str | Path | None = None, data: str | Path | None = Non
     """
     from rich.console import Console
 
-    from ablate.store.addresses import absolute
-
-    folder = absolute(data or os.environ.get("ABLATE_DATA") or "data")
+    folder = absolute_data_folder(data)
     settings = Options(out=str(out or f"runs/{grid.name}"), data_dir=folder, **options)
     return run_grid(grid, settings, Console(highlight=False))
 

@@ -1,4 +1,4 @@
-"""Where are the landmarks in new images, as a finished trial's network sees them?
+"""Landmarks in new images, predicted by the network of a finished trial.
 
 Shapes: N images, K landmarks, 2 = (x, y) in pixels of the image files.
 """
@@ -20,19 +20,29 @@ from ablate.errors import InputError, nearest
 from ablate.network.building import build_network
 from ablate.network.evaluation import predict
 from ablate.space import TrialSpec
-from ablate.stage.checkpoints import MODEL
 from ablate.store import Store
+from ablate.store.layout import MODEL, SPEC, trial_folder
 
 
 def predict_folder(run: Store, trial_id: str, images: Path, out: Path, *, overlays: bool) -> list[str]:
     """Predict the landmarks of an image, or of every image in a folder, and write them to `out`.
 
     `out` receives `predictions.csv` (image,x0,y0,x1,y1,... in pixels of the files, the layout of a data set's
-    `landmarks.csv`) and, with `overlays`, a PNG of each image with its numbered landmarks. Returns lines of text
-    that say what was written.
+    `landmarks.csv`) and, with `overlays`, a PNG of each image with its numbered landmarks.
+
+    Args:
+        run: the store of the trial's run.
+        trial_id: 12 hex digits, as in the run's table of trials.
+        images: an image file or a folder of them.
+        out: folder; made where it is missing.
+        overlays: whether to draw the landmarks into the images.
+
+    Returns:
+        Lines of text that say what was written.
 
     Raises:
-        InputError: the trial is unknown, not finished or was run without --keep-weights; an image is unreadable.
+        InputError: the trial is unknown, not finished or was run without --keep-weights; an image is unreadable; `out`
+            cannot be written.
     """
     spec, tensors = _load_trial(run, trial_id)
     paths = sorted(path for path in images.iterdir() if is_image(path)) if images.is_dir() else [images]
@@ -60,7 +70,7 @@ def _is_output_bias(name: str) -> bool:
 
 
 def _load_trial(run: Store, trial_id: str) -> tuple[TrialSpec, dict[str, torch.Tensor]]:
-    status = tables.finished_trials(run)
+    status = tables.trial_status(run)
     if status.get(trial_id) != "finished":
         finished = [name for name, state in status.items() if state == "finished"]
         raise InputError(
@@ -68,13 +78,13 @@ def _load_trial(run: Store, trial_id: str) -> tuple[TrialSpec, dict[str, torch.T
             f"{nearest(trial_id, finished)}; `ablate status` and `ablate plan --trials` list them"
         )
     try:
-        files = run.load(f"trials/{trial_id}")
+        files = run.load(trial_folder(trial_id))
     except FileNotFoundError as error:
         raise InputError(
             f"trial {trial_id} of {run.label} has no weights: run it with --keep-weights (in a new --out, or after "
             "deleting its row), then predict"
         ) from error
-    return TrialSpec.model_validate_json(files["spec.json"]), load_tensors(files[MODEL])
+    return TrialSpec.model_validate_json(files[SPEC]), load_tensors(files[MODEL])
 
 
 def _write_csv(path: Path, names: list[str], points_NK2: np.ndarray) -> None:
@@ -95,7 +105,7 @@ def _write_csv(path: Path, names: list[str], points_NK2: np.ndarray) -> None:
 
 
 def draw_overlay(image_HW: np.ndarray, points_K2: np.ndarray) -> Image.Image:
-    """Return a grey image (H, W) uint8 as RGB with numbered crosses at `points_K2` (x, y)."""
+    """Return a grey image (H, W) uint8 as RGB with numbered crosses at `points_K2`, (x, y) in its pixels."""
     picture = Image.fromarray(image_HW).convert("RGB")
     draw = ImageDraw.Draw(picture)
     arm = max(3, round(max(picture.size) / 150))

@@ -16,9 +16,10 @@ def one_line(said: object, most: int | None = None) -> str:
     return text if most is None or len(text) <= most else f"{text[:most]} ..."
 
 
-def counted(count: int, noun: str) -> str:
-    """Return `1 stage`, `2 stages`."""
-    return f"{count} {noun}" + ("" if count == 1 else "s")
+def counted(count: float, noun: str) -> str:
+    """Return `0 stages`, `0.25 GPU`, `1 stage`, `2 stages`."""
+    number = f"{count:g}" if isinstance(count, float) else str(count)
+    return f"{number} {noun}" + ("" if 0 < count <= 1 else "s")
 
 
 def duration(seconds: float) -> str:

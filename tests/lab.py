@@ -1,8 +1,7 @@
 """Several ssh hosts on this machine, in network, process and mount namespaces of their own; needs root and Linux.
 
-The hosts 10.77.0.11, .12, ... and "the laptop" 10.77.0.1 share the file system but for the home of
-their user, /tmp/ray and /dev/shm.
-Nothing in the lab sees a process or a port outside it, and all of it ends with its first process.
+The hosts 10.77.0.11, .12, ... and "the laptop" 10.77.0.1 share the file system but for the home of their user, /tmp/ray
+and /dev/shm. Nothing in the lab sees a process or a port outside it, and all of it ends with its first process.
 """
 
 import contextlib
@@ -11,8 +10,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+
+from runs import wait_until
 
 HOME = str(Path.home())
 
@@ -75,7 +75,7 @@ Subsystem sftp internal-sftp
 
 
 def missing():
-    """Return why no lab can be had here; None if one can."""
+    """Return why no lab can be started here; None if one can."""
     if sys.platform != "linux" or os.getuid() != 0:
         return "needs Linux and root, for namespaces"
     path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
@@ -101,7 +101,7 @@ class Lab:
             ["unshare", *spaces, *command], stdin=subprocess.DEVNULL, start_new_session=True
         )
         try:
-            _wait(lambda: (self.folder / "ready").exists() or self.process.poll() is not None)
+            wait_until(lambda: (self.folder / "ready").exists() or self.process.poll() is not None)
             children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
             self.init = int(children.read_text().split()[0])
             for number in self.hosts:
@@ -186,11 +186,3 @@ class Lab:
         """Return the command lines of a host, but for ssh's and kernel's."""
         lines = self.on(number, "ps -wweo pid,args --no-headers").splitlines()
         return [line for line in lines if not any(word in line for word in ("sshd", "ps -wweo", "bash -c ps"))]
-
-
-def _wait(condition, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"did not happen within {seconds} s")
-        time.sleep(0.05)

@@ -18,7 +18,8 @@ from ablate import tables
 from ablate.running.driver import Options, closing_lines, run_grid
 from ablate.space import Grid
 from ablate.stage.settings import Settings
-from ablate.stage.trial import TrialFailed, data_in, run_trial
+from ablate.stage.task import data_in
+from ablate.stage.trial import TrialFailed, run_trial
 from ablate.store import Store
 
 DATA = data_in(None)
@@ -138,4 +139,4 @@ def workers_at_work(pid):
 
 def status_of(store):
     """Return the run's trials by id with their status; empty while there are none."""
-    return tables.finished_trials(store) if store.exists("tables/trials") else {}
+    return tables.trial_status(store) if store.exists("tables/trials") else {}

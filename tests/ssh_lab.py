@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from lab import Lab
+from runs import wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 CLI = "from ablate.cli import main; main()"
@@ -109,10 +110,8 @@ class SshLab(Lab):
 
     def wait_for_stages(self, out, seconds=300):
         """Wait until a run has saved something."""
-        deadline = time.monotonic() + seconds
         code = f"from ablate.store import Store; print(Store.open({out!r}, writable=False).list('tables/stages'))"
-        while self.python(code).strip() == "[]":
-            assert time.monotonic() < deadline, "no stage has begun"
+        wait_until(lambda: self.python(code).strip() != "[]", seconds)
 
     def start_proxy(self):
         """Start a proxy before the store on the laptop; return its port."""

@@ -30,7 +30,7 @@ def test_a_notebooks_way_from_a_grid_to_frames(tmp_path):
     )
     assert set(found.curves["phase"]) == {"pretrain", "finetune"}
     assert sorted(found.stages["kind"]) == ["finetune", "finetune", "pretrain"]
-    assert tables.finished_trials(Store.open(tmp_path / "run")).keys() == set(found.trials["trial_id"])
+    assert tables.trial_status(Store.open(tmp_path / "run")).keys() == set(found.trials["trial_id"])
 
 
 def test_what_is_not_there_is_refused(tmp_path):

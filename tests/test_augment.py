@@ -1,4 +1,4 @@
-"""Do image and points move together?"""
+"""Affine augmentation moves images and points together."""
 
 import math
 

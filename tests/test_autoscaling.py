@@ -9,9 +9,9 @@ import time
 import pytest
 from fake_cluster import FakeCluster
 from runs import CLI, driver, status_of, undisturbed, wait_until, write_grid
+from same_tables import compare
 from tiny import tiny_trial
 
-from ablate import tables
 from ablate.running.supervision import read_picture
 from ablate.store import Store
 
@@ -95,7 +95,7 @@ def test_a_run_from_no_node_asks_for_what_could_start_packs_shares_and_gives_nod
     assert [sample.nodes for sample in samples if sample.at < ended][-1] == 1
     assert samples[-1].nodes == 0
     assert status_of(store) == {trial.trial_id: "finished" for trial in trials}
-    assert tables.compare(store, undisturbed(tmp_path / "alone", list(trials))) == []
+    assert compare(store, undisturbed(tmp_path / "alone", list(trials))) == []
     assert "Traceback" not in text
 
 

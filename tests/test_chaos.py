@@ -12,6 +12,7 @@ import time
 import pytest
 from machines import Machines
 from runs import attempts, driver, spans, status_of, undisturbed, wait_until, write_grid
+from same_tables import compare, unreadable_parts
 from tiny import tiny_trial
 
 from ablate import tables
@@ -39,7 +40,7 @@ class Reader(threading.Thread):
     def run(self):
         while not self.over.wait(0.1):
             with contextlib.suppress(FileNotFoundError):  # a part was replaced between listing and reading
-                self.wrong += [f"{path}: {reason}" for path, reason in tables.unreadable_parts(self.store).items()]
+                self.wrong += [f"{path}: {reason}" for path, reason in unreadable_parts(self.store).items()]
                 if self.wrong:
                     return
                 names = tables.read_table(self.store, "trials", ["trial_id"])["trial_id"].to_pylist()
@@ -108,7 +109,7 @@ def test_random_kills_change_no_bit_of_the_tables(tmp_path):
     assert reader.wrong == []
     assert status_of(store) == {trial.trial_id: "finished" for trial in trials}
     assert len(tables.read_table(store, "trials")) == len(trials)
-    assert tables.compare(store, undisturbed(tmp_path / "alone", trials)) == []
+    assert compare(store, undisturbed(tmp_path / "alone", trials)) == []
     lost, redone = 0, 0
     for kind, names in (("pretrain", keys), ("finetune", {trial.trial_id for trial in trials})):
         for name in names:

@@ -1,5 +1,6 @@
 """The cluster files of three clouds, against Ray, the clouds' packaged models and servers that speak as they do."""
 
+import contextlib
 import copy
 import gzip
 import http.server
@@ -10,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.parse
 import urllib.request
 from importlib import resources
@@ -18,18 +18,19 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from runs import wait_until
 
 from ablate.errors import InputError
-from ablate.launch.cloud_access import (
+from ablate.launch.clouds.access import (
     access_steps,
     account_commands,
     prepare_access,
     verify_access,
     verify_down,
 )
-from ablate.launch.cloud_checks import ssh_ranges
-from ablate.launch.cloud_models import offline_check
-from ablate.launch.cloud_types import GOOGLE_CARDS, GPU_MACHINES, machine_of
+from ablate.launch.clouds.check import offline_check
+from ablate.launch.clouds.common import ssh_ranges
+from ablate.launch.clouds.machine_types import GOOGLE_CARDS, GPU_MACHINES, machine_of
 from ablate.launch.cluster_file import find_cluster, parse_cluster, shipped_clusters
 from ablate.launch.prices import fleet_of
 from ablate.schedule.fitting import Shape
@@ -118,9 +119,36 @@ def test_the_comments_name_every_kind_of_command_that_sets_an_account_up(cloud):
         assert verb.split(" ablate")[0].split(" my-project")[0] in file.text
 
 
+STEPS = {
+    "aws": [
+        "check the credentials for AWS, and that the instance profiles ablate-head, ablate-worker exist",
+        "make or check the security group ablate-aws: ssh from {}, all else within the group only",
+        "read the image's id from its parameter, the same for all machines",
+    ],
+    "gcp": [
+        "check the credentials for Google Cloud, and that the service accounts "
+        "ablate-head@my-project-1.iam.gserviceaccount.com, ablate-worker@my-project-1.iam.gserviceaccount.com exist",
+        "make or check the network ablate: ssh from {}, all else within the network only",
+        "read which image the family has now, the same for all machines",
+    ],
+    "azure": [
+        "check the login of the Azure CLI",
+        "make or check the resource group ablate and in it the virtual network ray-ablate-azure-ablate1-vnet",
+        "make or set the rules ablate-ablate-azure-ablate1-rules of its subnet: ssh from {}, all else within the "
+        "network only",
+        "read the latest version of the image, the same for all machines",
+    ],
+}
+
+
 @pytest.mark.parametrize("cloud", CLOUDS)
 def test_the_steps_tell_who_may_ssh(cloud):
-    assert any("ssh from 203.0.113.7/32" in step for step in access_steps(edited(cloud).document))
+    for given, told in (
+        ("203.0.113.7/32", "203.0.113.7/32"),
+        ("[203.0.113.7/32, 198.51.100.0/24]", "203.0.113.7/32, 198.51.100.0/24"),
+    ):
+        document = edited(cloud, ("ssh_from: 203.0.113.7/32", f"ssh_from: {given}")).document
+        assert access_steps(document) == [step.format(told) for step in STEPS[cloud]]
 
 
 # --- what is refused, with its line ---
@@ -184,7 +212,7 @@ WRONG = [
         "g4dn.2xlarge",
         "g4dn.xlarge",
         "resources: {CPU: 8",
-        "CPU: must be 4: the machine has 4 CPUs and 1 GPUs of type T4",
+        "CPU: must be 4: the machine has 4 CPUs and 1 GPU of type T4",
     ),
     ("aws", '8, GPU: 1, "accelerator_type:T4": 1', '8, GPU: 2, "accelerator_type:T4": 1', "GPU: 2", "GPU: must be 1"),
     (
@@ -423,7 +451,7 @@ def test_the_fields_of_azures_billing_profile_are_those_of_its_model():
     pytest.importorskip(CLIENTS["azure"], reason="needs the extra azure")
     from azure.mgmt.compute.models import BillingProfile
 
-    from ablate.launch.cloud_azure import BILLING
+    from ablate.launch.clouds.azure_check import BILLING
 
     assert {field["key"] for field in BillingProfile._attribute_map.values()} == set(BILLING)
 
@@ -511,7 +539,9 @@ def test_prices_and_limits_of_a_file_become_a_fleet():
     assert {worker.name: worker.price_per_hour for worker in fleet.workers} == {
         "t4-spot": 0.5, "l4-spot": 0.5, "a10g-spot": 0.5, "l40s-spot": 0.86,
     }  # fmt: skip
-    assert {worker.max_count for worker in fleet.workers} == {3}
+    assert {(worker.min_count, worker.max_count) for worker in fleet.workers} == {(0, 3)}
+    kept = fleet_of(edited("aws", ("min_workers: 0", "min_workers: 2")))
+    assert [worker.min_count for worker in kept.workers] == [2, 0, 0, 0]
     assert fleet.workers[3].shape == Shape(8, 1, frozenset({"L40S"}))
     assert (fleet.currency, fleet.interruptions_per_hour, fleet.queue_minutes) == ("USD", 0.2, 8.0)
     assert not fleet.is_guess
@@ -561,7 +591,8 @@ def test_machines_that_are_there_already_need_no_price_and_may_say_what_they_hav
     text = "cluster_name: lab\nprovider: {type: local, head_ip: 10.0.0.1, worker_ips: [10.0.0.2, 10.0.0.3]}\n"
     fleet = fleet_of(parse_cluster(Path("lab.yaml"), text))
     assert (fleet.is_guess, fleet.head) == (True, None)
-    assert [(worker.max_count, worker.price_per_hour, worker.spot) for worker in fleet.workers] == [(3, None, False)]
+    (machine,) = fleet.workers
+    assert (machine.min_count, machine.max_count, machine.price_per_hour, machine.spot) == (3, 3, None, False)
     told = text + "metadata: {machine: {cpus: 16, gpus: 2, accelerator_type: A100}}\n"
     fleet = fleet_of(parse_cluster(Path("lab.yaml"), told))
     assert (fleet.is_guess, fleet.workers[0].shape) == (False, Shape(16, 2, frozenset({"A100"})))
@@ -582,15 +613,13 @@ def ec2_server():
     code = f"from moto.server import main; main(['-H', '127.0.0.1', '-p', '{port}'])"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
-    end = time.monotonic() + 60
-    while True:
-        try:
-            urllib.request.urlopen(f"{address}/moto-api/", timeout=5).read()
-            break
-        except OSError:
-            assert process.poll() is None
-            assert time.monotonic() < end
-            time.sleep(0.2)
+
+    def answers():
+        assert process.poll() is None
+        with contextlib.suppress(OSError):
+            return urllib.request.urlopen(f"{address}/moto-api/", timeout=5).read()
+
+    wait_until(answers, 60, every=0.2)
     yield address
     process.terminate()
     process.wait(30)
@@ -906,7 +935,7 @@ def google_clients():
     from google.auth.credentials import AnonymousCredentials
     from googleapiclient.discovery import build
 
-    from ablate.launch.cloud_gcp import Google
+    from ablate.launch.clouds.gcp_access import Google
 
     server = Keeper(google_answer)
     given = {"credentials": AnonymousCredentials(), "cache_discovery": False}
@@ -928,7 +957,7 @@ GLOBAL = "/compute/v1/projects/my-project-1/global"
 
 
 def test_google_gets_a_network_of_its_own_with_two_rules_and_one_image(google_clients):
-    from ablate.launch.cloud_gcp import prepare_gcp, verify_gcp
+    from ablate.launch.clouds.gcp_access import prepare_gcp, verify_gcp
 
     server, clients = google_clients
     file = edited("gcp")
@@ -966,7 +995,7 @@ def google_machine(cluster, network):
 
 
 def test_a_network_of_google_that_lets_others_in_is_refused_and_seen(google_clients):
-    from ablate.launch.cloud_gcp import prepare_gcp, verify_gcp
+    from ablate.launch.clouds.gcp_access import prepare_gcp, verify_gcp
 
     server, clients = google_clients
     file = edited("gcp")
@@ -999,7 +1028,7 @@ def test_a_network_of_google_that_lets_others_in_is_refused_and_seen(google_clie
 
 
 def test_google_names_what_is_left_of_this_cluster_only(google_clients):
-    from ablate.launch.cloud_gcp import left_gcp
+    from ablate.launch.clouds.gcp_access import left_gcp
 
     server, clients = google_clients
     file = edited("gcp")
@@ -1009,7 +1038,7 @@ def test_google_names_what_is_left_of_this_cluster_only(google_clients):
 
 
 def test_a_service_account_that_is_not_there_is_refused_with_the_commands(google_clients):
-    from ablate.launch.cloud_gcp import prepare_gcp
+    from ablate.launch.clouds.gcp_access import prepare_gcp
 
     server, clients = google_clients
     del server.kept["/v1/projects/-/serviceAccounts/ablate-worker@my-project-1.iam.gserviceaccount.com"]
@@ -1022,7 +1051,7 @@ def test_a_service_account_that_is_not_there_is_refused_with_the_commands(google
 
 
 def test_a_project_of_google_that_is_not_there_is_not_created(google_clients):
-    from ablate.launch.cloud_gcp import prepare_gcp
+    from ablate.launch.clouds.gcp_access import prepare_gcp
 
     server, clients = google_clients
     del server.kept["/compute/v1/projects/my-project-1"]
@@ -1104,7 +1133,7 @@ def azure_clients():
     from azure.mgmt.network import NetworkManagementClient
     from azure.mgmt.resource import ResourceManagementClient
 
-    from ablate.launch.cloud_azure import Azure
+    from ablate.launch.clouds.azure_access import Azure
 
     server = Keeper(azure_answer)
     given = {"base_url": server.address, "authentication_policy": SansIOHTTPPolicy(), "retry_total": 0}
@@ -1140,7 +1169,7 @@ def deployed_subnet(server):
 
 
 def test_azures_subnet_gets_closed_rules_that_rays_own_deployment_keeps(azure_clients, monkeypatch):
-    from ablate.launch.cloud_azure import prepare_azure, verify_azure
+    from ablate.launch.clouds.azure_access import prepare_azure, verify_azure
 
     server, clients = azure_clients
     file = edited("azure")
@@ -1170,7 +1199,7 @@ def test_azures_subnet_gets_closed_rules_that_rays_own_deployment_keeps(azure_cl
 def test_without_the_launchs_own_rules_ray_opens_azures_ssh_to_the_world_and_it_is_closed_again(
     azure_clients, monkeypatch
 ):
-    from ablate.launch.cloud_azure import prepare_azure, verify_azure
+    from ablate.launch.clouds.azure_access import prepare_azure, verify_azure
 
     server, clients = azure_clients
     file = edited("azure")
@@ -1193,7 +1222,7 @@ def test_without_the_launchs_own_rules_ray_opens_azures_ssh_to_the_world_and_it_
 
 
 def test_two_clusters_of_azure_may_not_share_a_unique_id(azure_clients):
-    from ablate.launch.cloud_azure import prepare_azure
+    from ablate.launch.clouds.azure_access import prepare_azure
 
     server, clients = azure_clients
     other = f"{NETWORK}/virtualNetworks/ray-other-ablate1-vnet"
@@ -1204,7 +1233,7 @@ def test_two_clusters_of_azure_may_not_share_a_unique_id(azure_clients):
 
 
 def test_azure_names_machines_disks_cards_and_addresses_that_are_left(azure_clients):
-    from ablate.launch.cloud_azure import left_azure
+    from ablate.launch.clouds.azure_access import left_azure
 
     server, clients = azure_clients
     file = edited("azure")

@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 import boto3
 import pytest
 from PIL import Image
+from runs import wait_until
 from test_datasets import write_public
 from test_datasets_folder import write
 
@@ -230,13 +231,6 @@ def fetched(cache: Path, name: str = "mine") -> Path:
     return folder / name
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 # --- once for each node -----------------------------------------------------------------------------
 
 
@@ -276,17 +270,17 @@ def test_when_the_process_that_fetches_is_killed_the_next_goes_on_with_the_rest(
     first = start("load", "mine", shelf.address)
     assert line(first) == "ready"
     go(first)
-    wait_for(lambda: len(list((tmp_path / "cache").glob("fetched/*.partial/mine/**/*.*"))) == 13)
+    wait_until(lambda: len(list((tmp_path / "cache").glob("fetched/*.partial/mine/**/*.*"))) == 13)
     second = start("load", "mine", shelf.address)
     assert line(second) == "ready"
     lists = shelf.gateway.lists
     go(second)
-    wait_for(lambda: shelf.gateway.lists == lists + 2)  # it has listed, and waits for the first
+    wait_until(lambda: shelf.gateway.lists == lists + 2)  # it has listed, and waits for the first
     time.sleep(0.3)
     assert second.poll() is None
     first.kill()
     first.communicate()
-    wait_for(lambda: shelf.gateway.gets[held] == 2)
+    wait_until(lambda: shelf.gateway.gets[held] == 2)
     shelf.gateway.held[held].set()
     assert json.loads(finish(second))[0] == dataset_fingerprint("mine", mine)
     counts = {path: count for path, count in shelf.gateway.gets.items() if path}
@@ -536,7 +530,7 @@ def test_what_is_wrong_in_the_data_is_told_at_its_address(shelf: Shelf, mine: Pa
     (error,) = check_dataset("mine", shelf.address).errors
     assert error.startswith(f"{shelf.label}/mine/images/02.png: must be a complete image file")
     (warning,) = require_dataset("mine", shelf.address).warnings
-    assert warning.startswith(f"{shelf.label}/mine/images: 1 files are no images")
+    assert warning.startswith(f"{shelf.label}/mine/images: 1 files are not images")
     with pytest.raises(InputError, match=f"^{shelf.label}/mine/images/02.png: must be a complete image file"):
         load_dataset("mine", shelf.address, 32)
     (mine / "mine" / "dataset.yaml").write_text("unit: cm\n")
@@ -609,20 +603,18 @@ def test_missing_credentials_are_one_message(refuses_unsigned: bool, shelf: Shel
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     environment |= {"AWS_EC2_METADATA_DISABLED": "true", "HOME": str(tmp_path)}
     code = (
-        "import sys; from ablate.datasets import require_dataset; from ablate.space import InputError\n"
+        "import sys; from ablate.datasets import require_dataset; from ablate.errors import InputError\n"
         "try: require_dataset('mine', sys.argv[1])\n"
         "except InputError as error: print(error)"
     )
-    began = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", code, shelf.address], env=environment, capture_output=True, text=True, timeout=100
+        [sys.executable, "-c", code, shelf.address], env=environment, capture_output=True, text=True, timeout=60
     )
     assert done.stdout.startswith(f"{shelf.label}: cannot be used as a folder of data: ")
     assert ("ACCESS_DENIED" if refuses_unsigned else "no credentials") in done.stdout
     assert done.stdout.count("\n") == 1
     assert "credentials in the environment" in done.stdout
     assert done.stderr == ""
-    assert time.monotonic() - began < 30
 
 
 def test_a_store_that_does_not_answer_for_a_while_is_asked_again_and_that_is_said_once(

@@ -1,13 +1,17 @@
 """A user's own folder: what it may hold, and how each mistake is named."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import tiny_trial
 
+from ablate.api import run
 from ablate.datasets import load_dataset, read_records, require_dataset
 from ablate.errors import InputError
+from ablate.space import Grid
 
 SOUND_TABLE = """image,x0,y0,x1,y1
 a.png,3,4,0,0
@@ -109,14 +113,14 @@ PX = "unit: px\nsplits: {train: 2, val: 1}\n"
         ("", r"dataset.yaml: must be a mapping"),
         ("unit: [", r"dataset.yaml:\d+: not valid YAML"),
         ("splits: {train: 2, val: 1}\n", r"dataset.yaml: unit: unit is required: mm or px"),
-        ("unit: cm\n", r"dataset.yaml:1: unit: must be mm or px; got 'cm'"),
-        ("unit: mmm\n", r"unit: must be mm or px; got 'mmm' \(did you mean 'mm'\?\)"),
+        ("unit: cm\n", r"dataset.yaml:1: unit: unit must be one of mm, px; got 'cm'"),
+        ("unit: mmm\n", r"unit must be one of mm, px; got 'mmm' \(did you mean 'mm'\?\)"),
         (PX + "px_fram: [1, 2]\n", r"dataset.yaml:3: px_fram: unknown key 'px_fram'; known: .*did you mean 'px_frame'"),
         (PX + "splits: {train: 1}\n", r"dataset.yaml:3: .*'splits' twice"),
         ("unit: px\nsplits: {train: 2}\n", r"dataset.yaml:2: splits.val: splits.val is required"),
         ("unit: px\nsplits: {train: 2, vall: 1}\n", r"splits.val: splits.val is required|unknown key 'vall'"),
-        ("unit: px\nsplits: {train: two, val: 1}\n", r"yaml:2: splits.train: must be a valid integer; got 'two'"),
-        ("unit: px\nsplits: {train: 0, val: 1}\n", r"splits.train: must be greater than or equal to 1; got 0"),
+        ("unit: px\nsplits: {train: two, val: 1}\n", r"yaml:2: splits.train: train must be a whole number; got 'two'"),
+        ("unit: px\nsplits: {train: 0, val: 1}\n", r"splits.train: train must be at least 1; got 0"),
         ("unit: px\nsplits: {train: 3, val: 1}\n", r"need at least 5 labelled images; found 4; change splits in"),
         ("unit: px\nsplits: {train: 2, val: 1, test: 2}\n", r"need exactly 5 labelled images; found 4"),
         ("unit: px\nsplits: {train: 1, val: 1, test: 1}\n", r"need exactly 3 labelled images; found 4"),
@@ -129,12 +133,12 @@ PX = "unit: px\nsplits: {train: 2, val: 1}\n"
         ("unit: mm\nmm_per_pixel: 1\nfilm_mm: [1, 2]\n" + PX[9:], r"got mm_per_pixel and film_mm"),
         ("unit: px\nmm_per_pixel: 1\n" + PX[9:], r"dataset.yaml:2: mm_per_pixel: mm_per_pixel needs unit mm"),
         ("unit: mm\nmm_per_pixel: 1\npx_frame: [1, 2]\n" + PX[9:], r"dataset.yaml:3: px_frame: px_frame needs unit px"),
-        ("unit: mm\nmm_per_pixel: 0\n" + PX[9:], r"mm_per_pixel: must be greater than 0; got 0"),
-        ("unit: mm\nmm_per_pixel: yes\n" + PX[9:], r"mm_per_pixel: must be a valid number; got True"),
-        ("unit: mm\nfilm_mm: [1]\n" + PX[9:], r"film_mm"),
-        ("unit: mm\nfilm_mm: 3\n" + PX[9:], r"film_mm: must be a valid tuple; got 3|film_mm: must be a list"),
+        ("unit: mm\nmm_per_pixel: 0\n" + PX[9:], r"mm_per_pixel: mm_per_pixel must be above 0; got 0"),
+        ("unit: mm\nmm_per_pixel: yes\n" + PX[9:], r"mm_per_pixel must be a number; got True"),
+        ("unit: mm\nfilm_mm: [1]\n" + PX[9:], r"film_mm\[1\] is required"),
+        ("unit: mm\nfilm_mm: 3\n" + PX[9:], r"film_mm: film_mm must be a list; got 3"),
         (PX + "sdr_thresholds: [3, 2]\n", r"dataset.yaml:3: sdr_thresholds: .*must be ascending; got \[3.0, 2.0\]"),
-        (PX + "sdr_thresholds: []\n", r"sdr_thresholds"),
+        (PX + "sdr_thresholds: []\n", r"sdr_thresholds must have at least 1 item; got \[\]"),
         (PX + "name: other\n", r"dataset.yaml:3: name: must be the folder's name 'mine'; got 'other'"),
         (
             "unit: mm\nreference: {landmarks: [0, 2], mm: 5}\n" + PX[9:],
@@ -240,4 +244,61 @@ def test_other_files_beside_the_images_are_left_out_with_a_warning(tmp_path: Pat
     (folder / "images" / ".DS_Store").write_text("x")
     warnings = require_dataset("mine", tmp_path).warnings
     assert len(warnings) == 1
-    assert "1 files are no images and are left out, for example Thumbs.db" in warnings[0]
+    assert "1 files are not images and are left out, for example Thumbs.db" in warnings[0]
+
+
+# --- which folder -----------------------------------------------------------------------------------
+
+SPELLINGS = [
+    (None, None, "data"),
+    (None, "", "data"),
+    ("", None, "data"),
+    ("", "", "data"),
+    ("", "~/sets", "sets"),
+    (None, "~/sets", "sets"),
+    (None, "sets", "sets"),
+    ("~/sets", None, "sets"),
+    ("sets", "", "sets"),
+    ("{tmp}/sets", "~/data", "sets"),
+    ("file://{tmp}/sets", None, "sets"),
+]
+"""What `--data` and `ABLATE_DATA` say, and the folder that is meant, below the home and working folder `{tmp}`."""
+
+
+@pytest.mark.parametrize(("given", "variable", "meant"), SPELLINGS)
+def test_every_way_to_name_the_data_folder_means_the_same_to_functions_commands_and_runs(
+    given: str | None,
+    variable: str | None,
+    meant: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ablate: Callable[..., tuple[int | str, str, str]],
+) -> None:
+    for place in ("data", "sets"):
+        write(tmp_path / place)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("ABLATE_DATA", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("ABLATE_DATA", variable)
+    given = None if given is None else given.format(tmp=tmp_path)
+    expected = tmp_path / meant
+
+    assert Path(str(require_dataset("mine", given).folder)).absolute() == expected / "mine"
+    code, out, err = ablate("data", "check", "mine", *(() if given is None else ("--data", given)))
+    assert (code, err) == (0, "")
+    assert f"mine ({expected}/mine)" in out
+    trial = tiny_trial(dataset="absent")
+    with pytest.raises(InputError, match=rf"in {expected} \(found: mine\); got 'absent'"):
+        run(Grid("tiny", "", (trial,), {}), out=tmp_path / "run", data=given)
+
+
+@pytest.mark.parametrize("given", ["s3:/bucket/data", Path("s3://bucket/data")])
+def test_an_address_that_lost_a_slash_is_refused_by_commands_and_runs_too(
+    given: Path | str, tmp_path: Path, ablate: Callable[..., tuple[int | str, str, str]]
+) -> None:
+    rule = "--data must be a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX; got 's3:/bucket/data'"
+    code, _, err = ablate("data", "check", "mine", "--data", given)
+    assert (code, err) == (2, f"ablate: {rule}\n")
+    with pytest.raises(InputError, match=rule):
+        run(Grid("tiny", "", (tiny_trial(),), {}), out=tmp_path / "run", data=given)

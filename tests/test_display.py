@@ -1,4 +1,4 @@
-"""What a person sees of a run: what is at work, and what waits for what."""
+"""The display of a run: what is at work, and what waits for what."""
 
 import io
 import json
@@ -34,7 +34,7 @@ class Shown:
         self.screen = io.StringIO()
         self.policy = Policy(plan_of([*shared, *alone]), default_costs())
         console = Console(file=self.screen, width=300)
-        self.display = Display(console, self.policy, already=0, also=lambda *ended: None, wait=lambda stage: wait)
+        self.display = Display(console, self.policy, already=0, wait=lambda stage: wait)
         self.pretraining = Stage("pretrain", shared[0].pretrain_key)
         self.first, self.second = (Stage("finetune", trial.trial_id) for trial in alone)
 

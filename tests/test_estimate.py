@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from ablate.errors import InputError
 from ablate.launch.backend import Fleet, MachineType
-from ablate.launch.clock import Terms, play
-from ablate.launch.estimate import INTERRUPTIONS_PER_HOUR, Spread, estimate
-from ablate.launch.estimate_words import estimate_lines
+from ablate.launch.estimate.clock import Terms, play
+from ablate.launch.estimate.estimation import INTERRUPTIONS_PER_HOUR, Spread, estimate
+from ablate.launch.estimate.words import estimate_lines
 from ablate.schedule.costs import default_costs
 from ablate.schedule.fitting import NodeType, Request, Shape
+from ablate.schedule.forecast import lower_bounds
 from ablate.schedule.policy import Costs, Policy, Stage
-from ablate.schedule.simulate import UNIT, Machine, lower_bounds, simulate
+from ablate.schedule.simulate import UNIT, Machine, simulate
 from ablate.space import TrialSpec, find_grid, load_grid, plan_of, shipped_grids
 
 MINUTES = Costs(pretrain_step=lambda pretraining: 60.0, finetune=lambda spec: 60.0 * spec.shots)
@@ -165,15 +166,8 @@ def test_all_types_together_may_have_a_limit():
     for limit, names in most.items():
         course = course_of(trials, kinds, gpus_finetune=1, max_machines=limit)
         assert sorted(stay.kind.name for stay in course.stays) == names
-    found = estimate(
-        plan_of(trials),
-        Fleet(tuple(kinds)),
-        {"gpus_per_finetune": 1.0},
-        lambda *gpus: MINUTES,
-        max_machines=1,
-        standing={},
-    )
-    assert found.calm.makespan_s == 30 * 60
+    fleet = Fleet(tuple(kinds), queue_minutes=5, max_workers=1)
+    assert estimate_of(trials, fleet, gpus_per_finetune=1.0).calm.makespan_s == 35 * 60
 
 
 def test_only_machines_with_the_accelerator_that_is_asked_for_come():
@@ -457,15 +451,6 @@ def test_the_more_work_the_fewer_runs_are_simulated():
 # --- options and fleets
 
 
-def test_finished_trials_take_nothing():
-    four, six = trial(shots=4), trial("scratch", shots=6)
-    fleet = Fleet((ON_DEMAND,), queue_minutes=5)
-    rest = estimate(plan_of([four, six]), fleet, {}, lambda *gpus: MINUTES, done=[four.trial_id])
-    assert rest.calm == estimate_of([six], fleet).calm
-    none = estimate(plan_of([four]), fleet, {}, lambda *gpus: MINUTES, done=[four.trial_id])
-    assert (none.calm.makespan_s, none.calm.hours, none.calm.cost) == (0.0, 0.0, 0.0)
-
-
 def test_the_costs_are_asked_for_at_the_shares_that_stages_hold():
     asked = []
 
@@ -510,11 +495,12 @@ def test_what_no_machine_can_give_is_refused_before_anything_is_paid_for(workers
 
 
 def test_a_guess_refuses_nothing_and_says_that_it_is_one():
-    fleet = Fleet((MachineType("node", Shape(1), 2),), is_guess=True)
+    fleet = Fleet((MachineType("node", Shape(1), 2, min_count=2),), is_guess=True)
     asked = {"gpus_per_pretrain": 2, "cpus_per_stage": 16, "accelerator_type": "H100"}
     found = estimate_of([trial()], fleet, **asked)
     assert found.workers[0].shape == Shape(16, 2, frozenset({"H100"}))
-    assert "are a guess" in found.notes[-1]
+    guess = "the CPUs and GPUs of the machines are not written in the file, and are a guess; so are the times"
+    assert found.notes[-1] == guess
     assert estimate_of([trial()], fleet).workers == fleet.workers
 
 
@@ -549,21 +535,13 @@ def test_a_cost_with_a_price_that_nobody_knows_is_not_known():
     assert estimate_of(trials, unused).calm.cost is not None
 
 
-def test_the_cost_on_demand_is_told_where_its_prices_are_known():
-    plan, fleet = plan_of([trial(shots=4), trial(shots=6)]), Fleet((SPOT,), HEAD, queue_minutes=5)
-    known, other = (
-        estimate(plan, fleet, {}, lambda *gpus: MINUTES, on_demand_prices=prices)
-        for prices in ({"l4-spot": 12.0}, {"other": 1.0})
-    )
-    assert known.on_demand_cost == pytest.approx(21 / 60 * 12.0 + 26 / 60 * 0.6)
-    assert other.on_demand_cost is None
-    both = Fleet((replace(SPOT, max_count=1), OTHER), queue_minutes=5)
-    pair = plan_of([trial("scratch", shots=4), trial("scratch", shots=4, seed=1)])
-    options = {"gpus_per_finetune": 1.0}
-    mixed = estimate(pair, both, options, lambda *gpus: MINUTES, on_demand_prices={"l4-spot": 12.0, "l40s": 99.0})
-    assert mixed.on_demand_cost == pytest.approx(9 / 60 * (12.0 + 9.0))
-    firm = Fleet((ON_DEMAND,), HEAD, queue_minutes=5)
-    assert estimate(plan, firm, {}, lambda *gpus: MINUTES, on_demand_prices={"l4": 9.0}).on_demand_cost is None
+def test_machines_that_the_file_keeps_up_cost_from_the_first_minute_to_the_last():
+    fleet = Fleet((replace(ON_DEMAND, max_count=2, min_count=1), replace(OTHER, min_count=1)), queue_minutes=5)
+    for options in ({}, {"accelerator_type": "L4"}):  # also one that no stage may use
+        calm = estimate_of([trial("scratch", shots=20)], fleet, **options).calm
+        assert calm.makespan_s == 25 * 60  # they come up with the launch
+        assert calm.machine_hours == {"l4": pytest.approx(25 / 60), "l40s": pytest.approx(25 / 60)}
+        assert calm.cost == pytest.approx(25 / 60 * (6.0 + 9.0))
 
 
 @pytest.mark.parametrize(
@@ -596,46 +574,61 @@ def test_default_times_on_slow_gpus_are_said_to_be_too_short():
 
 
 def test_the_lines_of_a_cloud_are_aligned_and_complete():
-    fleet = Fleet((SPOT,), HEAD, queue_minutes=5, interruptions_per_hour=0.0001)
+    prices = "a price list, 2025-11-03"
+    fleet = Fleet((SPOT,), HEAD, queue_minutes=5, interruptions_per_hour=0.0001, prices_from=prices)
     found = estimate(
         plan_of([trial(steps=50, shots=4), trial(steps=50, shots=6)]),
         fleet,
         {"cpus_per_stage": 2},
         lambda *gpus: MINUTES,
         source="measured in runs/earlier",
-        prices="a price list, 2025-11-03",
-        on_demand_prices={"l4-spot": 12.0},
     )
     assert estimate_lines(found) == [
         "  machines       head small (on demand, 2 CPU), up to 8 x l4-spot (spot, 8 CPU, 1 GPU L4)",
         "  each stage     1 GPU and 2 CPUs to pre-train, 0.25 GPU and 2 CPUs to fine-tune",
         "                                time   GPU-hours       cost",
         "  without interruptions   1 h 06 min        1.02   6.76 USD",
-        "  with, median            1 h 06 min        1.02   6.76 USD",
+        "  with them, median       1 h 06 min        1.02   6.76 USD",
         "    5 % are below         1 h 06 min        1.02   6.76 USD",
         "    5 % are above         1 h 06 min        1.02   6.76 USD",
         "  interruptions  0.0001 an hour of each spot machine, one in 10000 h 00 min (as the file gives it); "
         "200 simulated runs",
         "  times          measured in runs/earlier",
         "  prices         a price list, 2025-11-03; disks, traffic and the store are not counted",
-        "  on demand      12.86 USD without interruptions, if no worker were a spot machine",
     ]
 
 
 def test_the_lines_of_machines_without_prices_tell_time_and_hours_only():
-    found = estimate(plan_of([trial("scratch", shots=30)]), Fleet((MachineType("pc", Shape(4), 2),)), {})
-    lines = estimate_lines(found)
-    assert lines[:3] == [
+    fleet = Fleet((MachineType("pc", Shape(4), 2, min_count=2),))
+    assert estimate_lines(estimate_of([trial("scratch", shots=30)], fleet)) == [
         "  machines       2 x pc (4 CPU)",
         "  each stage     1 CPU to pre-train, 1 CPU to fine-tune",
-        lines[2],
+        "                            time   machine-hours",
+        "  without interruptions   30 min            1.00",
+        "  times          by hand",
     ]
-    assert lines[2].split() == ["time", "machine-hours"]
-    assert lines[4] == (
+
+
+def test_the_default_times_are_said_to_be_estimates():
+    (*_, times) = estimate_lines(
+        estimate(plan_of([trial()]), Fleet((MachineType("pc", Shape(4), 2, min_count=2),)), {})
+    )
+    assert times == (
         "  times          estimated for one CPU core, right within a factor of a few; --costs RUN takes them from an "
         "earlier run"
     )
-    assert len(lines) == 5
+
+
+def test_a_time_to_come_that_nobody_tells_is_noted_and_a_head_without_stages_is_one_for_the_driver():
+    fleet = Fleet((MachineType("gpu", L4, 8),), MachineType("head", Shape(0), 1))
+    assert estimate_lines(estimate_of([trial("scratch", shots=30)], fleet)) == [
+        "  machines       head (for the driver only), up to 8 x gpu (8 CPU, 1 GPU L4)",
+        "  each stage     1 GPU and 1 CPU to pre-train, 0.25 GPU and 1 CPU to fine-tune",
+        "                            time   GPU-hours",
+        "  without interruptions   30 min        0.50",
+        "  times          by hand",
+        "  note: how long a machine takes to come up is not known: it counts as up as soon as a stage waits for it",
+    ]
 
 
 def test_the_lines_say_what_is_assumed_in_plain_ascii():
@@ -649,5 +642,5 @@ def test_the_lines_say_what_is_assumed_in_plain_ascii():
 
 
 def test_estimating_needs_no_torch_and_no_ray():
-    code = "import sys, ablate.launch.estimate_words; sys.exit(bool({'torch', 'ray'} & set(sys.modules)))"
+    code = "import sys, ablate.launch.estimate.words; sys.exit(bool({'torch', 'ray'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""Does the fine-tuning loop learn, count and go on exactly as it says?"""
+"""Fine-tuning: it learns, counts and goes on exactly as it says."""
 
 import dataclasses
 import functools
@@ -21,7 +21,8 @@ from ablate.finetune import (
     learning_rate,
     select_shots,
 )
-from ablate.network.building import Network, build_network
+from ablate.network.base import Network
+from ablate.network.building import build_network
 from ablate.network.evaluation import evaluate, images_that_count, predict
 from ablate.network.heatmaps import to_file, to_network
 from ablate.network.metrics import physical_errors
@@ -378,6 +379,16 @@ def test_progress_counts_epochs_and_names_what_it_measured() -> None:
     assert [progress.step for progress in seen] == [0, 1, 1, 2, 2, 3]
     assert {progress.total for progress in seen} == {3}
     assert seen[1].metrics.keys() == {"loss", "val_loss", "val_mre", "lr"}
+
+
+def test_progress_counts_optimizer_steps_also_where_it_goes_on() -> None:
+    seen: list[Progress] = []
+    checkpoint = Always()
+    run(spec_of(), dataset(), checkpoint=checkpoint, report=lambda progress: bool(seen.append(progress)))
+    assert [progress.optimizer_steps for progress in seen] == [1, 2, 3, 4, 5, 6]
+    seen.clear()
+    run(spec_of(), dataset(), unpack(checkpoint.saved[3]), report=lambda progress: bool(seen.append(progress)))
+    assert [progress.optimizer_steps for progress in seen] == [4, 5, 6]
 
 
 # --- batch statistics -------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Are the losses what their names say, image by image?"""
+"""Each loss against torch's own or a hand count, image by image."""
 
 import math
 

@@ -245,5 +245,5 @@ def test_the_cure_lets_all_share_and_one_more_cpu_would_not(cpus, gpus, share, p
 
 
 def test_deciding_needs_no_torch_and_no_ray():
-    code = "import sys, ablate.fitting; sys.exit(bool({'torch', 'ray'} & set(sys.modules)))"
+    code = "import sys, ablate.schedule.fitting; sys.exit(bool({'torch', 'ray'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""Do points survive the way into maps and back?"""
+"""Points, the target maps drawn of them, and what is decoded from maps."""
 
 import math
 

@@ -24,12 +24,15 @@ import yaml
 
 from ablate import __version__
 from ablate.errors import InputError
-from ablate.launch import kuberay, kubernetes, pod
+from ablate.launch import pod
 from ablate.launch.backend import CameUpWrongError, LaunchRequest, LeftOverError
 from ablate.launch.cluster_file import parse_cluster, shipped_clusters
-from ablate.launch.kubernetes import KubernetesBackend
+from ablate.launch.kubernetes import backend as kubernetes
+from ablate.launch.kubernetes import manifests as kuberay
+from ablate.launch.kubernetes.backend import KubernetesBackend
+from ablate.launch.kubernetes.job_status import driver_state
+from ablate.launch.kubernetes.rayjob_fields import FIELDS
 from ablate.launch.memory import Memory
-from ablate.launch.rayjob_fields import FIELDS
 from ablate.schedule.fitting import Shape
 from ablate.space import find_grid, load_grid, shipped_grids
 
@@ -249,6 +252,20 @@ def test_the_image_is_built_from_one_version_of_everything_and_runs_as_no_root()
 # --- what is applied ----------------------------------------------------------------------------------
 
 
+def test_the_steps_of_a_launch_name_every_object_and_what_becomes_of_it():
+    assert backend().steps() == [
+        "check that kubectl's current context has KubeRay, grants the rights, and would accept what follows",
+        "apply ConfigMap ablate-launch in namespace work: the search space and the command",
+        "apply NetworkPolicy ablate-closed: only the cluster's pods, its submitter and KubeRay's operator get in",
+        "apply RayJob ablate: KubeRay makes a token and the head and submits the driver; its autoscaler adds and "
+        "removes workers",
+        "wait for the driver",
+        "show the run until it ends, write the report here",
+        "delete all three, and verify that no pod is left",
+    ]
+    assert backend().account_commands() == []
+
+
 def test_the_search_space_travels_whole_and_the_head_alone_mounts_it():
     files, _, job = yaml.safe_load_all(backend().resolved())
     assert files["data"]["grid.yaml"] == GRID_TEXT
@@ -372,7 +389,7 @@ STATES = {
 @pytest.mark.parametrize("case", STATES)
 def test_a_drivers_state_is_read_from_the_status_that_kuberay_documents(case):
     status, (phase, code, detail) = STATES[case]
-    state = kuberay.driver_state(status, lambda: 5)
+    state = driver_state(status, lambda: 5)
     assert (state.phase, state.exit_code) == (phase, code)
     assert detail in state.detail
     assert "\n" not in state.detail
@@ -385,7 +402,7 @@ def test_an_exit_code_that_nobody_tells_is_not_made_up():
         "reason": "SubmissionFailed",
         "message": "Job submission has failed. Reason: BackoffLimitExceeded.",
     }
-    state = kuberay.driver_state(lost, lambda: None)
+    state = driver_state(lost, lambda: None)
     assert (state.phase, state.exit_code) == ("ended", None)
     assert "the driver's exit code is not known: Job submission has failed" in state.detail
 
@@ -421,20 +438,22 @@ def add_pod(api, name, *, phase="Running", labels=None, created="2026-01-01T00:0
     }
 
 
-def started(api, one=None):
-    """Start, with an operator that takes the job at once."""
+def started(api, one=None, **status):
+    """Start, with an operator that sets the job's status at once: that it runs, or the one given."""
     one = one or backend()
 
     def operator():
         while "status" in api.objects.get(("rayjobs", "ablate"), {"status": "of none"}):
             time.sleep(0.02)
-        take(api)
+        take(api, **status)
 
     thread = threading.Thread(target=operator)
     thread.start()
     said = []
-    one.start(said.append)
-    thread.join()
+    try:
+        one.start(said.append)
+    finally:
+        thread.join()
     return one, said
 
 
@@ -546,10 +565,9 @@ def test_an_image_that_cannot_be_pulled_came_up_wrong_on_a_stand_in(api):
 
 
 def test_a_job_that_kuberay_refuses_came_up_wrong_on_a_stand_in(api):
-    one, _ = started(api)
-    take(api, deployment="ValidationFailed", job="", message="The RayJob spec is invalid")
+    refusal = {"deployment": "ValidationFailed", "job": "", "message": "The RayJob spec is invalid"}
     with pytest.raises(CameUpWrongError, match="KubeRay refuses the job: The RayJob spec is invalid"):
-        one._wait_up(one._kubectl, lambda line: None)
+        started(api, **refusal)
 
 
 def test_a_head_without_a_node_is_told_and_given_up_on_a_stand_in(api, monkeypatch):
@@ -573,9 +591,15 @@ def test_status_names_the_driver_and_every_pod_on_a_stand_in(api):
     add_pod(api, "ablate-gpu-y", labels={"ablate/cluster": "ablate", "ray.io/group": "gpu"})
     add_pod(api, "ablate-z", labels=SUBMITTER)
     add_pod(api, "someone-elses")
-    lines = one.status()
-    assert lines[0] == "RayJob ablate  running"
-    assert sorted(line.split()[1] for line in lines[1:]) == ["gpu", "headgroup", "submitter"]
+    assert one.status() == [
+        "RayJob ablate  running",
+        "ablate-head-x  headgroup  Running  node-1",
+        "ablate-gpu-y  gpu  Running  node-1",
+        "ablate-z  submitter  Running  node-1",
+    ]
+    message = RAY_SAYS.format(3)
+    take(api, deployment="Failed", job="FAILED", reason="AppFailed", message=message)
+    assert one.status()[0] == "RayJob ablate  ended with exit code 3: KubeRay: FAILED"
 
 
 def test_the_exit_code_of_a_stopped_driver_is_in_the_submitters_log_on_a_stand_in(api):
@@ -691,8 +715,9 @@ def test_a_worker_tells_ray_that_it_goes_and_ends_with_its_last_work(tmp_path, m
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    worker = cluster.add_node(num_cpus=1)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "wait": False})
+    worker = cluster.add_node(num_cpus=1, wait=False)
+    cluster.wait_for_nodes(timeout=120)  # its own 30 s for each are short on a busy machine
     ray.init(address=cluster.address)
     try:
 
@@ -709,11 +734,11 @@ def test_a_worker_tells_ray_that_it_goes_and_ends_with_its_last_work(tmp_path, m
         monkeypatch.setenv("RAY_ADDRESS", cluster.address)
         monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
         told = []
-        hook = threading.Thread(target=lambda: told.append(pod.leave(60, seen(tmp_path, number))))
+        hook = threading.Thread(target=lambda: told.append(pod.leave(200, seen(tmp_path, number))))
         hook.start()
-        assert ray.get(result, timeout=40) == "saved"
+        assert ray.get(result, timeout=200) == "saved"
         del stage
-        hook.join(timeout=60)
+        hook.join(timeout=240)
         assert told == ["the node is drained and has ended"]
     finally:
         ray.shutdown()

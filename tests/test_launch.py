@@ -15,9 +15,10 @@ import yaml
 
 from ablate import __version__
 from ablate.errors import InputError
+from ablate.launch.clouds.access import account_commands
 from ablate.launch.cluster_file import find_cluster, parse_cluster, shipped_clusters
 from ablate.launch.memory import Memory
-from ablate.launch.wheel import build_wheel, constraints
+from ablate.launch.ssh.wheel import build_wheel, constraints
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = "s3://bucket/runs"
@@ -181,7 +182,7 @@ def test_a_machine_that_does_not_answer_is_refused_before_anything_is_started(s3
 def test_a_dry_run_needs_no_credentials_and_leaves_nothing(ablate, tmp_path, name):
     file = edited(name, tmp_path)
     code, out, err = ablate("launch", file, "--grid", "demo", "--out", OUT, "--set", "finetune.epochs=3", "--dry-run")
-    assert code == 0, err
+    assert (code, err) == (0, "")
     for words in ("trials         24", "without interruptions", "\nsteps\n", "  1. ", "as it will be used:"):
         assert words in out
     assert not (tmp_path / "home" / ".ablate").exists()
@@ -189,6 +190,8 @@ def test_a_dry_run_needs_no_credentials_and_leaves_nothing(ablate, tmp_path, nam
         resolved = yaml.safe_load(out.split("as it will be used:\n", 1)[1])
         assert resolved["head_start_ray_commands"][1].startswith("bash ~/.ablate/nodes/")
         assert "USD" in out
+        by_you = out.split("by you, once for each account (a command may fail because its object exists)\n")[1]
+        assert by_you.split("\n\n")[0].splitlines() == account_commands(resolved)
 
 
 # --- what is sent -----------------------------------------------------------------------------------
@@ -200,8 +203,8 @@ def test_the_wheel_holds_this_very_version_and_pip_takes_it(tmp_path):
     (tmp_path / name).write_bytes(data)
     files = set(zipfile.ZipFile(tmp_path / name).namelist())
     assert {
-        "ablate/cli.py",
-        "ablate/launch/node.sh",
+        "ablate/cli/__init__.py",
+        "ablate/launch/ssh/node.sh",
         "ablate/search_spaces/paper.yaml",
         "ablate/clusters/ssh.yaml",
     } <= files
@@ -210,7 +213,9 @@ def test_the_wheel_holds_this_very_version_and_pip_takes_it(tmp_path):
     python = environment / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", "--no-index", tmp_path / name], check=True)
     code = "import ablate, importlib.metadata as m; print(ablate.__version__, m.version('ablate'), ablate.__file__)"
-    said = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path).stdout.split()
+    said = subprocess.run(
+        [python, "-I", "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    ).stdout.split()
     assert said[:2] == [__version__, __version__]
     assert said[2].startswith(str(environment))
 

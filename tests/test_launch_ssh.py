@@ -11,6 +11,7 @@ from collections import Counter
 import pytest
 from lab import missing
 from runs import undisturbed, write_grid
+from same_tables import compare
 from ssh_lab import STORE, SshLab
 from tiny import tiny_trial
 
@@ -49,9 +50,9 @@ def small(tmp_path, seeds=2, steps=60):
 def assert_equal_to_one_machine(lab, tmp_path, trials, name="run"):
     lab.tables(out(name), tmp_path / "copied")
     copied = Store.open(str(tmp_path / "copied"))
-    assert set(tables.finished_trials(copied).values()) == {"finished"}
-    assert len(tables.finished_trials(copied)) == len(trials)
-    assert tables.compare(copied, undisturbed(tmp_path / "alone", list(trials))) == []
+    assert set(tables.trial_status(copied).values()) == {"finished"}
+    assert len(tables.trial_status(copied)) == len(trials)
+    assert compare(copied, undisturbed(tmp_path / "alone", list(trials))) == []
 
 
 # --- open ports -------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Do both metric protocols give what a pencil gives?"""
+"""Both metric protocols against values worked by hand."""
 
 import csv
 from pathlib import Path

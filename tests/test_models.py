@@ -1,22 +1,28 @@
 """Networks: what they compute, which weights they start from, and what is refused."""
 
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.file_download import repo_folder_name
 from safetensors.torch import save_file
+from tiny import small_network
 
 from ablate.errors import InputError
-from ablate.network.building import Network, UNet, build_network, check_network, count_parameters
-from ablate.network.imagenet import check_imagenet, load_imagenet, repository_folder
+from ablate.network.base import Network
+from ablate.network.building import build_network, check_network, count_parameters
+from ablate.network.imagenet import check_imagenet, imagenet_files, load_imagenet
+from ablate.network.unet import UNet
 from ablate.network.weights import check_weights, read_weights
-from ablate.space import NetworkSpec, TrialSpec
+from ablate.space import NETWORKS, NetworkSpec, TrialSpec
 
 torch.set_num_threads(1)
 
-UNET = NetworkSpec(kind="unet", channels=(8, 16), layers_per_block=1)
-ENCODER = NetworkSpec(kind="encoder", encoder="tu-test_resnet")
-KINDS = pytest.mark.parametrize("spec", [UNET, ENCODER], ids=["unet", "encoder"])
+UNET, ENCODER = small_network("unet"), small_network("encoder")
+KINDS = pytest.mark.parametrize("spec", [small_network(kind) for kind in NETWORKS], ids=list(NETWORKS))
 
 
 def build(spec: NetworkSpec, num_outputs: int = 3, seed: int = 0, head: str = "landmarks") -> Network:
@@ -55,6 +61,11 @@ def test_unet_body_is_the_same_under_either_head() -> None:
     assert landmarks.state_dict()["net.conv_out.weight"].shape == (1, 8, 1, 1)
     assert noise.state_dict()["net.conv_out.weight"].shape == (1, 8, 3, 3)
     assert differing(landmarks.encoder_state(), noise.encoder_state()) == set()
+
+
+def test_the_noise_head_is_for_the_unet_alone() -> None:
+    with pytest.raises(ValueError, match=r"noise head needs network\.kind unet; got encoder"):
+        build(ENCODER, 1, head="noise")
 
 
 def test_unet_maps_images_to_plus_minus_one_and_runs_at_timestep_zero_by_default() -> None:
@@ -275,7 +286,8 @@ def test_imagenet_weights_come_from_the_cache_of_the_hub(tmp_path: Path) -> None
     import segmentation_models_pytorch.encoders as encoders
 
     source = encoders.encoders["resnet18"]["pretrained_settings"]["imagenet"]
-    folder = tmp_path / "hub" / repository_folder(source["repo_id"]) / "snapshots" / source["revision"]
+    repository = repo_folder_name(repo_id=source["repo_id"], repo_type="model")
+    folder = tmp_path / "hub" / repository / "snapshots" / source["revision"]
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
     weights = build(RESNET, seed=7).get_submodule("net.encoder").state_dict()
@@ -284,6 +296,78 @@ def test_imagenet_weights_come_from_the_cache_of_the_hub(tmp_path: Path) -> None
     network = build(RESNET)
     load_imagenet(network)
     assert not differing(network.get_submodule("net.encoder").state_dict(), weights)
+
+
+class Hub(ThreadingHTTPServer):
+    """A server on loopback in the place of the hub of weights; it answers with a status, or never."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), HubHandler)
+        self.status: int | None = 200
+        self.asked: list[str] = []
+        self.over = threading.Event()
+
+
+class HubHandler(BaseHTTPRequestHandler):
+    server: Hub
+
+    def do_HEAD(self) -> None:
+        self.server.asked.append(f"{self.command} {Path(self.path).name}")
+        if self.server.status is None:
+            self.server.over.wait()
+            return
+        self.send_response(self.server.status)
+        self.send_header("X-Repo-Commit", "a" * 40)
+        self.send_header("ETag", '"b"')
+        self.send_header("Content-Length", "1000000")
+        if self.server.status == 404:
+            self.send_header("X-Error-Code", "EntryNotFound")
+        self.end_headers()
+
+    do_GET = do_HEAD
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with Hub() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        monkeypatch.setattr(
+            "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE",
+            address + "/{repo_id}/resolve/{revision}/{filename}",
+        )
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+        yield server
+        server.over.set()
+        server.shutdown()
+
+
+def test_a_check_asks_the_hub_for_the_files_and_downloads_nothing(hub: Hub, tmp_path: Path) -> None:
+    check_imagenet(RESNET)
+    check_imagenet(NetworkSpec(kind="encoder", encoder="tu-resnet18"))
+    assert hub.asked == ["HEAD config.json", "HEAD model.safetensors", "HEAD model.safetensors"]
+    assert not (tmp_path / "hub").exists()
+
+
+def test_a_check_refuses_weights_that_the_hub_does_not_have(hub: Hub) -> None:
+    hub.status = 404
+    with pytest.raises(InputError, match=r"nor can they be downloaded \(\w+Error: .*; give pretrain\.weights: FILE"):
+        check_imagenet(RESNET)
+
+
+def test_a_check_asks_a_hub_that_does_not_answer_once(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ablate.network.imagenet.HUB_TIMEOUT_S", 0.5)
+    hub.status = None
+    with pytest.raises(InputError, match="nor can they be downloaded"):
+        check_imagenet(RESNET)
+    assert hub.asked == ["HEAD config.json"]
 
 
 def test_imagenet_weights_come_from_a_file_in_torchvisions_names(tmp_path: Path) -> None:
@@ -316,7 +400,5 @@ def test_imagenet_needs_an_encoder_with_imagenet_weights() -> None:
 
 
 def test_every_encoder_of_the_paper_has_imagenet_weights_to_download() -> None:
-    from ablate.network.imagenet import _imagenet_files
-
     for name in ("vgg19", "densenet161", "resnext50_32x4d", "tu-resnet18"):
-        assert "model.safetensors" in [file for _, _, file in _imagenet_files(name)]
+        assert "model.safetensors" in [file for _, _, file in imagenet_files(name)]

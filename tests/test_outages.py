@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 import pytest
 from proxy import Proxy
 from runs import attempts, driver, status_of, undisturbed, wait_until, write_grid
+from same_tables import compare, unreadable_parts
 from tiny import tiny_trial
 
-from ablate import tables
 from ablate.store import Store
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
@@ -50,8 +50,8 @@ def states_of(store):
 def check(store, trials, folder):
     """Check that a run through outages has the tables of an undisturbed one, and that no attempt has failed."""
     assert status_of(store) == {trial.trial_id: "finished" for trial in trials}
-    assert tables.compare(store, undisturbed(folder, list(trials))) == []
-    assert tables.unreadable_parts(store) == {}
+    assert compare(store, undisturbed(folder, list(trials))) == []
+    assert unreadable_parts(store) == {}
     rows = attempts(store) + attempts(store, "finetune")
     assert {row["outcome"] for row in rows} <= {"running", "interrupted", "finished"}
 

@@ -1,6 +1,7 @@
 """The page in a real browser without a network: tables, figures, radiographs, on a desktop and on a phone."""
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -12,9 +13,15 @@ import pytest
 from fake_run import Shape, specs, write_fake_run
 from test_report import HOSTILE, ROADS, renamed
 
+from ablate import tables
 from ablate.report import write, write_report
 from ablate.report.charts import FIGURES
-from ablate.report.page import json_for_script
+from ablate.report.page import Section
+from ablate.report.page import page as page_text
+from ablate.report.render import Table
+from ablate.report.run_data import read_run
+from ablate.report.viewer import Gallery
+from ablate.store import Store
 
 BROWSER, DRIVER = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")
 
@@ -24,14 +31,26 @@ needs_chromium = pytest.mark.skipif(BROWSER is None or DRIVER is None, reason="n
 SIZES = {"desktop": (1280, 900, False), "phone": (390, 844, True)}
 
 
-def test_json_in_a_script_element_can_neither_end_it_nor_open_a_comment() -> None:
-    value = {"a": "</script><script>alert(1)</script><!--", "b": "\u2028\u2029 é & 😀"}
-    text = json_for_script(value)
-    assert json.loads(text) == value
-    assert not set("<>&") & set(text)
-    assert text.isascii()
+def page_of(folder: Path, heading: str, caption: str, **viewer: Any) -> str:
+    """Return the page of a run without a trial, with one table without rows."""
+    run = read_run(Store.open(folder))
+    sections = [Section(heading, (Table("t", caption, ("a",), ()),), open=True)]
+    gallery = Gallery({"comparisons": [], **viewer}, (), ())
+    return page_text(run, sections, {}, gallery, {}, (), written_at="now")
+
+
+def test_data_in_the_page_can_neither_end_its_script_nor_open_a_comment(tmp_path: Path) -> None:
+    hostile = "</script><script>alert(1)</script><!--\u2028\u2029 é & 😀 '"
+    text = page_of(tmp_path, hostile, hostile, images={hostile: []})
+    found = re.search(r'<script type="application/json" id="data">(.*)</script>\n<script>', text)
+    assert found is not None
+    assert json.loads(found[1])["viewer"]["images"] == {hostile: []}
+    assert not set("<>&'") & set(found[1])
+    assert found[1].isascii()
+    assert "<script>alert(1)" not in text
+    assert "&lt;/script&gt;&lt;script&gt;alert(1)" in text
     with pytest.raises(ValueError, match="JSON"):
-        json_for_script(float("nan"))
+        page_of(tmp_path, "", "", points=float("nan"))
 
 
 @contextmanager
@@ -197,9 +216,6 @@ def test_the_viewer_steps_by_keyboard_and_switches_landmarks(page: Path, tmp_pat
 @browser
 @needs_chromium
 def test_points_lie_where_the_tables_say(page: Path, tmp_path: Path) -> None:
-    from ablate import tables
-    from ablate.store import Store
-
     errors = tables.read_frame(Store.open(page.parents[1]), "errors", filters=[("image", "==", "000.jpg")])
     with opened(page, tmp_path, *SIZES["desktop"]) as driver:
         drawn = driver.execute_script(

@@ -98,6 +98,22 @@ def test_a_lost_snapshot_is_made_anew_and_its_trial_tried_again():
     assert start(policy) == finetune
 
 
+def test_asking_whether_it_is_over_changes_nothing():
+    """The first of two trials finds their snapshot lost; the other waits for it as soon as work is asked for."""
+    trials = [trial(shots=1), trial(shots=2)]
+    policies = [policy_of(trials, published=[(trials[0].pretrain_key, 100)]) for _ in range(2)]
+    for policy in policies:
+        policy.lose(start(policy))
+        assert policy.is_over is False
+    asked, other = policies
+    before = asked.dependents(Stage("pretrain", trials[0].pretrain_key))
+    for _ in range(3):
+        assert not asked.is_over
+    assert asked.dependents(Stage("pretrain", trials[0].pretrain_key)) == before
+    assert start(asked) == start(other) == Stage("pretrain", trials[0].pretrain_key)
+    assert start(asked) is start(other) is None
+
+
 def test_a_snapshot_lost_while_its_pretraining_runs_makes_it_run_again():
     first, second = trial(steps=50), trial(steps=100)
     policy = policy_of([first, second])

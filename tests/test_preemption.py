@@ -10,9 +10,9 @@ import time
 import pytest
 from machines import Machines
 from runs import attempts, driver, spans, status_of, undisturbed, wait_until, workers_at_work, write_grid
+from same_tables import compare
 from tiny import tiny_trial
 
-from ablate import tables
 from ablate.store import Store
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
@@ -48,7 +48,7 @@ def outcomes(store, trials):
 
 def check(store, trials, folder):
     assert status_of(store) == {trial.trial_id: "finished" for trial in trials}
-    assert tables.compare(store, undisturbed(folder, list(trials))) == []
+    assert compare(store, undisturbed(folder, list(trials))) == []
 
 
 def test_a_worker_that_gets_sigterm_saves_its_state_and_is_replaced(tmp_path):

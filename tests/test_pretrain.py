@@ -1,14 +1,16 @@
 """The contract of every pre-training method on each of its networks, and the one loop that trains them."""
 
 import functools
+import typing
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tiny import small_network
 
 from ablate.network.building import build_network
-from ablate.pretrain import Method, build_method, run_pretraining
+from ablate.pretrain import PretrainingMethod, build_method, run_pretraining
 from ablate.pretrain.loop import backward, learning_rate
 from ablate.space import METHODS, Pretraining, TrialSpec
 from ablate.training import Diverged, Interrupted, Progress, State, pack, seeded, unpack
@@ -16,6 +18,7 @@ from ablate.training import Diverged, Interrupted, Progress, State, pack, seeded
 torch.set_num_threads(1)
 
 SIZE, STEPS = 32, 3
+
 SMALL = {"hidden_dim": 16, "projection_dim": 8}
 FIELDS: dict[str, dict[str, Any]] = {
     "ddpm": {"timesteps": 20},
@@ -27,10 +30,6 @@ FIELDS: dict[str, dict[str, Any]] = {
     "byol": SMALL,
     "barlow_twins": SMALL,
 }
-NETWORKS: dict[str, dict[str, Any]] = {
-    "unet": {"kind": "unet", "channels": (8, 16), "layers_per_block": 1},
-    "encoder": {"kind": "encoder", "encoder": "tu-test_resnet"},
-}
 ROWS = [(name, kind) for name, method in METHODS.items() if method.code for kind in method.networks]
 EVERY_METHOD = pytest.mark.parametrize(("method", "kind"), ROWS, ids=[f"{name}-{kind}" for name, kind in ROWS])
 SELF_SUPERVISED = pytest.mark.parametrize(
@@ -40,8 +39,8 @@ SAMPLES = np.random.default_rng(0).integers(0, 256, (11, SIZE, SIZE), dtype=np.u
 
 
 def make(method: str, kind: str, **fields: Any) -> Pretraining:
-    network = fields.pop("network", NETWORKS[kind])
-    fields = {"batch_size": 4, "accumulate": 2, "lr": 3e-3, "steps": STEPS, **FIELDS[method], **fields}
+    network = fields.pop("network", small_network(kind))
+    fields = {"batch_size": 4, "accumulate": 2, "lr": 3e-3, "steps": STEPS, **FIELDS.get(method, {}), **fields}
     trial = {"dataset": "synthetic", "image_size": SIZE, "network": network, "pretrain": {"method": method, **fields}}
     pretraining = TrialSpec.model_validate(trial).pretraining
     assert pretraining is not None
@@ -104,6 +103,24 @@ def assert_same_state(first: dict[str, bytes], second: dict[str, bytes]) -> None
 
 
 # --- every method -----------------------------------------------------------------------------------
+
+
+def spec_of(method: type) -> type | None:
+    """Return the class of fields that a method is declared with: `DdpmSpec` of a `PretrainingMethod[DdpmSpec]`."""
+    for base in method.__mro__:
+        for generic in getattr(base, "__orig_bases__", ()):
+            if (arguments := typing.get_args(generic)) and isinstance(arguments[0], type):
+                return arguments[0]
+    return None
+
+
+@EVERY_METHOD
+def test_fields_are_of_the_class_that_the_method_is_declared_with(method: str, kind: str) -> None:
+    built = build_method(make(method, kind))
+    declared = spec_of(type(built))
+    assert declared is not None
+    assert issubclass(METHODS[method].spec, declared)
+    assert built.spec == make(method, kind).fields
 
 
 @EVERY_METHOD
@@ -302,7 +319,9 @@ def test_every_image_is_seen_once_per_pass(monkeypatch: pytest.MonkeyPatch) -> N
     pretraining = make("ddpm", "unet")
     original = type(build_method(pretraining)).prepare
 
-    def spy(self: Method, images_B1HW: torch.Tensor, generator: torch.Generator, step: int) -> tuple[torch.Tensor, ...]:
+    def spy(
+        self: PretrainingMethod[Any], images_B1HW: torch.Tensor, generator: torch.Generator, step: int
+    ) -> tuple[torch.Tensor, ...]:
         seen.append((images_B1HW[:, 0, 0, 0] * 255).round())
         return original(self, images_B1HW, generator, step)
 

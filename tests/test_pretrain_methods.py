@@ -9,7 +9,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from ablate.network.building import UNet
+from ablate.network.unet import UNet
 from ablate.pretrain import build_method
 from ablate.pretrain.contrastive import info_nce, info_nce_with_queue
 from ablate.pretrain.ddpm import Ddpm, NoiseSchedule, WeightAverage, strips
@@ -311,6 +311,12 @@ def test_strips_go_from_the_image_to_noise_and_back_to_a_sample() -> None:
     assert not np.array_equal(
         first.sampling_NHW, strips(pretraining, tensors, image, num_pictures=5, seed=1).sampling_NHW
     )
+
+
+def test_strips_of_another_method_are_refused() -> None:
+    pretraining = make("mocov3", **SMALL)
+    with pytest.raises(ValueError, match="strips show what a ddpm pre-training does; got mocov3"):
+        strips(pretraining, build_method(pretraining).snapshot(), np.zeros((32, 32), np.uint8))
 
 
 # --- views ------------------------------------------------------------------------------------------

@@ -25,10 +25,10 @@ from ablate.report.comparison_tables import (
     interval_tables,
     leakage_tables,
     pair_tables,
-    rank_tables,
     selection_tables,
 )
 from ablate.report.pictures import cases, read_points, shown_trials, thumbnails
+from ablate.report.rankings import rank_tables
 from ablate.report.render import latex_document, render_table, to_csv
 from ablate.report.run_data import read_run
 from ablate.report.run_tables import cost_tables, landmark_tables, metric_tables, status_tables
@@ -367,6 +367,12 @@ def test_equal_runs_agree_and_moved_trials_are_named_with_their_change(tmp_path:
     one = write_fake_run(tmp_path / "a", trials, shapes=SMALL, pictures=False)
     same = write_fake_run(tmp_path / "b", trials, shapes=SMALL, pictures=False)
     assert compare_runs(one, same).agree
+    row = tables.read_part(same, "trials", trials[0].trial_id)[0]
+    rates = [{**rate, "rate": rate["rate"] + 1e-12} for rate in row["sdr"]]
+    tables.write_rows(same, "trials", trials[0].trial_id, [{**row, "sdr": rates, "device": "another"}])
+    differ = compare_runs(one, same)
+    assert not differ.agree
+    assert next(record["verdict"] for record in differ.tables[-1].records) == "moved: sdr"
     moved = write_fake_run(tmp_path / "c", trials[:-1], shapes=SMALL, pictures=False, shift=0.25)
     found = compare_runs(one, moved, out=str(tmp_path / "out"))
     assert (found.num_both, found.num_agree, found.num_only_a, found.num_only_b) == (7, 0, 1, 0)

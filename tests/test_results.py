@@ -16,24 +16,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from same_tables import KEYS, compare, unreadable_parts
 
 from ablate.space import METHODS, TrialSpec
 from ablate.store import CorruptArtifact, Store
 from ablate.tables import (
-    KEYS,
+    PROVENANCE,
+    RESULTS,
     TABLES,
     VOLATILE,
     blank,
     commit_trial,
-    compare,
-    finished_trials,
+    frame_of,
     part_path,
     read_frame,
     read_part,
     read_table,
+    shots_number,
+    shots_of_number,
     spec_columns,
     stage_part,
-    unreadable_parts,
+    trial_of_row,
+    trial_status,
     write_rows,
 )
 
@@ -122,6 +126,14 @@ def test_volatile_columns_are_times_rates_node_memory_and_sharing() -> None:
     assert not VOLATILE & {"mre", "error", "value", "epochs", "best_epoch", "status", "device", "torch_version"}
 
 
+def test_results_are_what_a_trial_found_and_neither_its_spec_nor_where_it_ran() -> None:
+    assert RESULTS == (
+        "unit", "mre", "mre_median", "mre_std", "sdr", "paper_mre", "paper_sdr", "val_loss", "val_mre", "best_epoch",
+        "epochs", "parameters",
+    )  # fmt: skip
+    assert set(TABLES["trials"].names) >= PROVENANCE
+
+
 # --- rows -------------------------------------------------------------------------------------------
 
 
@@ -146,6 +158,13 @@ def test_all_shots_are_null_and_fields_of_other_methods_are_null() -> None:
     assert columns["pretrain_dataset"] == "cephalo"
     assert columns["evaluate_decode"] == "centroid"
     assert list(columns) == TABLES["trials"].names[: len(columns)]
+
+
+@pytest.mark.parametrize(("shots", "number"), [(10, 10), ("all", None)])
+def test_shots_are_a_number_in_the_table_and_null_for_all(shots: int | str, number: int | None) -> None:
+    assert shots_number(shots) == number  # type: ignore[arg-type]
+    assert shots_of_number(number) == shots
+    assert trial_of_row(spec_columns(trial(shots=shots))).shots == shots
 
 
 def test_an_unknown_or_missing_column_is_refused_by_name(store: Store) -> None:
@@ -208,7 +227,7 @@ def test_a_trial_that_failed_after_it_had_finished_leaves_no_errors_behind(store
     commit_trial(store, trial_row(), [error_row("a.jpg", 0, 1.0)], [curve_row(1, 0.5)])
     commit_trial(store, trial_row(status="failed", error="loss is NaN"), [], [])
     assert read_table(store, "errors").num_rows == 0
-    assert finished_trials(store) == {TRIAL: "failed"}
+    assert trial_status(store) == {TRIAL: "failed"}
 
 
 def test_rows_of_another_trial_are_refused(store: Store) -> None:
@@ -232,7 +251,7 @@ def test_a_table_without_parts_is_empty_with_its_columns(store: Store, table: st
     assert read_table(store, table).schema.equals(TABLES[table])
     assert read_frame(store, table).shape == (0, len(TABLES[table].names))
     assert read_part(store, table, "x") == []
-    assert finished_trials(store) == {}
+    assert trial_status(store) == {}
 
 
 def test_columns_and_filters_limit_what_is_read(store: Store) -> None:
@@ -256,6 +275,7 @@ def test_a_data_frame_keeps_whole_numbers_whole(store: Store) -> None:
     for method in ("ddpm", "scratch"):
         spec = trial(pretrain={"method": method})
         commit_trial(store, {**trial_row(), **spec_columns(spec)}, [], [])
+    assert read_frame(store, "trials").equals(frame_of("trials", read_table(store, "trials").to_pylist()))
     frame = read_frame(store, "trials").set_index("pretrain_method")
     assert str(frame.loc["ddpm", "pretrain_timesteps"]) == "500"
     assert frame.loc["scratch", "pretrain_timesteps"] is pd.NA

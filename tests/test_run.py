@@ -27,6 +27,7 @@ from runs import (
     workers_at_work,
     write_grid,
 )
+from same_tables import compare, unreadable_parts
 from tiny import tiny_trial
 
 import ablate.running.driver
@@ -113,9 +114,9 @@ def grown(first, folder):
 
 
 def test_a_run_gives_the_tables_of_its_trials_run_one_by_one(first):
-    assert tables.compare(first.store, first.alone) == []
+    assert compare(first.store, first.alone) == []
     assert len(tables.read_table(first.store, "trials")) == len(FIRST)
-    assert tables.unreadable_parts(first.store) == {}
+    assert unreadable_parts(first.store) == {}
 
 
 def test_one_pretraining_serves_every_trial_that_needs_it(first):
@@ -158,7 +159,7 @@ def test_running_a_finished_grid_again_writes_nothing(first):
 
 
 def test_an_enlarged_grid_gives_the_tables_of_its_trials_run_one_by_one(grown):
-    assert tables.compare(grown.store, grown.alone) == []
+    assert compare(grown.store, grown.alone) == []
     assert grown.result == RunResult(exit_code=1, finished=len(GOOD) + len(NEW) + 1, failed=3, missing=0)
 
 
@@ -206,9 +207,7 @@ def test_without_sharing_every_trial_is_one_stage_with_the_same_numbers(first, t
         for table in ("trials", "errors"):
             ours, theirs = (tables.read_part(s, table, trial.trial_id) for s in (store, first.store))
             for one, other in zip(ours, theirs, strict=True):
-                assert {k: v for k, v in one.items() if k not in tables.VOLATILE} == {
-                    k: v for k, v in other.items() if k not in tables.VOLATILE
-                }
+                assert tables.unequal(one, other, one.keys() - tables.VOLATILE) == []
 
 
 # --- what happens to a run while it goes on ---------------------------------------------------------
@@ -248,7 +247,7 @@ def test_a_killed_worker_is_replaced_and_goes_on_from_its_newest_state(folder, t
     assert (killed["outcome"], second["outcome"]) == ("running", "finished")
     assert 4 <= killed["to_step"] < 40  # the row is written after the state
     assert killed["to_step"] - 1 <= second["from_step"] <= killed["to_step"] + 1  # a state is at most one behind
-    assert tables.compare(store, undisturbed(tmp_path / "alone", trials)) == []
+    assert compare(store, undisturbed(tmp_path / "alone", trials)) == []
 
 
 def test_a_driver_that_lost_its_lock_stops_and_writes_nothing_more(folder, tmp_path, monkeypatch):
@@ -346,4 +345,4 @@ def test_a_full_disk_stops_the_run_with_a_clear_error_and_nothing_corrupt(folder
     assert "Traceback" not in before
     assert after.endswith("exit 0\n"), text
     store = Store.open(keep)
-    assert tables.compare(store, undisturbed(tmp_path / "alone", trials)) == []
+    assert compare(store, undisturbed(tmp_path / "alone", trials)) == []

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 from runs import attempts, driver, run, undisturbed, wait_until, write_grid
+from same_tables import compare, unreadable_parts
 from tiny import tiny_trial
 
-from ablate import tables
 from ablate.running.driver import RunResult
 from ablate.space import TrialSpec
 from ablate.store import Store, step_name
@@ -31,8 +31,8 @@ def test_a_run_on_s3_is_killed_and_continued_and_finds_altered_objects(s3_addres
         text, _ = process.communicate(timeout=240)
     assert process.returncode == 0, text
     alone = undisturbed(tmp_path / "alone", trials)
-    assert tables.compare(store, alone) == []
-    assert tables.unreadable_parts(store) == {}
+    assert compare(store, alone) == []
+    assert unreadable_parts(store) == {}
     killed, second = sorted(attempts(store), key=lambda row: row["from_step"])
     assert (killed["outcome"], second["outcome"]) == ("running", "finished")
     assert killed["to_step"] - 1 <= second["from_step"] < 20
@@ -60,4 +60,4 @@ def test_a_run_on_s3_is_killed_and_continued_and_finds_altered_objects(s3_addres
     assert result == RunResult(0, 4, 0, 0)
     assert "expected SHA-256" in text
     assert store.read(model) == whole
-    assert tables.compare(store, undisturbed(tmp_path / "alone", trials)) == []
+    assert compare(store, undisturbed(tmp_path / "alone", trials)) == []

@@ -3,6 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ablate.running.events import Watcher, Watchers
 from ablate.running.ray_tune.demand import Nodes
 from ablate.running.ray_tune.searcher import NOT_STARTED, StageSearcher
 from ablate.schedule.fitting import Node, NodeType, Request, Shape
@@ -26,7 +27,7 @@ TRIALS = [
 ]
 
 
-class Recorder:
+class Kept(Watcher):
     """A watcher that keeps what it is told."""
 
     def __init__(self):
@@ -39,9 +40,6 @@ class Recorder:
     def placed(self, stage):
         assert stage in self.live
         self.with_place.append(stage)
-
-    def tick(self):
-        pass
 
     def progressed(self, stage, progress):
         assert stage in self.live
@@ -124,7 +122,7 @@ ACTIONS = (
 @settings(max_examples=400, deadline=None)
 @given(st.data())
 def test_no_order_of_reports_breaks_the_searcher_and_every_trial_ends_once(data):
-    policy, watcher = Policy(plan_of(TRIALS), COSTS), Recorder()
+    policy, watcher = Policy(plan_of(TRIALS), COSTS), Kept()
     there = data.draw(st.sampled_from([nodes(100), nodes(1), nodes(0, 2), nodes(1, 1), Nodes(nodes(1).present, None)]))
     now = [0.0]
     more = {"max_failures": data.draw(st.integers(0, 2)), "clock": lambda: now[0]}
@@ -179,7 +177,7 @@ def test_no_order_of_reports_breaks_the_searcher_and_every_trial_ends_once(data)
 
 
 def drive(max_failures):
-    policy, watcher = Policy(plan_of([TRIALS[0]]), COSTS), Recorder()
+    policy, watcher = Policy(plan_of([TRIALS[0]]), COSTS), Kept()
     return policy, watcher, Tune(searcher_for(policy, watcher, max_failures=max_failures))
 
 
@@ -227,7 +225,7 @@ def test_a_node_that_leaves_never_counts():
 def test_no_more_is_offered_than_the_cluster_holds_at_its_largest_and_one_more():
     scratch = [TrialSpec.model_validate({**TRIALS[0].model_dump(), "seed": seed}) for seed in range(40)]
     for there, offered in ((nodes(0, 4), 17), (nodes(4), 17), (nodes(1), 5), (nodes(0, 16), 40)):
-        tune = Tune(searcher_for(Policy(plan_of(scratch), COSTS), Recorder(), there))
+        tune = Tune(searcher_for(Policy(plan_of(scratch), COSTS), Kept(), there))
         while tune.suggest() is not None and len(tune.configs) < len(scratch):
             pass
         assert len(tune.configs) == offered
@@ -235,7 +233,7 @@ def test_no_more_is_offered_than_the_cluster_holds_at_its_largest_and_one_more()
 
 def test_a_fine_tuning_whose_pretraining_is_not_done_is_never_offered():
     policy = Policy(plan_of([trial("ddpm", shots, 100) for shots in (5, 10, 25)]), COSTS)
-    tune = Tune(searcher_for(policy, Recorder(), nodes(0, 16)))
+    tune = Tune(searcher_for(policy, Kept(), nodes(0, 16)))
     (name,) = [tune.suggest()]
     assert tune.configs[name]["kind"] == "pretrain"
     assert tune.suggest() is None
@@ -247,7 +245,7 @@ def test_what_fits_where_a_pretraining_ends_is_not_offered_before_it_has_ended()
     now = [0.0]
     there = nodes(1, 4)
     policy = Policy(plan_of([trial("ddpm", shots, 100) for shots in (5, 10, 25)]), COSTS)
-    tune = Tune(searcher_for(policy, Recorder(), there, clock=lambda: now[0]))
+    tune = Tune(searcher_for(policy, Kept(), there, clock=lambda: now[0]))
     name = tune.suggest()
     tune.searcher.placed(name)
     tune.publish(name)  # the last snapshot: its GPU is free within moments, and no node is asked for meanwhile
@@ -261,7 +259,7 @@ def test_what_fits_where_a_pretraining_ends_is_not_offered_before_it_has_ended()
 def test_a_pretraining_that_does_not_end_after_its_last_snapshot_holds_nothing_up_for_long():
     now = [0.0]
     policy = Policy(plan_of([trial("ddpm", shots, 100) for shots in (5, 10, 25)]), COSTS)
-    tune = Tune(searcher_for(policy, Recorder(), nodes(1, 4), clock=lambda: now[0]))
+    tune = Tune(searcher_for(policy, Kept(), nodes(1, 4), clock=lambda: now[0]))
     name = tune.suggest()
     tune.publish(name)
     assert tune.suggest() is None
@@ -271,7 +269,7 @@ def test_a_pretraining_that_does_not_end_after_its_last_snapshot_holds_nothing_u
 
 def test_what_waits_when_the_run_stops_has_lost_nothing():
     stop = []
-    policy, watcher = Policy(plan_of([TRIALS[0]]), COSTS), Recorder()
+    policy, watcher = Policy(plan_of([TRIALS[0]]), COSTS), Kept()
     tune = Tune(searcher_for(policy, watcher, nodes(0, 1), lambda: bool(stop), max_failures=0))
     name = tune.suggest()
     stop.append(True)
@@ -279,3 +277,26 @@ def test_what_waits_when_the_run_stops_has_lost_nothing():
     assert watcher.ends == [(Stage("finetune", TRIALS[0].trial_id), "interrupted", NOT_STARTED)]
     assert policy.failures == {}
     assert tune.suggest() == "FINISHED"
+
+
+def test_every_watcher_is_told_everything():
+    class All(Watcher):
+        def __init__(self):
+            self.told = []
+
+        def __getattribute__(self, name):
+            if name in vars(Watcher) and not name.startswith("_"):
+                return lambda *what: self.told.append((name, *what))
+            return super().__getattribute__(name)
+
+    one, other = All(), All()
+    watchers = Watchers(one, other)
+    tune = Tune(searcher_for(Policy(plan_of(TRIALS[1:3]), COSTS), watchers))
+    name = tune.suggest()
+    tune.searcher.placed(name)
+    watchers.tick()
+    tune.progress(name, 1)
+    tune.outcome(name, "failed")
+    assert [told[0] for told in one.told] == ["started", "placed", "tick", "progressed", *["released"] * 2, "ended"]
+    assert {told[0] for told in one.told} == {name for name in vars(Watcher) if not name.startswith("_")}
+    assert one.told == other.told

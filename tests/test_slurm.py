@@ -6,21 +6,20 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from runs import CLI, status_of, undisturbed, wait_until, write_grid
+from same_tables import compare
 from slurm_lab import SlurmLab, reason_to_skip
 from tiny import tiny_trial
 
-from ablate import tables
 from ablate.errors import InputError
 from ablate.launch.backend import LaunchRequest
-from ablate.launch.batch_script import BatchScript, seconds_of
 from ablate.launch.cluster_file import parse_cluster, shipped_clusters
 from ablate.launch.memory import Memory
-from ablate.launch.slurm import SlurmBackend
+from ablate.launch.slurm.backend import SlurmBackend
+from ablate.launch.slurm.batch_script import BatchScript, seconds_of
 from ablate.schedule.fitting import Shape
 from ablate.space import Grid
 from ablate.store import Store
@@ -179,12 +178,34 @@ def test_a_machine_without_slurm_is_refused_before_anything_is_submitted(monkeyp
         backend_for(text_of("slurm.sbatch")).check_online(print)
 
 
+RUN_BY = {
+    "slurm.sbatch": [
+        "the job runs the driver on its node",
+        "before its time limit it saves, goes back into the queue and goes on, until the grid is done",
+    ],
+    "slurm-elastic.sbatch": [
+        "the job starts a Ray head without GPUs, with a token of its own, and the driver once a worker joins",
+        "it submits an array of up to 8 workers with 1 GPU and 8 CPUs each, which join and leave as the queue lets "
+        "them",
+        "at its time limit each saves and goes back into the queue, until the grid is done",
+    ],
+}
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_the_steps_of_a_launch_name_the_command_and_the_run(name):
-    steps = "\n".join(backend_for(text_of(name), name).steps())
-    assert "sbatch --parsable" in steps
-    assert "--out /scratch/me/run --keep-weights" in steps
-    assert "--address" not in steps
+    backend = backend_for(text_of(name), name)
+    folder = Memory("ablate").folder
+    assert backend.steps() == [
+        f"ask Slurm whether it would take the job (sbatch --test-only {name})",
+        f"write the script, the search space and a token to {folder}, for this user only",
+        f"submit it: sbatch --parsable {folder}/job.sbatch --grid {folder}/grid.yaml --out /scratch/me/run "
+        "--keep-weights",
+        *RUN_BY[name],
+        "show the run until it ends, write the report here",
+        "cancel what is left in the queue, and verify that nothing is",
+    ]
+    assert backend.account_commands() == []
 
 
 def test_nothing_is_known_of_a_driver_while_slurm_does_not_answer(monkeypatch, tmp_path):
@@ -294,7 +315,7 @@ class Case:
 
     def check(self):
         assert status_of(self.store) == {trial.trial_id: "finished" for trial in self.trials}, self.log()
-        assert tables.compare(self.store, undisturbed(self.folder / "alone", list(self.trials))) == []
+        assert compare(self.store, undisturbed(self.folder / "alone", list(self.trials))) == []
 
     def processes(self):
         """What is left of Ray and of runs on the nodes."""
@@ -336,7 +357,7 @@ def test_a_rehearsal_shows_the_script_with_the_launchs_folder_and_submits_nothin
     dry = case.ablate("launch", lab.inside(case.script), *case.run_words, "--dry-run")
     assert dry.returncode == 0, dry.stderr
     assert "\nABLATE_FOLDER=/mnt/home/.ablate/clusters/rehearsed" in dry.stdout
-    assert "submits an array of up to 8 workers with 1 GPU and 1 CPUs each" in dry.stdout
+    assert "submits an array of up to 8 workers with 1 GPU and 1 CPU each" in dry.stdout
     assert not lab.jobs()
     assert not (lab.home / ".ablate" / "clusters" / "rehearsed").exists()
 
@@ -439,11 +460,9 @@ def test_a_launch_that_nobody_watches_goes_on_is_attached_to_and_taken_down_with
     interrupt(again)
     again.communicate(timeout=60)
     assert list(lab.jobs()) == [job]
-    begun = time.monotonic()
     down = case.ablate("cluster", "down", "long")
     assert down.returncode == 0, down.stdout + down.stderr
     assert "everything is taken down" in down.stdout
-    assert time.monotonic() - begun < 120
     assert not lab.jobs()
     assert "interrupted, every state is saved" in case.log()
     assert "goes back into the queue" not in case.log()

@@ -14,10 +14,13 @@ from ablate.space import (
     axes_of,
     canonical,
     find_grid,
+    flatten,
     load_grid,
     load_trial,
+    nest,
     plan_of,
     shipped_grids,
+    trial_fields,
 )
 
 
@@ -80,6 +83,22 @@ def test_set_overrides_base_and_is_recorded():
 def test_axes_are_the_fields_that_differ():
     grid = grid_of(one_block(dataset="synthetic", shots="[5, all]", seed="[0, 1]"))
     assert axes_of(grid.trials) == {"shots": [5, "all"], "seed": [0, 1]}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_trial_and_its_json_have_the_same_flat_fields(method):
+    spec = trial(shots=3, pretrain={"method": method})
+    columns = flatten(spec)
+    assert columns["pretrain_method"] == method
+    assert columns["finetune_augment_shift"] == 0.02
+    assert list(columns) == [field.column for field in trial_fields(method)]
+    assert flatten(spec.model_dump() | {"trial_id": "x"}) == columns
+    assert TrialSpec.model_validate(nest((f.path, columns[f.column]) for f in trial_fields(method))) == spec
+
+
+def test_what_a_mapping_lacks_or_has_too_much_is_left_out_of_its_flat_fields():
+    old = {"dataset": "cephalo", "pretrain": {"method": "gone", "steps": 3, "x": 1}, "finetune": 5, "y": 2}
+    assert flatten(old) == {"dataset": "cephalo", "pretrain_method": "gone", "pretrain_steps": 3}
 
 
 @pytest.mark.parametrize("name", sorted(shipped_grids()))
@@ -279,6 +298,9 @@ def test_a_bad_search_space_is_refused_with_place_rule_value_and_cure(text, word
         ("finetune.epochs", ["FIELD=VALUE"]),
         ("seed=1", ["--set seed=1", "no effect"]),
         ("shots=[1, 2]", ["--set", "base never expands"]),
+        ("finetune.lr.x=3", ["finetune.lr is no mapping of fields"]),
+        ("network.channels=3", ["network.channels", "channels must be a list", "got 3"]),
+        ("network.channels=[]", ["network.channels", "channels must have at least 1 item", "got []"]),
     ],
 )
 def test_a_bad_override_is_refused(override, words):

@@ -3,15 +3,16 @@
 import os
 import pty
 import select
+import socket
 import subprocess
 import sys
 import time
 
 import pytest
 from runs import CLI, attempts, driver, status_of, undisturbed, wait_until, write_grid
+from same_tables import compare
 from tiny import tiny_trial
 
-from ablate import tables
 from ablate.running.display import Picture, Row
 from ablate.running.supervision import read_picture
 from ablate.store import Store
@@ -38,10 +39,14 @@ def test_a_run_that_is_asked_to_stop_saves_and_ends_with_exit_code_5_and_goes_on
     with driver(grid, address) as process:
         wait_until(lambda: (store.newest(f"pretrained/{key}/state") or 0) >= 5 or process.poll() is not None)
         assert process.poll() is None, process.stdout.read()
-        code, out, err = ablate("stop", address, "--wait")
-        assert (code, err) == (0, "")
-        assert f"(pid {process.pid}) to save the running stages' states and to end" in out
-        assert "the run has ended" in out
+        asked = ablate("stop", address, "--wait")
+        assert asked == (
+            0,
+            f"{store.label}: asked the driver on {socket.gethostname()} (pid {process.pid}) to save the running "
+            "stages' states and to end; it hears within seconds, and ends once the states are saved\n"
+            "the run has ended; start the same command again to go on\n",
+            "",
+        )
         text, _ = process.communicate(timeout=60)
     assert process.returncode == 5, text
     assert "asked to stop by 'ablate stop'" in text
@@ -54,10 +59,8 @@ def test_a_run_that_is_asked_to_stop_saves_and_ends_with_exit_code_5_and_goes_on
         text, _ = process.communicate(timeout=300)
     assert process.returncode == 0, text
     assert status_of(store) == {trial.trial_id: "finished" for trial in trials}
-    assert tables.compare(store, undisturbed(tmp_path / "alone", list(trials))) == []
-    code, out, _ = ablate("stop", address)
-    assert code == 0
-    assert "no driver is at work, there is nothing to stop" in out
+    assert compare(store, undisturbed(tmp_path / "alone", list(trials))) == []
+    assert ablate("stop", address) == (0, f"{store.label}: no driver is at work, there is nothing to stop\n", "")
 
 
 def test_a_request_before_the_first_stage_is_heard_too(tmp_path):

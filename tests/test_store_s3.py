@@ -3,13 +3,12 @@
 import pickle
 import subprocess
 import sys
-import time
 
 import pytest
 
 from ablate.errors import InputError
 from ablate.store import Store
-from ablate.tables import blank, finished_trials, read_table, write_rows
+from ablate.tables import blank, read_table, trial_status, write_rows
 
 
 def test_an_endpoint_in_the_address_survives_pickling(s3_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,11 +48,10 @@ def test_an_unknown_setting_in_an_address_is_refused_with_the_known_ones() -> No
         Store.open("s3://bucket/run?endpint=http://127.0.0.1:1")
 
 
-def test_an_endpoint_where_nothing_listens_is_refused_within_seconds(s3_server: str) -> None:
-    begin = time.monotonic()
+@pytest.mark.timeout(60)
+def test_an_endpoint_where_nothing_listens_is_refused_without_the_patience_of_a_run(s3_server: str) -> None:
     with pytest.raises(InputError, match=r"s3://bucket/run: cannot be used as a store: .*check the bucket's name"):
-        Store.open("s3://bucket/run?endpoint_override=http://127.0.0.1:1")
-    assert time.monotonic() - begin < 30
+        Store.open("s3://bucket/run?endpoint_override=http://127.0.0.1:1", patience_s=3600)
 
 
 def test_an_object_in_place_of_the_prefix_is_refused(s3_address: str) -> None:
@@ -99,7 +97,7 @@ def test_tables_are_read_from_an_object_store_as_one_data_set(s3_address: str) -
     for number in range(12):
         row = {**blank("trials"), "trial_id": f"{number:012x}", "status": "finished", "mre": number / 8}
         write_rows(store, "trials", f"{number:012x}", [row])
-    assert finished_trials(store) == {f"{number:012x}": "finished" for number in range(12)}
+    assert trial_status(store) == {f"{number:012x}": "finished" for number in range(12)}
     assert read_table(store, "trials", ["mre"])["mre"].to_pylist() == [number / 8 for number in range(12)]
 
 

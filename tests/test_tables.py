@@ -22,9 +22,7 @@ def frame(trials: list[TrialSpec], values: list[float | None], **columns: object
     for spec, value in zip(trials, values, strict=True):
         row = tables.blank("trials") | tables.spec_columns(spec) | {"status": "finished", "unit": "mm", "mre": value}
         rows.append(row | ({"status": "failed"} if value is None else {}) | columns)
-    table = tables._table_of("trials", rows)
-    kinds = {"int32": pd.Int32Dtype(), "int64": pd.Int64Dtype(), "bool": pd.BooleanDtype()}
-    return table.to_pandas(types_mapper=lambda kind: kinds.get(str(kind)))
+    return tables.frame_of("trials", rows)
 
 
 def records(text: str) -> list[dict[str, str]]:

@@ -1,19 +1,25 @@
 """One trial in one process: the same numbers always, interrupted or not, and what is recorded."""
 
+import json
 import logging
 
 import pytest
 import torch
+from runs import wait_until
+from same_tables import compare
 from tiny import TRAINED, tiny_trial
 
 from ablate import tables
 from ablate.errors import InputError
 from ablate.schedule.policy import Stage
-from ablate.stage.checkpoints import load_snapshot, pretrained_folder
+from ablate.stage.checkpoints import load_snapshot
+from ablate.stage.rows import clear_leftovers, is_finished
 from ablate.stage.settings import Settings
-from ablate.stage.trial import TrialFailed, data_in, initial_network, perform, run_trial
+from ablate.stage.task import Task, config_of, data_in
+from ablate.stage.trial import TrialFailed, initial_network, perform, run_trial
 from ablate.store import Store, step_name
-from ablate.training import Interrupted
+from ablate.store.layout import pretrained_folder
+from ablate.training import Interrupted, silent
 
 DATA = data_in(None)
 
@@ -28,7 +34,7 @@ def test_a_trial_gives_the_same_tables_twice(tmp_path):
     stores = [Store.open(tmp_path / name) for name in "ab"]
     for store in stores:
         run_trial(spec, store, DATA)
-    assert tables.compare(*stores) == []
+    assert compare(*stores) == []
     assert len(tables.read_table(stores[0], "errors")) == 100 * 12  # every landmark of every test image
 
 
@@ -75,7 +81,7 @@ def test_an_interrupted_trial_ends_with_the_same_numbers(method, tmp_path):
         except Interrupted:
             interruptions += 1
     assert interruptions >= 8
-    assert tables.compare(whole, broken, ["trials", "errors", "curves"]) == []
+    assert compare(whole, broken, ["trials", "errors", "curves"]) == []
 
 
 def test_a_finished_trial_leaves_no_state_and_a_pretraining_keeps_its_last(store):
@@ -151,7 +157,7 @@ def test_a_failed_pretraining_fails_its_trial_with_its_reason(store):
 def test_other_data_than_the_runs_is_refused(store):
     spec = tiny_trial()
     settings = Settings(fingerprints={"synthetic": "0" * 16})
-    result = perform(Stage("finetune", spec.trial_id), spec, (), store, DATA, lambda progress: False, settings)
+    result = perform(Task(Stage("finetune", spec.trial_id), spec, store, DATA, silent, settings))
     assert result.outcome == "failed"
     assert "fingerprint" in result.error
 
@@ -160,7 +166,7 @@ def test_a_whole_trial_in_one_stage_gives_the_same_numbers_and_keeps_no_pretrain
     spec = tiny_trial("simclr")
     shared, alone = Store.open(tmp_path / "shared"), Store.open(tmp_path / "alone")
     expected = run_trial(spec, shared, DATA)
-    result = perform(Stage("trial", spec.trial_id), spec, (), alone, DATA, lambda progress: False, Settings())
+    result = perform(Task(Stage("trial", spec.trial_id), spec, alone, DATA, silent, Settings()))
     assert result.outcome == "finished"
     (row,) = tables.read_part(alone, "trials", spec.trial_id)
     assert row["mre"] == expected["mre"]
@@ -184,6 +190,73 @@ def test_threads_are_set_for_the_stage_and_put_back(store):
     assert torch.get_num_threads() == before
 
 
+def test_threads_of_the_settings_count_and_two_numbers_are_refused(store):
+    seen = []
+
+    def report(progress):
+        seen.append(torch.get_num_threads())
+        return False
+
+    run_trial(tiny_trial(), store, DATA, report, settings=Settings(threads=2))
+    assert set(seen) == {2}
+    run_trial(tiny_trial(seed=1), store, DATA, report, 2, settings=Settings(threads=2))
+    with pytest.raises(ValueError, match=r"got threads 2 and settings\.threads 1; give the number in settings alone"):
+        run_trial(tiny_trial(seed=2), store, DATA, report, 2, settings=Settings())
+    assert len(tables.read_table(store, "trials")) == 2
+
+
+def test_the_log_is_in_the_store_while_the_stage_goes_on(store):
+    spec = tiny_trial()
+    found = []
+
+    def report(progress):
+        if progress.phase == "finetune" and not found:
+            path = f"trials/{spec.trial_id}/log.txt"
+            wait_until(lambda: store.exists(path), 30)
+            found.append(store.read(path).decode())
+        return False
+
+    run_trial(spec, store, DATA, report)
+    assert f"fine-tuning {spec.trial_id} goes on from optimizer step 0" in found[0]
+
+
+def test_the_row_of_an_attempt_counts_optimizer_steps(store):
+    spec = tiny_trial(shots=5)  # windows of 4 images and 1: two steps in each of 2 epochs
+    with pytest.raises(Interrupted):
+        run_trial(spec, store, DATA, StopAt(3))
+    run_trial(spec, store, DATA)
+    rows = tables.read_table(store, "stages").to_pylist()
+    assert sorted((row["from_step"], row["to_step"]) for row in rows) == [(0, 3), (3, 4)]
+
+
+def test_a_task_goes_through_its_config(store):
+    spec = tiny_trial("ddpm")
+    pretrain, finetune = Stage("pretrain", spec.pretrain_key), Stage("finetune", spec.trial_id)
+    surroundings = {"store": store, "data": DATA, "report": silent, "settings": Settings(threads=2)}
+    for task in (
+        Task(pretrain, spec.pretraining, snapshots=(3, 6), **surroundings),
+        Task(finetune, spec, **surroundings),
+        Task(Stage("trial", spec.trial_id), spec, **surroundings),
+    ):
+        config = json.loads(json.dumps(config_of(task.stage, task.spec, task.snapshots)))
+        assert Task.of(config, **surroundings) == task
+
+
+def test_whether_a_trial_is_finished_is_asked_without_a_deed(store):
+    spec = tiny_trial("simclr")
+    home = f"trials/{spec.trial_id}"
+    left = [f"{home}/state/{step_name(2)}/state.json", f"{home}/pretrained/{step_name(6)}/model.safetensors"]
+    assert not is_finished(spec, store)
+    run_trial(spec, store, DATA)
+    for path in left:  # of a worker that was lost before it could delete them
+        store.write(path, b"left")
+    assert is_finished(spec, store)
+    assert all(store.exists(path) for path in left)
+    clear_leftovers(spec, store)
+    assert store.list(home) == ["log.txt"]
+    assert store.list(f"pretrained/{spec.pretrain_key}/state") == [step_name(6)]
+
+
 def test_a_missing_weights_file_is_refused_by_name(tmp_path):
     with pytest.raises((InputError, ValueError), match="nowhere"):
         tiny_trial("imagenet", pretrain={"weights": str(tmp_path / "nowhere.pth")}, network={"kind": "encoder"})
@@ -197,10 +270,10 @@ def test_a_stage_leaves_nothing_on_the_gpu(store, method):
     settings = Settings(device="cuda", gpus=1.0)
     pretraining = spec.pretraining
     stage = Stage("pretrain", pretraining.key)
-    assert perform(stage, pretraining, (6,), store, DATA, lambda progress: False, settings).outcome == "finished"
+    assert perform(Task(stage, pretraining, store, DATA, silent, settings, (6,))).outcome == "finished"
     assert torch.cuda.memory_allocated() == 0
     stage = Stage("finetune", spec.trial_id)
-    assert perform(stage, spec, (), store, DATA, lambda progress: False, settings).outcome == "finished"
+    assert perform(Task(stage, spec, store, DATA, silent, settings)).outcome == "finished"
     assert torch.cuda.memory_allocated() == 0
     (row,) = tables.read_part(store, "trials", spec.trial_id)
     assert row["device"] == torch.cuda.get_device_name()

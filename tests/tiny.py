@@ -1,6 +1,6 @@
 """Trials that take about a second, for tests of everything around the training."""
 
-from ablate.space import METHODS, TrialSpec
+from ablate.space import METHODS, NetworkSpec, TrialSpec
 
 OWN = {
     "mocov3": {"hidden_dim": 16, "projection_dim": 8},
@@ -12,6 +12,18 @@ OWN = {
     "barlow_twins": {"hidden_dim": 16, "projection_dim": 8},
 }
 """Small projection heads, by method."""
+
+SMALL_NETWORKS = {
+    "unet": {"kind": "unet", "channels": (8, 16), "layers_per_block": 1},
+    "encoder": {"kind": "encoder", "encoder": "tu-test_resnet"},
+}
+"""The smallest network of a kind, where its row in `NETWORKS` needs other fields than channels."""
+
+
+def small_network(kind):
+    """Return the smallest network of a kind, also of one that a row in `NETWORKS` has just added."""
+    return NetworkSpec.model_validate(SMALL_NETWORKS.get(kind, {"kind": kind, "channels": (8, 16)}))
+
 
 TRAINED = tuple(name for name, method in METHODS.items() if method.code)
 

@@ -1,4 +1,4 @@
-"""What are the public data sets, and how do their label files read?
+"""The public data sets, and the readers of their label files.
 
 The differences between the sets are the rows of `DATASETS`; facts are from the paper (Di Via et al., WACV
 2025, arXiv 2407.18125) and the layouts that the sets are redistributed in. Shape suffixes: K landmarks,

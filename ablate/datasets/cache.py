@@ -3,7 +3,7 @@
 It holds entries, each complete or absent, however many processes work on it at once; nothing in it is unpickled:
 
     NAME-SIZE-KEY.npz       the prepared images of one data set, image size and content
-    fetched/NAME-KEY/       one data set as it lay at its address, see `remote`
+    fetched/NAME-KEY/       one data set as it lay at its address, see `ablate.datasets.remote`
     locks/                  an empty lock file of each entry; the operating system holds a lock, so that it is free
                             again when its holder is killed
 
@@ -31,6 +31,7 @@ from filelock import FileLock, Timeout
 
 from ablate.datasets.types import BoolArray, ByteArray
 from ablate.errors import InputError
+from ablate.store.local_write import replacing
 
 CACHE_VERSION = 1
 """Raised when decoding, resizing, normalising or the search for duplicates changes."""
@@ -40,13 +41,13 @@ DEFAULT_LIMIT_GB = 50.0
 FETCHED = "fetched"
 LOCKS = "locks"
 PARTIAL = ".partial"
-"""Ending of a data set that is not fetched wholly yet."""
+"""Ending of the folder of a data set that is not completely fetched yet."""
 
 MANIFEST = ".manifest.json"
 """What a fetched data set consists of; its modification time is when the data set was last used."""
 
 _PREPARED = re.compile(r".+-\d+-[0-9a-f]{24}\.npz")
-_UNFINISHED = re.compile(r"\.(.+-\d+-[0-9a-f]{24}\.npz)\.[0-9a-f]{32}")
+_UNFINISHED = re.compile(r"\.(.+-\d+-[0-9a-f]{24}\.npz)\.[0-9a-f]{32}(\.tmp)?")  # earlier versions added no .tmp
 _FETCHED = re.compile(r".+-[0-9a-f]{24}(\.partial)?")
 
 
@@ -150,7 +151,7 @@ class Cache:
                 if path.is_dir():
                     for inner in path.iterdir():
                         if inner.name != MANIFEST:  # it goes last: what is left is known, and made whole when needed
-                            shutil.rmtree(inner)
+                            shutil.rmtree(inner) if inner.is_dir() else inner.unlink()
                     shutil.rmtree(path)
                 else:
                     path.unlink()
@@ -223,17 +224,12 @@ def read_cache(path: Path, *, num_images: int, image_size: int) -> Prepared | No
 
 def write_cache(path: Path, prepared: Prepared) -> None:
     """Publish `prepared` at `path` in one step; raise `InputError` if the folder cannot be written."""
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
+        with replacing(path, durable=False) as file:  # what a power cut damages is found by `read_cache`
             np.savez(file, images_NHW=prepared.images_NHW, duplicates_N=prepared.duplicates_N)
-        temporary.replace(path)
     except OSError as error:
         raise unwritable(path.parent, error) from error
-    finally:
-        with contextlib.suppress(OSError):  # published, or never begun
-            temporary.unlink()
 
 
 def unwritable(folder: Path, error: OSError) -> InputError:

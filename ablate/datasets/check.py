@@ -1,4 +1,4 @@
-"""Is a data set fit for use, and what is worth knowing about it?
+"""The check of a data set: whether it is fit for use, and what is worth knowing about it.
 
 `check_dataset` decodes every image and gathers all problems instead of stopping at the first. An error
 keeps the data from being used; a warning does not.

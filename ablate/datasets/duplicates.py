@@ -1,6 +1,6 @@
-"""Which radiographs are the same picture?
+"""Radiographs that are the same picture, found by a difference hash.
 
-A difference hash: the image is averaged to 32 x 32, and the signs of the differences between horizontal
+The image is averaged to 32 x 32, and the signs of the differences between horizontal
 and vertical neighbours are compared where both images have an edge. Two pictures are the same if nearly
 no sign is opposite and their landmarks lie at the same place. Measured on the 400 ISBI 2015 radiographs
 (79 800 pairs, 23 known duplicates, some of them scanned again): opposite signs are at most 0.34 % in
@@ -33,7 +33,7 @@ MAX_OPPOSITE = 0.02
 MAX_LABEL_DISTANCE = 0.02
 """Largest mean distance of duplicates' landmarks, as a share of the image's side: 3 x the largest seen."""
 
-_MIN_EDGES = 40  # with fewer common edges, a picture says too little to be told from another
+_MIN_EDGES = 40  # with fewer common edges two pictures cannot be compared
 _MIN_OVERLAP = 0.5  # common edges, as a share of the edges of the image that has more
 
 

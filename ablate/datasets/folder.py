@@ -1,4 +1,4 @@
-"""What does a user's own folder hold: `dataset.yaml`, `landmarks.csv` and `images/`?
+"""A user's own data set: a folder with `dataset.yaml`, `landmarks.csv` and `images/`.
 
 Everything is checked here, at the boundary; each refusal names file, line, column, rule, value and cure.
 Shape suffixes: K landmarks, 2 = (x, y).
@@ -12,9 +12,8 @@ import io
 import itertools
 import math
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
@@ -23,7 +22,8 @@ from ablate.datasets.layout import Frame, Label, Layout, PerPixel, Reference, Sc
 from ablate.datasets.types import SPLITS, Problems, SplitName, Unit
 from ablate.errors import InputError, nearest
 from ablate.space import Source, Spec
-from ablate.space.methods import Positive, Rate
+from ablate.space.explain import explain
+from ablate.space.spec import Positive, PositiveNumber
 
 DESCRIPTION = "dataset.yaml"
 LABELS = "landmarks.csv"
@@ -39,15 +39,17 @@ def _as_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-Pair = Annotated[tuple[Rate, Rate], BeforeValidator(_as_tuple)]
+Pair = Annotated[tuple[PositiveNumber, PositiveNumber], BeforeValidator(_as_tuple)]
 Index = Annotated[int, Field(ge=0)]
 
 
 class ReferenceDescription(Spec):
     """Two landmarks whose distance is known on every image."""
 
-    landmarks: Annotated[tuple[Index, Index], BeforeValidator(_as_tuple)] = Field(description="two numbers, from 0")
-    mm: Rate = Field(description="millimetres between them")
+    landmarks: Annotated[tuple[Index, Index], BeforeValidator(_as_tuple)] = Field(
+        description="indices of the two, from 0"
+    )
+    mm: PositiveNumber = Field(description="millimetres between them")
 
 
 class SplitsDescription(Spec):
@@ -63,12 +65,12 @@ class Description(Spec):
 
     name: str | None = Field(None, description="the folder's name; may be left out")
     unit: Literal["mm", "px"] = Field(description="unit of errors and thresholds")
-    mm_per_pixel: Rate | None = Field(None, description="millimetres per pixel of the image files")
+    mm_per_pixel: PositiveNumber | None = Field(None, description="millimetres per pixel of the image files")
     film_mm: Pair | None = Field(None, description="width and height of the whole image in millimetres")
     reference: ReferenceDescription | None = Field(None, description="two landmarks at a known distance")
     px_frame: Pair | None = Field(None, description="errors are in pixels of the image at this width and height")
-    sdr_thresholds: Annotated[tuple[Rate, ...], BeforeValidator(_as_tuple), Field(min_length=1)] | None = Field(
-        None, description="thresholds of the successful detection rate, ascending, in `unit`"
+    sdr_thresholds: Annotated[tuple[PositiveNumber, ...], BeforeValidator(_as_tuple), Field(min_length=1)] | None = (
+        Field(None, description="thresholds of the successful detection rate, ascending, in `unit`")
     )
     splits: SplitsDescription | None = Field(None, description="left out: landmarks.csv has a column split")
 
@@ -161,35 +163,14 @@ def _read_description(source: Source, folder_name: str) -> Description:
         description = Description.model_validate(source.value)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = tuple(first["loc"])
-        message = _explain(first)
-        if not place:  # a rule over several fields names the one at fault first
-            place = (message.split()[0].split(".")[0],)
-        source.refuse(place, message)
+        fields = _model_at([str(part) for part in first["loc"][:-1]]).model_fields
+        source.refuse(*explain(first, {name: info.annotation for name, info in fields.items()}))
     if description.name not in (None, folder_name):
         source.refuse(
             ("name",),
             f"must be the folder's name '{folder_name}'; got '{description.name}'; rename one, or leave name out",
         )
     return description
-
-
-def _explain(error: Mapping[str, Any]) -> str:
-    """Turn one of pydantic's errors into rule, value and cure."""
-    kind, value, path = error["type"], error.get("input"), [str(part) for part in error["loc"]]
-    if kind == "value_error":
-        return str(error["ctx"]["error"])
-    if kind == "extra_forbidden":
-        known = sorted(_model_at(path[:-1]).model_fields)
-        return f"unknown key {path[-1]!r}; known: {', '.join(known)}{nearest(path[-1], known)}"
-    if kind == "missing":
-        info = _model_at(path[:-1]).model_fields.get(path[-1])
-        choices = get_args(info.annotation) if info is not None and path == ["unit"] else ()
-        return f"{'.'.join(path)} is required{': ' + ' or '.join(choices) if choices else ''}"
-    if kind == "literal_error":
-        choices = tuple(re.findall(r"'([^']*)'", str(error["ctx"]["expected"])))
-        return f"must be {' or '.join(choices)}; got {value!r}{nearest(value, choices)}"
-    return f"{str(error['msg']).replace('Input should', 'must').replace('Tuple', 'List')}; got {value!r}"
 
 
 def _model_at(path: list[str]) -> type[BaseModel]:
@@ -208,7 +189,9 @@ def _read_head(path: Path) -> tuple[int, bool]:
     number, header = rows[0]
     names = [name.strip() for name in header]
     if len(names) == 1 and re.search(r"[;\t]", names[0]):
-        raise InputError(f"{path}:{number}: columns must be separated by commas; got {names[0]!r}; export it as such")
+        raise InputError(
+            f"{path}:{number}: columns must be separated by commas; got {names[0]!r}; export the table as CSV"
+        )
     if names.count("split") > 1:
         raise InputError(f"{path}:{number}: column split must stand once; got {names.count('split')}; remove one")
     given = [name for name in names if name != "split"]

@@ -1,4 +1,4 @@
-"""How does a radiograph's file become a grey image of the network's size?
+"""Decoding of a radiograph's file to a grey image of the network's size.
 
 The whole range of grey values counts: an image is decoded to float, resized in float and min-max
 normalised before it is quantised to 8 bits, so a 16-bit image keeps its contrast. Resizing averages over

@@ -1,4 +1,4 @@
-"""How do the files of a data set become labelled records and splits?
+"""Reading the files of a data set into labelled records, and dividing them into splits.
 
 A `Layout` says what is particular about a data set; the one reader below serves the public sets and a
 user's own folder. Shape suffixes: K landmarks, 2 = (x, y).
@@ -226,7 +226,7 @@ def _list_images(layout: Layout, folder: Path, problems: Problems) -> list[Path]
         path.name for path in image_folder.iterdir() if path.is_file() and path.name[0] != "." and not is_image(path)
     ]
     if others:
-        problems.warn(f"{image_folder}: {len(others)} files are no images and are left out, for example {min(others)}")
+        problems.warn(f"{image_folder}: {len(others)} files are not images and are left out, for example {min(others)}")
     if not images:
         problems.error(f"{image_folder}: must hold at least one image ({kinds}); found none; put them there{origin}")
     return images

@@ -1,4 +1,4 @@
-"""Which data sets are there, and what does one hold once it is prepared for a network?
+"""Finding data sets, reading their labels, and preparing their images for a network.
 
 Shape suffixes: N images, H = W = image size, E signed differences, K landmarks, 2 = (x, y).
 """

@@ -1,6 +1,6 @@
-"""Where data sets lie: a folder of this machine, or an address in an object store.
+"""Places where data sets lie: a folder of this machine, or an address in an object store.
 
-Either holds a folder for each data set.
+Both hold a folder for each data set.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Do the landmarks lie where they should? A contact sheet to look at.
+"""A contact sheet of a data set, to see whether its landmarks lie where they should.
 
 Each picture keeps its aspect and is drawn from the original file, so that what is seen does not depend on
 the network's image size.
@@ -6,9 +6,7 @@ the network's image size.
 
 from __future__ import annotations
 
-import contextlib
 import io
-import uuid
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ from ablate.datasets.images import normalise, resize
 from ablate.datasets.loading import open_contents
 from ablate.datasets.types import Problems, Record, SplitName
 from ablate.errors import InputError
+from ablate.store.local_write import write_local
 
 _CAPTION_PX = 18
 _COLOURS = ("#ff5a5f", "#ffd166", "#06d6a0", "#4cc9f0", "#f78fff", "#ff9f1c")
@@ -82,13 +81,8 @@ def _write(path: Path, sheet: Image.Image) -> None:
     """Publish the picture in one step."""
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG")
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(buffer.getvalue())
-        temporary.replace(path)
+        write_local(path, buffer.getvalue())
     except OSError as error:
         raise InputError(f"{path}: the preview must be writable; {error.strerror}; choose another path") from error
-    finally:
-        with contextlib.suppress(OSError):  # published, or never begun
-            temporary.unlink()

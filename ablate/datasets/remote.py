@@ -1,14 +1,11 @@
-"""Data sets at an address: each node fetches each of them once.
+"""Data sets at an address, each of which every node fetches once.
 
 The folder `fetched/NAME-KEY` of the cache holds a data set as it lay at its address, under its own name, and a
 manifest of its files. The key follows from the listing of the address, so that a data set that changed there is
 fetched anew. While it is fetched it is called `fetched/NAME-KEY.partial`; files that arrived stay when the process
 is killed, and the next process goes on with the rest.
 
-Every file is held against the size that the listing tells, and against its checksum: an S3 ETag of 32 hexadecimal
-digits is the MD5 of the content, unless the store encrypts with keys of its own. In a store that does, the ETag of
-no file fits, and only sizes are held against the listing, as for uploads in parts and Google Cloud Storage, which
-tell no MD5. https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html
+Every file is held against the listing and its checksum as it arrives, see `ablate.datasets.checksums`.
 """
 
 from __future__ import annotations
@@ -23,7 +20,6 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +28,16 @@ from obstore.exceptions import BaseError
 from pyarrow import fs
 
 from ablate.datasets.cache import FETCHED, MANIFEST, PARTIAL, Cache, open_cache, touch, unwritable
+from ablate.datasets.checksums import (
+    Expected,
+    Found,
+    examine,
+    hashes,
+    read_manifest,
+    size_of,
+    write_manifest,
+    wrong_files,
+)
 from ablate.datasets.folder import DESCRIPTION
 from ablate.datasets.places import Copy, Place
 from ablate.errors import InputError
@@ -49,36 +55,11 @@ LONGEST_PAUSE_S = 10.0
 NUM_COPIES = 8  # files that are fetched at once
 _REQUEST_BYTES = 16 * 2**20  # a file up to this size is fetched by one request
 
-_MD5 = re.compile(r"[0-9a-f]{32}")
 _REFUSED = re.compile(r"status code: 4(?!08|29)\d\d")  # all but a time-out and too many requests
 _COPYING = ".copying"
 
 T = TypeVar("T")
 logger = logging.getLogger("ablate")
-
-
-@dataclass(frozen=True)
-class Expected:
-    """A file of a data set as it must be."""
-
-    path: str  # in the data set's folder
-    size: int  # bytes
-    tag: str = ""  # what the store calls this content
-    sha256: str | None = None  # known once it was fetched
-
-    @property
-    def md5(self) -> str | None:
-        """The checksum that the store tells."""
-        return self.tag if _MD5.fullmatch(self.tag) else None
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a file on this machine holds."""
-
-    size: int
-    md5: str
-    sha256: str
 
 
 class _DamagedError(Exception):
@@ -231,27 +212,27 @@ class Remote(Place):
 
     def _provide(self, name: str, files: Sequence[Expected], root: Path, cache: Cache) -> tuple[Expected, ...]:
         """Make the data set whole in `root`, whose lock is held, and return its files with their checksums."""
-        known = _read_manifest(root / MANIFEST)
+        known = read_manifest(root / MANIFEST)
         if known is not None:
-            damaged = [file for file in known if _size(root / name / file.path) != file.size]
+            damaged = [file for file in known if size_of(root / name / file.path) != file.size]
             self._mend(name, damaged, {}, root, cache)
             return known
         work = root if root.is_dir() else root.with_name(root.name + PARTIAL)  # a manifest may be lost by itself
         with cache.writable():
             work.mkdir(parents=True, exist_ok=True)
-        arrived = [file for file in files if _size(work / name / file.path) == file.size]
+        arrived = [file for file in files if size_of(work / name / file.path) == file.size]
         cache.make_room(root.name, sum(file.size for file in files) - sum(file.size for file in arrived))
-        found = self._mend(name, files, _examine(work / name, arrived), work, cache)
+        found = self._mend(name, files, examine(work / name, arrived), work, cache)
         known = tuple(Expected(file.path, file.size, sha256=found[file.path].sha256) for file in files)
         with cache.writable():
-            _write_manifest(work / MANIFEST, f"{self.label}/{name}", known)
+            write_manifest(work / MANIFEST, f"{self.label}/{name}", known)
             if work != root:
                 work.rename(root)
         return known
 
     def _restore(self, name: str, known: Sequence[Expected], root: Path, cache: Cache) -> bool:
         """Compare checksums, mend what is damaged, and return whether anything was; the lock is held."""
-        damaged = _wrong(known, _examine(root / name, known))
+        damaged = wrong_files(known, examine(root / name, known))
         self._mend(name, damaged, {}, root, cache)
         return bool(damaged)
 
@@ -268,14 +249,14 @@ class Remote(Place):
         )
 
         def fetch() -> None:
-            now.update(self._fetch(name, _wrong(files, now), work, cache))
-            if _wrong(files, now):
+            now.update(self._fetch(name, wrong_files(files, now), work, cache))
+            if wrong_files(files, now):
                 raise _DamagedError
 
         try:
             retrying(fetch)
         except _DamagedError as error:
-            wrong = _wrong(files, now)
+            wrong = wrong_files(files, now)
             first, got = wrong[0], now[wrong[0].path]
             checksum = f"MD5 {first.md5}" if first.md5 else f"SHA-256 {first.sha256}"
             other = f"; so did {len(wrong) - 1} other files" if len(wrong) > 1 else ""
@@ -300,7 +281,7 @@ class Remote(Place):
             temporary, target = copying / str(number), work / name / file.path
             self._patiently(lambda: self._copy(f"{name}/{file.path}", temporary, cache))
             with cache.writable():
-                found = _hashes(temporary)
+                found = hashes(temporary)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 temporary.replace(target)
             return found
@@ -370,63 +351,3 @@ def _may_heal(error: BaseException) -> bool:
     if isinstance(error, InputError) and error.__cause__ is not None:  # an explained error of the store
         error = error.__cause__
     return isinstance(error, OSError) and trouble_of(error, is_local=False) is StoreAway
-
-
-def _wrong(files: Sequence[Expected], found: Mapping[str, Found]) -> list[Expected]:
-    """Return the files that are not there, or not as they must be."""
-    md5_holds = any(file.path in found and file.md5 == found[file.path].md5 for file in files)
-    return [
-        file
-        for file in files
-        if (got := found.get(file.path)) is None
-        or got.size != file.size
-        or file.sha256 not in (None, got.sha256)
-        or (md5_holds and file.md5 not in (None, got.md5))
-    ]
-
-
-def _examine(folder: Path, files: Sequence[Expected]) -> dict[str, Found]:
-    """Return what those of `files` hold that can be read."""
-
-    def examine(file: Expected) -> Found | None:
-        try:
-            return _hashes(folder / file.path)
-        except OSError:  # absent, or damaged: fetched again
-            return None
-
-    with ThreadPoolExecutor(NUM_COPIES) as pool:
-        found = list(pool.map(examine, files))
-    return {file.path: holds for file, holds in zip(files, found, strict=True) if holds is not None}
-
-
-def _hashes(path: Path) -> Found:
-    md5, sha256, size = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            md5.update(block)
-            sha256.update(block)
-            size += len(block)
-    return Found(size, md5.hexdigest(), sha256.hexdigest())
-
-
-def _size(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return None
-
-
-def _read_manifest(path: Path) -> tuple[Expected, ...] | None:
-    """Return the files of a fetched data set; None if it is not whole."""
-    try:
-        files = json.loads(path.read_text(encoding="utf-8"))["files"]
-        return tuple(Expected(name, fact["size"], sha256=fact["sha256"]) for name, fact in files.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def _write_manifest(path: Path, address: str, files: Sequence[Expected]) -> None:
-    facts = {file.path: {"size": file.size, "sha256": file.sha256} for file in files}
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_text(json.dumps({"address": address, "files": facts}, indent=1), encoding="utf-8")
-    temporary.replace(path)

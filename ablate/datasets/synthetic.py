@@ -1,6 +1,6 @@
-"""What does a radiograph look like that needs no download?
+"""Generated radiographs, which need no download.
 
-Frontal knee radiographs, drawn from a model: femur, tibia, fibula and patella with cortex and trabeculae in
+They are frontal knee radiographs, drawn from a model: femur, tibia, fibula and patella with cortex and trabeculae in
 a soft-tissue envelope, attenuation summed along the ray, film curve, scatter, noise, collimation and a side
 marker. Pose (rotation, shift, size, knee angle, patella), shape, exposure and noise vary, so that landmarks
 can only be found by looking. Image `index` is a function of `index` alone.
@@ -141,7 +141,7 @@ def render(index: int) -> Radiograph:
 
 
 def _pose(generator: np.random.Generator) -> tuple[_Outlines, FloatArray]:
-    """Draw a knee and a collimator window; draw again until every landmark lies inside both."""
+    """Sample a knee and a collimator window until every landmark lies inside both."""
     while True:
         outlines = _knee(generator)
         aperture_42 = _aperture(generator)

@@ -1,4 +1,4 @@
-"""What is a data set in memory, and what is known of one before its pixels are decoded?
+"""A data set in memory, and what is known of one before its pixels are decoded.
 
 Shape suffixes: N images, H and W height and width of the network's square image, K landmarks,
 2 = (x, y). A point is (x, y) in pixels of the original file, x to the right, the centre of the top-left
@@ -92,11 +92,11 @@ class Record(ABC):
 
     @abstractmethod
     def grey(self) -> Float32Array:
-        """Return the (height, width) grey values, in whatever range; raise `InputError` if they cannot be read."""
+        """Return the (height, width) grey values in the file's own range; raise `InputError` if it cannot be read."""
 
     @abstractmethod
     def digest(self) -> str:
-        """Return hex digits that change with the picture."""
+        """Return a text that changes when the picture does."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Whether a cluster or a machine is fit for a run: `ablate doctor`."""
+"""`ablate doctor`: the examination of a cluster or a machine before a run."""
 
 from ablate.doctor.examination import examine
 from ablate.doctor.report import Finding, Report

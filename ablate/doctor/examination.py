@@ -18,6 +18,7 @@ from ablate.errors import InputError
 from ablate.schedule.fitting import FINETUNE_GPUS, PRETRAIN_GPUS, Shape, shapes_of, sharing_lines, stock
 from ablate.store import Store, StoreTrouble
 from ablate.store.lock_file import condition_problem
+from ablate.words import counted
 
 if TYPE_CHECKING:
     from ablate.running.ray_tune.nodes import Member
@@ -48,7 +49,7 @@ def examine(
         conditions: says why a store cannot keep two drivers apart; None if it can.
 
     Raises:
-        InputError: nothing answers at `address`, or something that was given cannot be.
+        InputError: nothing answers at `address`, or an argument cannot be used.
     """
     found: list[tuple[str, Finding]] = []
     data, names, about_data = _data_sets(data)
@@ -120,8 +121,7 @@ def _examine_cluster(
     found += [("", finding) for finding in judge_own_data(driver["data"])]
     found += judge_doors(doors, is_open=is_open)
     found += [("", finding) for finding in _sharing(shapes_of(present, growable), cpus_per_stage)]
-    num = f"{len(nodes)} node" + ("s" if len(nodes) != 1 else "")
-    title = f"the cluster at {address}: {num}, {stock(present, growable)}"
+    title = f"the cluster at {address}: {counted(len(nodes), 'node')}, {stock(present, growable)}"
     return title, tuple(node.name for node in nodes), found
 
 

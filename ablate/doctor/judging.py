@@ -1,4 +1,4 @@
-"""What the facts of a node mean: green and red findings, each red one with its cure."""
+"""Findings from the facts of a node: green, or red with the cure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LEAST_SHARED_MEMORY_BYTES = 512e6
 
 
 NEED_ABLATE = ("store", "data")
-"""Sections that say nothing of their own where ablate cannot be imported."""
+"""Sections that are left out where ablate cannot be imported."""
 
 
 def judge(facts: Mapping[str, Any], driver: Mapping[str, Any], shape: Shape | None) -> Iterator[Finding]:
@@ -29,7 +29,7 @@ def judge(facts: Mapping[str, Any], driver: Mapping[str, Any], shape: Shape | No
             continue
         failed = isinstance(section, dict) and set(section) == {"error"}
         if failed and name != "store":
-            yield Finding(name, "red", f"cannot be examined: {section['error']}", "put that right")
+            yield Finding(name, "red", f"cannot be examined: {section['error']}", "mend that on the node")
         else:
             yield from judgement(section, driver.get(name), shape)
 

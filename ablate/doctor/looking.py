@@ -1,4 +1,4 @@
-"""What is looked at on a node.
+"""The look at a node: its versions, hardware, store, data, disks and ports.
 
 It travels by value, for it must also answer where Python finds another ablate, or none: the functions here use the
 standard library alone, and import the rest where they need it.
@@ -26,7 +26,7 @@ from ablate.words import one_line
 
 
 def look(question: dict[str, Any]) -> dict[str, Any]:
-    """Return what is so on this machine, by section; a section that fails holds its `error`."""
+    """Return the facts of this machine, by section; a section that fails holds its `error`."""
     facts: dict[str, Any] = {}
     for name, section in _SECTIONS.items():
         try:

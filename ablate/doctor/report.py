@@ -1,4 +1,4 @@
-"""What an examination found, and the lines that say it."""
+"""The findings of an examination, and the lines that tell them."""
 
 from __future__ import annotations
 

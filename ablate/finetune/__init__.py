@@ -1,4 +1,7 @@
-"""Fine-tuning on annotated images: one loop for every network, initialisation and loss."""
+"""Fine-tuning on annotated images: one loop for every network, initialisation and loss.
+
+A stage calls this package to fine-tune, and the checks before a run call `check_finetune`.
+"""
 
 from ablate.finetune.loop import (
     FinetuneOutcome,

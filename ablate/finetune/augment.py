@@ -1,4 +1,4 @@
-"""Which random affine views of the annotated images does fine-tuning see?
+"""Random affine augmentation of annotated images.
 
 Shapes: B images, K landmarks, H = W the side of the square image, 2 = (x, y) in network pixels.
 """
@@ -16,7 +16,7 @@ from ablate.space import AugmentSpec
 
 @dataclass(frozen=True)
 class Affine:
-    """One map per image: a point goes to `matrix @ (point - centre) + centre + shift`, in pixels."""
+    """One affine map per image: a point goes to `matrix @ (point - centre) + centre + shift`, in network pixels."""
 
     matrix_B22: Tensor
     shift_B2: Tensor
@@ -24,12 +24,12 @@ class Affine:
 
 
 def draw(spec: AugmentSpec, num_images: int, image_size: int, generator: torch.Generator) -> Affine:
-    """Draw one map per image on the generator's device.
+    """Draw one affine map per image on the generator's device.
 
     Each image is augmented with `spec.probability`; then shift on x and on y, relative change of scale and
-    angle are each uniform between minus and plus their largest value (paper, fine-tuning). The number of
-    draws does not depend on the spec. Draw once for all images of an optimizer step, so that how it is split
-    into forward passes changes nothing.
+    angle are each uniform between minus and plus their largest value (paper, fine-tuning). The count of random
+    numbers does not depend on the spec. Draw once for all images of an optimizer step, so that its maps do not
+    depend on how it is split into forward passes.
     """
     uniform_5B = torch.rand(5, num_images, generator=generator, device=generator.device, dtype=torch.float64)
     signed_4B = 2 * uniform_5B[1:] - 1
@@ -42,12 +42,15 @@ def draw(spec: AugmentSpec, num_images: int, image_size: int, generator: torch.G
 
 
 def apply(affine: Affine, images_B1HW: Tensor, points_BK2: Tensor) -> tuple[Tensor, Tensor]:
-    """Move images and points alike; what comes from beyond the border repeats the nearest border pixel.
+    """Map images and points alike; pixels from beyond the border repeat the nearest border pixel.
 
     Args:
         affine: one map per image; moved to the images' device.
         images_B1HW: float, sampled bilinearly.
         points_BK2: network pixels; NaN stays NaN, and a point that leaves the image keeps its coordinates.
+
+    Returns:
+        Images (B, 1, H, W) and points (B, K, 2); those of an image that is not augmented are equal bit for bit.
     """
     side = images_B1HW.shape[3]
     centre = (side - 1) / 2

@@ -1,4 +1,4 @@
-"""How does a network learn the landmarks of a few annotated images?
+"""Fine-tuning: a network learns the landmarks of a few annotated images.
 
 One loop for every network, initialisation and loss. Randomness is stateless (see `ablate.training`): a state holds
 weights, optimizer and counters, and going on from it after any optimizer step is exact.
@@ -23,7 +23,8 @@ from ablate.datasets import Dataset, Split
 from ablate.errors import InputError
 from ablate.finetune import augment
 from ablate.finetune.losses import LOSSES
-from ablate.network.building import Network, build_network
+from ablate.network.base import Network
+from ablate.network.building import build_network
 from ablate.network.evaluation import as_input, logits_in_batches, read_points, run_network
 from ablate.network.heatmaps import targets, to_file, to_network
 from ablate.network.metrics import physical_errors
@@ -62,7 +63,7 @@ class FinetuneOutcome:
     seconds: float  # all attempts together
 
 
-# --- what there is to train on ----------------------------------------------------------------------
+# --- the training images ----------------------------------------------------------------------------
 
 
 def select_shots(spec: TrialSpec, num_train: int) -> np.ndarray:
@@ -97,11 +98,11 @@ def check_finetune(spec: TrialSpec, num_train: int) -> None:
     num_images = len(select_shots(spec, num_train))
     batch_size = min(spec.finetune.batch_size, num_images)
     alone = batch_size == 1 or num_images % batch_size == 1
-    if alone and spec.network.kind == "encoder" and not _takes_one_image(spec.network, spec.image_size):
+    if alone and not _takes_one_image(spec.network, spec.image_size):
         raise InputError(
             f"finetune.batch_size {spec.finetune.batch_size} leaves one of {num_images} images (shots {spec.shots}) "
             f"alone in a forward pass, and at image_size {spec.image_size} the batch normalisation of "
-            f"{spec.network.encoder} needs at least two; choose a batch_size that does not leave a single image, or "
+            f"{spec.network.label} needs at least two; choose a batch_size that does not leave a single image, or "
             f"an image_size of at least {2 * spec.image_size}"
         )
 
@@ -213,7 +214,7 @@ def finetune(
         device: where to train.
         state: what an earlier attempt saved, None to begin; `network`'s weights do not matter then.
         checkpoint: is handed the state when it is due, after any optimizer step, and when `report` asks to stop.
-        report: called after each optimizer step with the epochs done.
+        report: called after each optimizer step with the epochs and optimizer steps done.
 
     Raises:
         Interrupted: `report` asked to stop; the state is saved.
@@ -259,7 +260,8 @@ def finetune(
             _require_finite(metrics["val_loss"], "validation loss", at.epoch, rate)
             at.finish_epoch(network, metrics["val_loss"], metrics["val_mre"])
             curve += [CurvePoint(step, at.epoch, name, value, watch.seconds) for name, value in metrics.items()]
-        stop = report(Progress("finetune", at.epoch, spec.finetune.epochs, metrics, images_per_second))
+        told = Progress("finetune", at.epoch, spec.finetune.epochs, metrics, images_per_second, optimizer_steps=step)
+        stop = report(told)
         if stop or checkpoint.due():
             now: State = {
                 "network": network.state_dict(),

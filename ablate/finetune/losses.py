@@ -1,8 +1,8 @@
-"""How wrong are predicted heatmaps?
+"""Losses between predicted heatmaps and their targets.
 
 Every loss is the mean over images of a loss per image, so the losses of parts of a batch, weighted by their images,
-add up to the loss of the whole, and so do the gradients. A landmark that is not annotated has no part in its
-image's loss: its map gets no gradient there.
+add up to the loss of the whole, and so do the gradients. A landmark that is not annotated does not contribute to its
+image's loss: its map receives no gradient there.
 
 Shapes: B images, K landmarks, H and W of the maps.
 """

@@ -1,1 +1,1 @@
-"""From a grid to a report on a cluster: what a cluster file describes is brought up, used, and taken down."""
+"""Launches: the cluster that a file describes is brought up, runs a search space, and is taken down."""

@@ -1,4 +1,4 @@
-"""What each kind of cluster must be able to do for a launch."""
+"""The interface between a launch and a kind of cluster."""
 
 from __future__ import annotations
 
@@ -60,6 +60,7 @@ class MachineType:
     max_count: int
     price_per_hour: float | None = None  # of one machine, in the file's currency; None: the file does not say
     spot: bool = False
+    min_count: int = 0  # of them, those that are there from the first minute to the last
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,9 @@ class Backend(Protocol):
 
     def steps(self) -> list[str]:
         """Return what a launch does, a line for each step, in order."""
+
+    def account_commands(self) -> list[str]:
+        """Return the commands that a user types once, before the first launch; none where nothing is to be set up."""
 
     def check_online(self, say: Say) -> None:
         """Refuse with `InputError` what cannot work: no client, no credentials, no answer. Nothing is paid for yet."""

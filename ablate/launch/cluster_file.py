@@ -1,4 +1,4 @@
-"""Cluster files: where they lie, which kind of cluster they describe, and which lines are still to be edited."""
+"""Cluster files: their path, the kind of cluster that they describe, and their lines that are still to be edited."""
 
 from __future__ import annotations
 
@@ -44,11 +44,13 @@ class ClusterFile:
             return str(self.document.get("metadata", {}).get("name", self.path.stem))
         return str(self.document.get("cluster_name", self.document.get("name", self.path.stem)))
 
+    def where(self, place: Place) -> str:
+        """Return the place of something in the file, for messages: `FILE:LINE: KEY.KEY`; `FILE` for a batch script."""
+        return str(self.path) if self.source is None else self.source.where(place)
+
     def refuse(self, place: Place, problem: str) -> NoReturn:
         """Raise `InputError` with the file, the line and the place in it."""
-        if self.source is None:
-            raise InputError(f"{self.path}: {problem}")
-        self.source.refuse(place, problem)
+        raise InputError(f"{self.where(place)}: {problem}")
 
     def require_edited(self) -> None:
         """Refuse a file with marks in it that are still to be replaced; comments do not count."""

@@ -1,4 +1,4 @@
-"""Which backend launches which kind of cluster file."""
+"""The backend of each kind of cluster file."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ablate.launch.cluster_file import Kind
 from ablate.launch.memory import Memory
 
 BACKENDS: dict[Kind, tuple[str, str]] = {
-    "ssh": ("machines", "Machines"),
-    "aws": ("cloud", "Cloud"),
-    "gcp": ("cloud", "Cloud"),
-    "azure": ("cloud", "Cloud"),
+    "ssh": ("ssh", "SshBackend"),
+    "aws": ("clouds", "CloudBackend"),
+    "gcp": ("clouds", "CloudBackend"),
+    "azure": ("clouds", "CloudBackend"),
     "slurm": ("slurm", "SlurmBackend"),
     "kubernetes": ("kubernetes", "KubernetesBackend"),
 }
-"""The module in this room and the class, by the kind of file; a module is imported when a file asks for it."""
+"""The package in this room, and the class in its module `backend`, which is imported when a file asks for it."""
 
 
 def backend_of(request: LaunchRequest, memory: Memory) -> Backend:
@@ -28,6 +28,6 @@ def backend_of(request: LaunchRequest, memory: Memory) -> Backend:
         from ablate.launch.skypilot import explain
 
         raise InputError(explain(request))
-    module, name = BACKENDS[kind]
-    made = getattr(import_module(f"ablate.launch.{module}"), name)(request, memory)
+    package, name = BACKENDS[kind]
+    made = getattr(import_module(f"ablate.launch.{package}.backend"), name)(request, memory)
     return cast(Backend, made)

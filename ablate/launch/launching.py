@@ -1,4 +1,4 @@
-"""A launch from its checks to its report: what is asked, what is started, what is shown, and what is taken down."""
+"""A launch from its checks to its report: the question, the start, the display, and the end of the cluster."""
 
 from __future__ import annotations
 
@@ -15,25 +15,23 @@ from rich.console import Console
 from ablate.errors import InputError
 from ablate.launch.backend import Backend, CameUpWrongError, DriverState, LaunchRequest, LeftOverError, Say
 from ablate.launch.cluster_file import ClusterFile, find_cluster, parse_cluster
-from ablate.launch.estimate import estimate
-from ablate.launch.estimate_words import estimate_lines
 from ablate.launch.kinds import backend_of
 from ablate.launch.memory import Memory, clusters_folder
-from ablate.schedule.policy import Costs
-from ablate.space import Grid, load_grid, plan_of
+from ablate.launch.outlook import outlook, rehearsal
+from ablate.space import Grid, load_grid
 from ablate.space.files import Source
 from ablate.store import Store, StoreAway
 from ablate.store.addresses import absolute, is_remote, label_of
 from ablate.store.lock import RunLock
 
 POLL_S = 5.0
-"""Between two looks at the driver."""
+"""Time between two looks at the driver."""
 
 LOST_S = 180.0
-"""A head that does not answer for so long, while its driver's lock is stale too, is lost."""
+"""Time after which a head that does not answer, and whose driver's lock is stale too, is lost."""
 
 OFFLINE_S = 5.0
-"""How long the display waits for a store; this machine may be offline for hours, and the run goes on."""
+"""Time that the display waits for a store; this machine may be offline for hours, and the run goes on."""
 
 
 def launch(
@@ -61,10 +59,10 @@ def launch(
     backend = backend_of(request, memory)
     backend.check()
     _check_request(request, backend)
-    for line in _outlook(request, backend, costs):
+    for line in outlook(request, backend, costs):
         say(line)
     if dry_run:
-        for line in [*_numbered(backend.steps()), "", f"{request.file.path} as it will be used:", backend.resolved()]:
+        for line in rehearsal(request, backend):
             say(line)
         return 0
     if not yes and not (sys.stdin.isatty() and console.is_terminal):
@@ -132,7 +130,7 @@ def request_for(
     if options.get("address") is not None:
         raise InputError(f"--address must be left out of a launch, which makes its own; got {options['address']}")
     text = Path(source.name).read_text(encoding="utf-8")
-    return LaunchRequest(file, grid, text, absolute(out), options.get("data"), arguments, options, keep)
+    return LaunchRequest(file, grid, text, absolute(out), options.get("data") or None, arguments, options, keep)
 
 
 def _check_request(request: LaunchRequest, backend: Backend) -> None:
@@ -199,37 +197,6 @@ def _wait_for_lock(store: Store, memory: Memory, say: Say) -> None:
         f"{store.label}: a run may have one driver at a time, and one is at work: host {owner.host}, pid {owner.pid}; "
         f"wait for its end, stop it with ablate stop {store.word}, or give another --out"
     )
-
-
-def _outlook(request: LaunchRequest, backend: Backend, costs: str | None) -> list[str]:
-    """Return the plan, the machines, time and cost."""
-    from ablate.running.plan_words import plan_lines
-    from ablate.schedule.costs import require_measured
-    from ablate.store.run_file import open_run
-
-    plan, fleet = plan_of(request.grid.trials), backend.fleet()
-    earlier = None if costs is None else open_run(costs)
-
-    def measured(gpus_pretrain: float, gpus_finetune: float) -> Costs:
-        assert earlier is not None
-        return require_measured(earlier, gpus_pretrain=gpus_pretrain, gpus_finetune=gpus_finetune)
-
-    found = estimate(
-        plan,
-        fleet,
-        request.options,
-        None if earlier is None else measured,
-        where=str(request.file.path),
-        source="" if earlier is None else f"measured in {earlier.label}",
-        prices=fleet.prices_from,
-        max_machines=fleet.max_workers,
-        idle_minutes=fleet.idle_minutes,
-    )
-    return [*plan_lines(request.grid, plan), *estimate_lines(found)]
-
-
-def _numbered(steps: list[str]) -> list[str]:
-    return ["", "steps", *(f"  {number}. {step}" for number, step in enumerate(steps, start=1))]
 
 
 # --- what is remembered -----------------------------------------------------------------------------
@@ -349,7 +316,7 @@ def _show(backend: Backend, store: Store, console: Console, say: Say) -> DriverS
 
 
 def _is_stale(store: Store) -> bool:
-    """Whether the store can be reached, and no driver is at work there."""
+    """Return whether the store can be reached, and no driver is at work there."""
     lock = RunLock(store)
     try:
         owner = lock.owner()
@@ -363,11 +330,11 @@ def _report(memory: Memory, say: Say) -> None:
     from ablate.report import write_report
     from ablate.report.pivot import pivot, render
     from ablate.report.run_data import read_trials
-    from ablate.store.run_file import RUN_FILE
-    from ablate.tables import finished_trials
+    from ablate.store.layout import RUN_FILE
+    from ablate.tables import trial_status
 
     store = Store.open(memory.state()["out"], writable=False)
-    if not store.exists(RUN_FILE) or not finished_trials(store):
+    if not store.exists(RUN_FILE) or not trial_status(store):
         say(f"{store.label}: no trial has ended, there is nothing to report")
         return
     folder = Path("reports") / memory.name

@@ -1,16 +1,15 @@
-"""What a launch must remember: a folder for each cluster under `~/.ablate/clusters`."""
+"""The memory of launches: a folder for each cluster under `~/.ablate/clusters`."""
 
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from ablate.errors import InputError
+from ablate.store.local_write import write_local
 
 STATE = "state.json"
 
@@ -46,12 +45,7 @@ class Memory:
         self.create()
         self.path(name).parent.mkdir(mode=0o700, exist_ok=True)
         data = content.encode() if isinstance(content, str) else content
-        descriptor, temporary = tempfile.mkstemp(dir=self.path(name).parent, prefix=".")  # mkstemp: mode 0600
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(self.path(name))
+        write_local(self.path(name), data, mode=0o600)
         return self.path(name)
 
     def token(self) -> str:

@@ -1,4 +1,4 @@
-"""What a pod of a Ray cluster does before Kubernetes ends it, so that nothing is lost.
+"""The preStop hook of a Ray cluster's pods, so that nothing is lost when Kubernetes ends one.
 
 `python -m ablate.launch.pod 50` is the preStop hook of clusters/kuberay.yaml, with its seconds. Kubernetes sends
 SIGTERM to the first process of a container only, and that is a shell which does not hand it on. So a pod with a driver
@@ -15,6 +15,8 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from ablate.words import one_line
 
 PROC = Path("/proc")
 
@@ -33,7 +35,7 @@ def processes(proc: Path = PROC) -> Iterator[tuple[int, list[str]]]:
 
 
 def is_driver(words: Sequence[str]) -> bool:
-    """Whether this is the command line of `ablate run`, started by Python."""
+    """Return whether this is the command line of `ablate run`, started by Python."""
     names = [Path(word).name for word in words[:3]]
     return names[1:3] == ["ablate", "run"] and names[0].startswith("python")
 
@@ -61,7 +63,7 @@ def leave(seconds: int, proc: Path = PROC) -> str:
     for node in raylets.values():
         done = _drain(node, seconds)
         if done.returncode:
-            return f"the node could not be drained: {' '.join(done.stdout.split())[-400:]}"
+            return f"the node could not be drained: {one_line(done.stdout)[-400:]}"
     # A drained node ends by itself once its last stage has ended.
     gone = _wait_until_gone(list(raylets), deadline, proc)
     return "the node is drained and has ended" if gone else f"a stage still runs after {seconds} s"

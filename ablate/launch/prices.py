@@ -1,4 +1,4 @@
-"""The machines that a Ray cluster file describes, and what its user says that they cost.
+"""The machines that a Ray cluster file describes, and their prices.
 
 Prices stand in the file, under `metadata`, with their source; nothing is looked up.
 """
@@ -45,7 +45,7 @@ def fleet_of(file: ClusterFile) -> Fleet:
     already (provider `local`) need no price; what each has may stand in `metadata.machine`.
 
     Raises:
-        InputError: a price is missing or is none, with its line.
+        InputError: a price is missing or is not one, with its line.
     """
     document = file.document
     metadata = _metadata(file, document)
@@ -69,6 +69,7 @@ def fleet_of(file: ClusterFile) -> Fleet:
             else min(limit, _count(file, node_type, ("available_node_types", name, "max_workers"), default=limit)),
             price_per_hour=prices[name],
             spot=is_spot(file.kind, node_type["node_config"]),
+            min_count=_count(file, node_type, ("available_node_types", name, "min_workers"), default=0),
         )
         for name, node_type in types.items()
     }
@@ -85,7 +86,7 @@ def fleet_of(file: ClusterFile) -> Fleet:
 
 
 def is_spot(kind: str, node_config: Mapping[str, Any]) -> bool:
-    """Whether a node type's machines may be taken back; `node_config` as the cloud's provider takes it."""
+    """Return whether a node type's machines may be taken back; `node_config` as the cloud's provider takes it."""
     if kind == "aws":
         return bool(_within(node_config, "InstanceMarketOptions", "MarketType") == "spot")
     if kind == "gcp":
@@ -157,7 +158,7 @@ def _local(
         shape = _machine(file, machine)
     count = 1 + len(document["provider"].get("worker_ips") or ())
     return Fleet(
-        workers=(MachineType("machine", shape, max_count=count),),
+        workers=(MachineType("machine", shape, max_count=count, min_count=count),),
         currency=currency,
         queue_minutes=queue_minutes,
         is_guess=machine is None,

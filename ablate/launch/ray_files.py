@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,7 @@ from ablate.launch.cluster_file import ClusterFile
 from ablate.words import one_line
 
 WRITTEN_BY_LAUNCH = ("head_start_ray_commands", "worker_start_ray_commands")
-"""What a file must leave to the launch: here it is decided who can talk to the cluster."""
-
-
-def ray_version() -> str:
-    """Return the version of Ray that is installed here; every machine of a cluster must have the same."""
-    return metadata.version("ray")
+"""Keys that a file must leave to the launch: they decide who can talk to the cluster."""
 
 
 def ray_check(file: ClusterFile, document: dict[str, Any]) -> None:

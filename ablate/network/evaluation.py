@@ -1,4 +1,4 @@
-"""Where does a network see the landmarks of images it was not trained on, and how far off is it?
+"""Landmarks that a network predicts in images, and their errors on a test set.
 
 Shapes: N images, K landmarks, H and W of the square network input, 2 = (x, y).
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ablate.datasets import Dataset, Split
 from ablate.errors import InputError
-from ablate.network.building import Network
+from ablate.network.base import Network
 from ablate.network.heatmaps import SCORES, Decoder, decode, to_file
 from ablate.network.metrics import Summary, paper_errors, physical_errors, summarise
 from ablate.space import TrialSpec
@@ -25,7 +25,7 @@ _MOST_IMAGES = 16  # in one forward pass
 
 
 def inference_batch_size(spec: TrialSpec) -> int:
-    """Images in one forward pass without gradients: what needs no more memory than fine-tuning does.
+    """Return how many images one forward pass without gradients takes: no more memory than fine-tuning needs.
 
     A function of the spec alone, because another batch size may change the last bits of a result.
     """
@@ -34,7 +34,7 @@ def inference_batch_size(spec: TrialSpec) -> int:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a network found on the test images that count, in their order."""
+    """Predictions and errors of a network on the test images that count, in their order."""
 
     split: Split  # the images that count: all, or without duplicates
     points_file_NK2: np.ndarray  # predictions in pixels of the original files, by the trial's decoder
@@ -69,7 +69,10 @@ def run_network(network: Network, images_B1HW: Tensor, spec: TrialSpec) -> Tenso
 def logits_in_batches(
     network: Network, images_NHW: Tensor, spec: TrialSpec, *, device: torch.device | str, batch_size: int | None = None
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Yield logits (B, K, H, W) of uint8 images batch by batch, in evaluation mode and without gradients."""
+    """Yield logits (B, K, H, W) of uint8 images (N, H, W) batch by batch, each with the slice of images it is of.
+
+    The network is put into evaluation mode, and no gradients are kept.
+    """
     network.eval()
     batch_size = batch_size or inference_batch_size(spec)
     for start in range(0, len(images_NHW), batch_size):
@@ -117,10 +120,10 @@ def _as_array(points_BK2: Tensor) -> np.ndarray:
 
 
 def images_that_count(spec: TrialSpec, split: Split) -> Split:
-    """Leave out images that also occur in another split where `spec.exclude_duplicates` says so.
+    """Return `split` without the images that also occur in another split, if `spec.exclude_duplicates` says so.
 
     Raises:
-        InputError: none is left.
+        InputError: no image is left.
     """
     if not spec.exclude_duplicates:
         return split
@@ -161,7 +164,7 @@ def evaluate(
         split: whole; see `images_that_count`.
         dataset: what `split` belongs to: scales and thresholds.
         device: where to run.
-        report: called after each batch.
+        report: called after each batch; returns True to ask for a stop.
         batch_size: images in one forward pass; default `inference_batch_size`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Where is a landmark, as a point, as a target map, and back from a predicted map?
+"""Landmarks as points, as target maps, and decoded from predicted maps.
 
 Shapes: B or N images, K landmarks, H and W of the square network input, 2 = (x, y).
 
@@ -53,7 +53,7 @@ def targets(points_BK2: Tensor, image_size: int, *, sigma: float, shape: Target)
     `disk` is 1 where a Gaussian around the point is at least half its maximum, else 0 (paper, section 4); it
     holds at least the pixel nearest to a point inside the image, however small sigma is. `gaussian` has
     maximum 1 at the point. Points are not rounded to whole pixels, unlike in the authors' code. A point
-    outside the image leaves what of its shape reaches into the image.
+    outside the image leaves the part of its shape that reaches into the image.
 
     Args:
         points_BK2: network pixels; NaN = not annotated.
@@ -93,22 +93,22 @@ SCORES: dict[Loss, Callable[[Tensor], Tensor]] = {
     "spatial_ce": _softmax_over_pixels,
     "mse": _as_it_is,
 }
-"""What every decoder sees of the network's output, by the loss it was trained with.
+"""The scores (B, K, H, W) that decoders read, made of the network's logits, by the loss it was trained with.
 
-- `ce`: the logits. That is what the authors' code thresholds. The softmax across channels, which the loss is made of,
-  gives every pixel of the background to some landmark: with 19 landmarks it decodes about as well (10 cephalograms,
+- `ce`: the logits, which the authors' code thresholds. The softmax across channels, which the loss is made of, gives
+  every pixel of the background to some landmark: with 19 landmarks it decodes about as well (10 cephalograms,
   64 x 64, centroid: 3.7 against 4.1 mm at sigma 1.25 px, 4.6 against 4.6 mm at 3 px), with 3 it loses them
-  (blobs learned by heart, largest error 2.4 against 0.9 px). Where no logit is positive, `centroid` is (0, 0).
+  (overfitted blobs, largest error 2.4 against 0.9 px). Where no logit is positive, `centroid` is (0, 0).
 - `spatial_ce`: the probabilities, a softmax over the pixels of each map; the logits decode worse.
 - `mse`: the output, which is compared with the target as it is.
 """
 
 
 def decode(scores_BKHW: Tensor, decoder: Decoder, *, sigma: float) -> Tensor:
-    """Return the point that each map of `SCORES` shows, in network pixels: (B, K, 2), on the maps' device.
+    """Return the point that each map of scores shows, in network pixels: (B, K, 2), on the maps' device.
 
     Args:
-        scores_BKHW: maps as `SCORES` makes them of the network's output, or targets.
+        scores_BKHW: maps as `SCORES` makes them of the network's logits, or target maps.
         decoder: `centroid`, see `centroid`; `argmax`: the whole pixel with the largest score;
             `local_mean`: the mean position around that pixel, weighted by the positive part of the scores, in
             a window that reaches `LOCAL_MEAN_SIGMAS` sigmas to each side.

@@ -7,7 +7,9 @@ import warnings
 from torch import Tensor, nn
 
 from ablate.errors import InputError
-from ablate.network.building import EncoderUNet, Network, check_encoder_name, outline
+from ablate.network.base import Network
+from ablate.network.building import outline
+from ablate.network.encoder import EncoderUNet, check_encoder_name
 from ablate.network.weights import read_weights
 from ablate.space import NetworkSpec
 
@@ -20,8 +22,12 @@ def load_imagenet(network: Network, weights: str | None = None) -> None:
 
     The latter takes them from the local cache of huggingface_hub and downloads them where they are missing.
 
+    Args:
+        network: an `EncoderUNet`.
+        weights: file with the encoder's weights; None for those of segmentation_models_pytorch.
+
     Raises:
-        InputError: the file cannot be read or does not fit; there are no such weights, or they cannot be had.
+        InputError: the file cannot be read or does not fit; there are no such weights, or they cannot be downloaded.
     """
     if not isinstance(network, EncoderUNet):
         raise InputError(f"pretrain.method imagenet needs network.kind encoder; got '{network.spec.kind}'")
@@ -31,7 +37,7 @@ def load_imagenet(network: Network, weights: str | None = None) -> None:
     import segmentation_models_pytorch.encoders as encoders
 
     name = network.encoder
-    sources = _imagenet_files(name)
+    sources = imagenet_files(name)
     try:
         loaded: nn.Module = encoders.get_encoder(name, weights=True if name.startswith("tu-") else "imagenet")
     except Exception as error:  # of the network, the server, the disk: in every case there are no weights
@@ -53,27 +59,26 @@ def check_imagenet(network: NetworkSpec, weights: str | None = None) -> None:
         raise InputError(f"pretrain.method imagenet needs network.kind encoder; got '{network.kind}'")
     check_encoder_name(network.encoder)
     if weights is not None:
-        built = outline(network, 64)
-        device = next(built.parameters()).device
+        built, device = outline(network, 64)
         tensors = {name: tensor.to(device) for name, tensor in read_weights(weights).items()}
-        assert isinstance(built, EncoderUNet)
         _load_encoder(built, tensors, weights)
         return
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 
-    sources = _imagenet_files(network.encoder)
+    sources = imagenet_files(network.encoder)
     for repository, revision, file in sources:
         if isinstance(try_to_load_from_cache(repository, file, revision=revision), str):
             continue
         try:
+            # not hf_hub_download(dry_run=True): where no server answers, that one asks again for minutes
             get_hf_file_metadata(hf_hub_url(repository, file, revision=revision), timeout=HUB_TIMEOUT_S)
         except Exception as error:  # no route, no name, refused, not found, offline mode
             reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             raise InputError(_no_imagenet(network.encoder, sources, reason)) from error
 
 
-def _load_encoder(network: EncoderUNet, tensors: dict[str, Tensor], file: str) -> None:
-    """Load an encoder's tensors, named as segmentation_models_pytorch or torchvision name them."""
+def _load_encoder(network: Network, tensors: dict[str, Tensor], file: str) -> None:
+    """Load the tensors of an encoder, named as segmentation_models_pytorch or torchvision name them."""
     encoder = network.get_submodule("net.encoder")
     for prefix in ("net.encoder.", "encoder."):
         if tensors and all(name.startswith(prefix) for name in tensors):
@@ -85,13 +90,17 @@ def _load_encoder(network: EncoderUNet, tensors: dict[str, Tensor], file: str) -
     except (RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
-            f"pretrain.weights '{file}' must hold the tensors of the encoder {network.encoder}: "
+            f"pretrain.weights '{file}' must hold the tensors of the encoder {network.spec.encoder}: "
             f"{reason[:600]}{' ...' if len(reason) > 600 else ''}"
         ) from error
 
 
-def _imagenet_files(encoder: str) -> list[tuple[str, str | None, str]]:
-    """Return repository, revision and name of each file that ImageNet weights of `encoder` consist of."""
+def imagenet_files(encoder: str) -> list[tuple[str, str | None, str]]:
+    """Return repository, revision and name of each file on the hub that `encoder`'s ImageNet weights consist of.
+
+    Raises:
+        InputError: there are no such weights; with what there is.
+    """
     import segmentation_models_pytorch.encoders as encoders
     import timm
 
@@ -115,6 +124,7 @@ def _imagenet_files(encoder: str) -> list[tuple[str, str | None, str]]:
 
 def _no_imagenet(encoder: str, sources: list[tuple[str, str | None, str]], reason: str) -> str:
     from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
 
     repository = sources[0][0]
     return (
@@ -123,10 +133,5 @@ def _no_imagenet(encoder: str, sources: list[tuple[str, str | None, str]], reaso
         "encoder's weights, or on a machine with a network run "
         f"python -c \"import segmentation_models_pytorch as s; s.encoders.get_encoder('{encoder}', "
         f'weights={"True" if encoder.startswith("tu-") else repr("imagenet")})" and copy its cache folder '
-        f"{repository_folder(repository)} into that cache (HF_HUB_CACHE names another)"
+        f"{repo_folder_name(repo_id=repository, repo_type='model')} into that cache (HF_HUB_CACHE names another)"
     )
-
-
-def repository_folder(repository: str) -> str:
-    """Return the name of a repository's folder in the cache of huggingface_hub."""
-    return "models--" + repository.replace("/", "--")

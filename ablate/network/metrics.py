@@ -1,4 +1,4 @@
-"""How far are predicted landmarks from the truth, in millimetres or pixels, by two protocols?
+"""Radial errors of predicted landmarks, in millimetres or pixels, by two protocols, and their summary.
 
 `physical` compares unrounded predictions with the label files and scales each axis by its own unit per pixel.
 `paper` does what the authors' code does: see `paper_errors`.

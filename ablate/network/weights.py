@@ -1,4 +1,4 @@
-"""Weights from files: read, checked against a network, and loaded."""
+"""Weights from files: read, checked against a network, loaded into one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ablate.errors import InputError
-from ablate.network.building import Head, Network, outline
+from ablate.network.base import Head, Network
+from ablate.network.building import outline
 from ablate.space import Pretraining
 
 
@@ -53,17 +54,21 @@ def check_weights(pretraining: Pretraining) -> None:
     if weights is None:
         return
     head: Head = "noise" if pretraining.fields.method == "ddpm" else "landmarks"
-    network = outline(pretraining.network, pretraining.image_size, head)
-    device = next(network.parameters()).device
+    network, device = outline(pretraining.network, pretraining.image_size, head)
     tensors = {name: tensor.to(device) for name, tensor in read_weights(weights).items()}
     load_weights(network, tensors, weights)
 
 
 def load_weights(network: Network, tensors: Mapping[str, Tensor], file: str) -> None:
-    """Start `network` from the tensors of `file`.
+    """Load the tensors of `file` into `network` as its initial weights, see `Network.load_initial`.
+
+    Args:
+        network: whose weights are replaced.
+        tensors: by name, on the network's device.
+        file: where they come from, for messages.
 
     Raises:
-        InputError: they do not fit.
+        InputError: they do not fit the network.
     """
     try:
         network.load_initial(tensors)

@@ -1,10 +1,10 @@
 """Pre-training: one file for each method, and one loop for all.
 
-A stage runs pre-trainings; nothing else needs this room but the pictures of DDPM's samples.
+Only a stage calls this package: its trial pre-trains, its pictures show DDPM's samples.
 """
 
-from ablate.pretrain.base import Method
+from ablate.pretrain.base import PretrainingMethod
 from ablate.pretrain.loop import run_pretraining
 from ablate.pretrain.methods import build_method
 
-__all__ = ["Method", "build_method", "run_pretraining"]
+__all__ = ["PretrainingMethod", "build_method", "run_pretraining"]

@@ -13,13 +13,12 @@ from ablate.pretrain.heads import barlow_twins_head, barlow_twins_loss
 from ablate.space import BarlowTwinsSpec, Pretraining
 
 
-class BarlowTwins(SelfSupervision):
+class BarlowTwins(SelfSupervision[BarlowTwinsSpec]):
     """Redundancy reduction between two views."""
 
     def __init__(self, pretraining: Pretraining) -> None:
         super().__init__(pretraining)
-        spec = pretraining.fields
-        assert isinstance(spec, BarlowTwinsSpec)
+        spec = self.spec
         self.projector = barlow_twins_head(self.network.feature_dim, spec.hidden_dim, spec.projection_dim)
         self.barlow_twins = barlow_twins_loss(spec.redundancy)
 
@@ -29,4 +28,4 @@ class BarlowTwins(SelfSupervision):
         return self.barlow_twins(first, second)
 
 
-METHOD = BarlowTwins
+IMPLEMENTATION = BarlowTwins

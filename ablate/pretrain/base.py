@@ -1,40 +1,49 @@
-"""What does every pre-training method have to provide to the training loop?
+"""The interface between a pre-training method and the training loop, and the base of self-supervised methods.
 
-Shapes: B images of one optimizer step or of one forward pass, H and W of the square image, C feature channels.
+Shapes: B images of one optimizer step or of one forward pass, H and W of the square image.
 """
 
 from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from ablate.network.building import Head, Network, build_network
+from ablate.network.base import Head, Network
+from ablate.network.building import build_network
 from ablate.network.weights import load_weights, read_weights
 from ablate.pretrain.views import View, random_view
-from ablate.space import Pretraining, SelfSupervised
+from ablate.space import Pretrain, Pretraining, SelfSupervised
+
+AnySpec = TypeVar("AnySpec", bound=Pretrain)
+ViewsSpec = TypeVar("ViewsSpec", bound=SelfSupervised)
 
 
-class Method(nn.Module, ABC):
+class PretrainingMethod(nn.Module, ABC, Generic[AnySpec]):
     """A pre-training method: the network it trains, its loss, and what follows an optimizer step.
 
-    Everything it needs to go on is in `state_dict()`. Whatever it does is a function of the pre-training's
-    fields, of the step and of the tensors it is given: nothing depends on the number of steps, and no
-    method keeps a generator. Methods are built by `ablate.pretrain.build_method`, which seeds their heads.
+    `PretrainingMethod[DdpmSpec]` is a method whose fields are those of `DdpmSpec`. Everything it needs to go on is in
+    `state_dict()`. Whatever it does is a function of the pre-training's fields, of the step and of the tensors it is
+    given: nothing depends on the number of steps, and no method keeps a generator. Methods are built by
+    `ablate.pretrain.build_method`, which seeds their heads.
     """
+
+    spec: AnySpec
+    network: Network
 
     head: ClassVar[Head] = "landmarks"
     clip: float | None = None
-    """Gradient values are clipped to +- this; None: they are not."""
+    """Gradient values are clipped to this on either side of zero; None: they are not clipped."""
 
     def __init__(self, pretraining: Pretraining) -> None:
         super().__init__()
         fields = pretraining.fields
         self.pretraining = pretraining
-        self.network: Network = build_network(
+        self.spec = cast(AnySpec, fields)  # the row of `METHODS` pairs the class of the fields with this class
+        self.network = build_network(
             pretraining.network,
             num_outputs=1,
             image_size=pretraining.image_size,
@@ -62,25 +71,24 @@ class Method(nn.Module, ABC):
         """Return the loss, a mean over the images of `prepared`, slices of what `prepare` returned."""
 
     def after_step(self, step: int) -> None:
-        """Do what follows optimizer step `step`: moving averages, queue, centre."""
+        """Do what follows optimizer step `step`, counted from 1: moving averages, queue, centre."""
 
     def snapshot(self) -> dict[str, Tensor]:
         """Return the weights that fine-tuning starts from, for `Network.load_initial`."""
         return self.network.encoder_state()
 
 
-class SelfSupervision(Method):
+class SelfSupervision(PretrainingMethod[ViewsSpec]):
     """Base of the methods that compare augmented views of an image.
 
-    Two views of the size of the image, drawn alike by every method (`ablate.pretrain.views`), so that methods are
-    compared and not their augmentations. The part of the network that is not trained is dropped.
+    Every method draws its two views, of the size of the image, in the same way (`ablate.pretrain.views`), so that
+    methods are compared and not their augmentations. The part of the network that is not trained is dropped.
     """
 
     def __init__(self, pretraining: Pretraining) -> None:
         super().__init__(pretraining)
         self.network.keep_encoder_only()
-        assert isinstance(pretraining.fields, SelfSupervised)
-        self.view = View(size=pretraining.image_size, min_area=pretraining.fields.min_crop)
+        self.view = View(size=pretraining.image_size, min_area=self.spec.min_crop)
 
     def prepare(self, images_B1HW: Tensor, generator: torch.Generator, step: int) -> tuple[Tensor, ...]:
         """Return two views (B, 1, H, W) of every image."""

@@ -1,7 +1,7 @@
 """BYOL: one view's projection is predicted from the other's, against a momentum encoder, without negatives.
 
 Grill et al. 2020, "Bootstrap your own latent". Deviations: AdamW in place of LARS; the momentum is constant, for a
-schedule would depend on the number of steps; the loss is minus the mean cosine, of which the paper's is 4 + 4 times.
+schedule would depend on the number of steps; the loss is minus the mean cosine, and the paper's is 4 + 4 times that.
 """
 
 from __future__ import annotations
@@ -13,14 +13,12 @@ from ablate.pretrain.heads import byol_predictor, byol_projector, negative_cosin
 from ablate.space import ByolSpec, Pretraining
 
 
-class Byol(SelfSupervision):
+class Byol(SelfSupervision[ByolSpec]):
     """Symmetric regression of the momentum branch's projections."""
 
     def __init__(self, pretraining: Pretraining) -> None:
         super().__init__(pretraining)
-        spec = pretraining.fields
-        assert isinstance(spec, ByolSpec)
-        self.momentum = spec.momentum
+        spec = self.spec
         self.projector = byol_projector(self.network.feature_dim, spec.hidden_dim, spec.projection_dim)
         self.predictor = byol_predictor(spec.projection_dim, spec.hidden_dim)
         self.target = MomentumBranch(self.network, self.projector)
@@ -34,7 +32,7 @@ class Byol(SelfSupervision):
 
     def after_step(self, step: int) -> None:
         """Move the target branch."""
-        self.target.follow(self.network, self.projector, self.momentum)
+        self.target.follow(self.network, self.projector, self.spec.momentum)
 
 
-METHOD = Byol
+IMPLEMENTATION = Byol

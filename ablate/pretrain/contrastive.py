@@ -1,4 +1,7 @@
-"""InfoNCE, against the other images of a batch or against a queue. Shapes: B images, D projection, Q queue."""
+"""InfoNCE against the other images of a forward pass or against a queue.
+
+Shapes: B images, D channels of the projection, Q keys in the queue.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,9 @@ from torch import Tensor
 
 
 def info_nce(queries_BD: Tensor, keys_BD: Tensor, temperature: float) -> Tensor:
-    """Return MoCo v3's contrastive loss: of all keys, each query's own is to be found, times 2 temperatures.
+    """Return MoCo v3's contrastive loss of each query's own key against the other images' keys, times 2 temperatures.
 
-    Chen, Xie, He 2021, algorithm 1. Vectors are normalised here.
+    Chen, Xie, He 2021, algorithm 1. Vectors (B, D) are normalised here; the loss is a mean over the images.
     """
     logits_BB = F.normalize(queries_BD) @ F.normalize(keys_BD).T / temperature
     labels_B = torch.arange(len(queries_BD), device=queries_BD.device)
@@ -18,9 +21,10 @@ def info_nce(queries_BD: Tensor, keys_BD: Tensor, temperature: float) -> Tensor:
 
 
 def info_nce_with_queue(queries_BD: Tensor, keys_BD: Tensor, queue_QD: Tensor, temperature: float) -> Tensor:
-    """Return MoCo's contrastive loss: each query's own key against the keys in the queue.
+    """Return MoCo's contrastive loss of each query's own key against the keys in the queue.
 
-    He et al. 2020, algorithm 1. Vectors but the queue's, which are of unit length already, are normalised here.
+    He et al. 2020, algorithm 1. Queries and keys (B, D) are normalised here, the queue (Q, D) holds unit vectors
+    already; the loss is a mean over the images.
     """
     queries_BD, keys_BD = F.normalize(queries_BD), F.normalize(keys_BD)
     positive_B1 = (queries_BD * keys_BD).sum(1, keepdim=True)

@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ablate.network.building import UNet, build_network
-from ablate.pretrain.base import Method
+from ablate.network.building import build_network
+from ablate.network.unet import UNet
+from ablate.pretrain.base import PretrainingMethod
 from ablate.space import DdpmSpec, Pretraining
 from ablate.training import seeded
 
@@ -25,10 +26,11 @@ SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2", "quadratic": "sc
 """Names of the noise schedules in diffusers; all but cosine run from beta 1e-4 to 0.02."""
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": F.l1_loss, "l2": F.mse_loss, "huber": F.huber_loss}
+"""Distances between predicted and true noise, by their name in `pretrain.loss`."""
 
 
 class NoiseSchedule:
-    """How much of an image is left at each timestep, and the way back; diffusers' DDPMScheduler with types."""
+    """Noising by timesteps, and the way back: diffusers' DDPMScheduler with types."""
 
     def __init__(self, spec: DdpmSpec) -> None:
         from diffusers import DDPMScheduler
@@ -99,15 +101,15 @@ class WeightAverage(nn.Module):
         return self
 
 
-class Ddpm(Method):
+class Ddpm(PretrainingMethod[DdpmSpec]):
     """Noise prediction with the whole U-Net; the snapshot holds the averaged weights."""
 
     head = "noise"
+    network: UNet  # the only kind of network that the row of `METHODS` allows
 
     def __init__(self, pretraining: Pretraining) -> None:
         super().__init__(pretraining)
-        spec = pretraining.fields
-        assert isinstance(spec, DdpmSpec)
+        spec = self.spec
         self.clip = spec.clip
         self.schedule = NoiseSchedule(spec)
         self.average = WeightAverage(self.network, spec.ema)
@@ -124,9 +126,8 @@ class Ddpm(Method):
     def loss(self, *prepared: Tensor) -> Tensor:
         """Return the distance between the noise and its prediction, a mean over images and pixels."""
         scaled, noise, timesteps = prepared
-        network = self.network
-        assert isinstance(network, UNet)
-        return self.distance(network.denoise(self.schedule.add_noise(scaled, noise, timesteps), timesteps), noise)
+        predicted = self.network.denoise(self.schedule.add_noise(scaled, noise, timesteps), timesteps)
+        return self.distance(predicted, noise)
 
     def after_step(self, step: int) -> None:
         """Move the average of the weights."""
@@ -137,12 +138,12 @@ class Ddpm(Method):
         return self.average.tensors(self.network)
 
 
-METHOD = Ddpm
+IMPLEMENTATION = Ddpm
 
 
 @dataclass(frozen=True)
 class Strips:
-    """What a DDPM does, in pictures: uint8 (N, H, W) each."""
+    """Two rows of pictures of a DDPM: an image that is noised, and a new image drawn from noise; uint8 (N, H, W)."""
 
     timesteps: tuple[int, ...]  # of the pictures of `noising`, ascending; `sampling` shows them descending
     noising_NHW: np.ndarray
@@ -171,14 +172,17 @@ def strips(
         num_pictures: N, at least 2; no more than there are timesteps are made.
         seed: of all noise.
         device: where to compute.
+
+    Raises:
+        ValueError: the pre-training is of another method, or the tensors do not fit its network.
     """
     spec = pretraining.fields
-    assert isinstance(spec, DdpmSpec)
+    if not isinstance(spec, DdpmSpec):
+        raise ValueError(f"strips show what a ddpm pre-training does; got {spec.method}")
     schedule = NoiseSchedule(spec)
     size = pretraining.image_size
     network = build_network(pretraining.network, num_outputs=1, image_size=size, seed=spec.seed, head="noise")
     network.load_initial(tensors)
-    assert isinstance(network, UNet)
     network.to(device).eval()
 
     shown = np.linspace(0, spec.timesteps - 1, min(num_pictures, spec.timesteps)).round().astype(int)

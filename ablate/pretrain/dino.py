@@ -3,7 +3,7 @@
 Caron et al. 2021, "Emerging properties in self-supervised vision transformers". Deviations: temperatures and momentum
 are constant, for their schedules would depend on the number of steps or epochs, and for the same reason the last
 layer is never frozen; the centre moves once per optimizer step, by the mean over all its forward passes; crops are
-augmented as in the other methods. Shapes: B images, P prototypes, D draws.
+augmented as in the other methods. Shapes: B images, H and W of a global crop, S side of a local crop, P prototypes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ablate.network.building import Network
+from ablate.network.base import Network
 from ablate.pretrain.base import MomentumBranch, SelfSupervision
 from ablate.pretrain.heads import dino_head, dino_loss
 from ablate.pretrain.views import View, random_view
@@ -19,20 +19,20 @@ from ablate.space import DinoSpec, Pretraining
 
 LOCAL_SIDE = 96 / 224  # of a local crop's side to a global crop's, as in DINO
 LOCAL_AREA = 0.05 / 0.4  # of the smallest local to the smallest global crop's area, as in DINO
-NUM_GLOBAL = 2
+NUM_GLOBAL = 2  # global crops of each image
 
 
 def local_size(image_size: int, stride: int) -> int:
-    """Return the side of local crops in pixels: about 3/7 of the image's, whole positions of the encoder's last map.
+    """Return the side of local crops in pixels: about 3/7 of the image's, a multiple of the encoder's `stride`.
 
-    A multiple of `stride` and at least two of them, for an encoder's last map of a single position leaves batch
-    norm nothing to normalise and pooling nothing to pool; but never above `image_size`.
+    It is at least two strides, because a last feature map of a single position leaves batch norm nothing to normalise
+    and pooling nothing to pool; but never above `image_size`.
     """
     positions = max(2, round(image_size * LOCAL_SIDE / stride))
     return min(positions * stride, image_size)
 
 
-class Dino(SelfSupervision):
+class Dino(SelfSupervision[DinoSpec]):
     """Two global and `local_crops` local crops; the snapshot is the teacher's encoder.
 
     Global crops show from `min_crop` of the image's area to all of it, local crops from 1/8 of `min_crop` to
@@ -41,9 +41,7 @@ class Dino(SelfSupervision):
 
     def __init__(self, pretraining: Pretraining) -> None:
         super().__init__(pretraining)
-        spec = pretraining.fields
-        assert isinstance(spec, DinoSpec)
-        self.spec = spec
+        spec = self.spec
         dims = (self.network.feature_dim, spec.hidden_dim, spec.bottleneck_dim, spec.prototypes)
         self.projector = dino_head(*dims)
         self.teacher = MomentumBranch(self.network, self.projector, dino_head(*dims))
@@ -96,4 +94,4 @@ class Dino(SelfSupervision):
         return teacher.encoder_state()
 
 
-METHOD = Dino
+IMPLEMENTATION = Dino

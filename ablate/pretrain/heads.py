@@ -1,4 +1,4 @@
-"""The heads and losses that come from lightly, with types."""
+"""The projection heads and losses that come from lightly, with types."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def dino_head(num_inputs: int, hidden_dim: int, bottleneck_dim: int, prototypes:
 
 
 def nt_xent(temperature: float) -> PairLoss:
-    """Return SimCLR's NT-Xent: of 2 B views, each has one positive and the 2 B - 2 views of other images against it."""
+    """Return SimCLR's NT-Xent: the positive is the image's other view, the negatives are both views of the others."""
     loss: PairLoss = NTXentLoss(temperature=temperature, memory_bank_size=0)
     return loss
 
@@ -74,7 +74,7 @@ def dino_loss(prototypes: int, student_temperature: float, teacher_temperature: 
     """Return DINO's loss, called with the lists of the teacher's and the student's outputs per crop.
 
     Its buffer `center` (1, 1, prototypes) stays as it is in `forward`: lightly would move it in every forward
-    pass, so that an accumulated step moved it several times.
+    pass, and so several times in an optimizer step of several forward passes.
     """
     loss: nn.Module = DINOLoss(
         output_dim=prototypes,

@@ -1,6 +1,6 @@
-"""How is a network pre-trained? The one training loop of all methods.
+"""The one training loop of all pre-training methods.
 
-Nothing in it depends on the number of steps asked for, so a snapshot taken in passing equals one of a shorter
+Nothing in it depends on the number of steps asked for, so a snapshot taken in passing equals the last one of a shorter
 pre-training, and a longer pre-training goes on from the state of a shorter one. Shapes: N images of the data set, W
 images of one optimizer step, H and W of the square image.
 """
@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ablate.pretrain.base import Method
+from ablate.pretrain.base import PretrainingMethod
 from ablate.pretrain.methods import build_method
 from ablate.space import Pretraining
 from ablate.training import (
@@ -63,7 +63,7 @@ def run_pretraining(
     snapshot that was asked for.
 
     Args:
-        pretraining: what to do; its number of steps is not looked at.
+        pretraining: method, fields, network and image size; its number of steps is ignored.
         images_NHW: uint8, H = W = `pretraining.image_size`; all of them are kept on the device.
         steps: optimizer steps to end with, those before `state` included; at or below the state's step nothing is
             trained.
@@ -71,7 +71,7 @@ def run_pretraining(
         snapshots: steps whose snapshot is wanted; none before the state's step, which has lost them.
         device: where to train.
         state: of an earlier attempt, as given to `checkpoint`; None to begin.
-        checkpoint: keeps states: when it says so, when `report` asks to stop, and after the last step.
+        checkpoint: keeps states: when one is due, when `report` asks to stop, and after the last step; None: none.
         report: called after every step with the loss; returns True to ask the loop to stop.
 
     Returns:
@@ -80,7 +80,7 @@ def run_pretraining(
     Raises:
         Interrupted: `report` asked to stop before the last step; the state is saved.
         Diverged: the loss is not finite; raised before the weights are changed.
-        ValueError: a snapshot is asked for that lies before the state.
+        ValueError: a snapshot is asked for that lies before the state's step.
         InputError: `weights` cannot be loaded.
     """
     fields, device = pretraining.fields, torch.device(device)
@@ -154,7 +154,9 @@ def learning_rate(pretraining: Pretraining, step: int) -> float:
     return fields.lr * min(1.0, step / fields.warmup) if fields.warmup else fields.lr
 
 
-def _optimizer_step(method: Method, optimizer: torch.optim.Optimizer, batch_W1HW: Tensor, step: int) -> float:
+def _optimizer_step(
+    method: PretrainingMethod[Any], optimizer: torch.optim.Optimizer, batch_W1HW: Tensor, step: int
+) -> float:
     """Do one optimizer step and return its loss."""
     fields, device = method.pretraining.fields, batch_W1HW.device
     optimizer.zero_grad(set_to_none=True)
@@ -170,8 +172,8 @@ def _optimizer_step(method: Method, optimizer: torch.optim.Optimizer, batch_W1HW
     return loss
 
 
-def backward(method: Method, batch_W1HW: Tensor, generator: torch.Generator, step: int) -> float:
-    """Add the gradients of one optimizer step, forward pass by forward pass, and return its loss."""
+def backward(method: PretrainingMethod[Any], batch_W1HW: Tensor, generator: torch.Generator, step: int) -> float:
+    """Add the gradients of one optimizer step, forward pass by forward pass, and return the step's mean loss."""
     prepared = method.prepare(batch_W1HW, generator, step)
     total = torch.zeros((), device=batch_W1HW.device)
     for part, share in micro_batches(len(batch_W1HW), method.pretraining.fields.batch_size):
@@ -181,5 +183,5 @@ def backward(method: Method, batch_W1HW: Tensor, generator: torch.Generator, ste
     return float(total)
 
 
-def _snapshot(method: Method) -> dict[str, Tensor]:
+def _snapshot(method: PretrainingMethod[Any]) -> dict[str, Tensor]:
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in method.snapshot().items()}

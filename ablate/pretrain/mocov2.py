@@ -17,20 +17,18 @@ from ablate.pretrain.heads import moco_head
 from ablate.space import MocoV2Spec, Pretraining
 
 
-class MocoV2(SelfSupervision):
+class MocoV2(SelfSupervision[MocoV2Spec]):
     """Queries of the first view, keys of the second, negatives from the queue.
 
     The queue is part of the state (lightly's memory bank leaves it out). It starts with random unit vectors.
     """
 
-    queue: Tensor  # (Q, D), unit vectors
-    next_slot: Tensor  # where the next key goes
+    queue: Tensor  # (Q keys, D channels of the projection), unit vectors
+    next_slot: Tensor  # index of the oldest key, which the next one replaces
 
     def __init__(self, pretraining: Pretraining) -> None:
         super().__init__(pretraining)
-        spec = pretraining.fields
-        assert isinstance(spec, MocoV2Spec)
-        self.spec = spec
+        spec = self.spec
         self.projector = moco_head(self.network.feature_dim, spec.hidden_dim, spec.projection_dim, batch_norm=False)
         self.keys = MomentumBranch(self.network, self.projector)
         self.register_buffer("queue", F.normalize(torch.randn(spec.queue, spec.projection_dim)))
@@ -57,4 +55,4 @@ class MocoV2(SelfSupervision):
         self.keys.follow(self.network, self.projector, self.spec.momentum)
 
 
-METHOD = MocoV2
+IMPLEMENTATION = MocoV2

@@ -16,14 +16,12 @@ from ablate.pretrain.heads import moco_head
 from ablate.space import MocoV3Spec, Pretraining
 
 
-class MocoV3(SelfSupervision):
+class MocoV3(SelfSupervision[MocoV3Spec]):
     """Each view's queries against the other view's keys."""
 
     def __init__(self, pretraining: Pretraining) -> None:
         super().__init__(pretraining)
-        spec = pretraining.fields
-        assert isinstance(spec, MocoV3Spec)
-        self.spec = spec
+        spec = self.spec
         self.projector = moco_head(self.network.feature_dim, spec.hidden_dim, spec.projection_dim, batch_norm=True)
         self.predictor = moco_head(spec.projection_dim, spec.hidden_dim, spec.projection_dim, batch_norm=True)
         self.keys = MomentumBranch(self.network, self.projector)
@@ -40,4 +38,4 @@ class MocoV3(SelfSupervision):
         self.keys.follow(self.network, self.projector, self.spec.momentum)
 
 
-METHOD = MocoV3
+IMPLEMENTATION = MocoV3

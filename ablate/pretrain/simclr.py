@@ -15,13 +15,12 @@ from ablate.pretrain.heads import nt_xent, simclr_head
 from ablate.space import Pretraining, SimclrSpec, SimclrV2Spec
 
 
-class Simclr(SelfSupervision):
+class Simclr(SelfSupervision[SimclrSpec]):
     """NT-Xent over the views of a forward pass."""
 
     def __init__(self, pretraining: Pretraining) -> None:
         super().__init__(pretraining)
-        spec = pretraining.fields
-        assert isinstance(spec, SimclrSpec)
+        spec = self.spec
         self.projector = simclr_head(
             self.network.feature_dim,
             spec.hidden_dim,
@@ -36,4 +35,4 @@ class Simclr(SelfSupervision):
         return self.nt_xent(first, second)
 
 
-METHOD = Simclr
+IMPLEMENTATION = Simclr

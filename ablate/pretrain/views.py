@@ -1,7 +1,8 @@
-"""Which random views of a grey X-ray does self-supervision compare?
+"""Random views of grey X-ray images, for self-supervision to compare.
 
 Every random number of a view belongs to one image, so an optimizer step's views do not depend on how the step is
-split into forward passes. Shapes: B images, H and W of the image, S side of the view, G grid positions.
+split into forward passes. Shapes: B images, H and W of the image, S side of the view, D random numbers, G side of the
+sampling grid.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class View:
 
 
 NUM_DRAWS = 11
-"""Random numbers behind one view of one image."""
+"""Random numbers that one view of one image consumes."""
 
 
 def random_view(images_B1HW: Tensor, view: View, generator: torch.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""What did a run find, in tables, figures, pictures and a page to look at?
+"""Reports about a run: tables, figures, pictures, and a page to look at.
 
 Names are imported when they are asked for: a table needs no plotting library.
 """

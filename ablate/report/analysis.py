@@ -1,4 +1,4 @@
-"""What do the statistics say of each initialisation at each number of shots?
+"""The statistics of a run: each initialisation at each number of shots, and their comparisons.
 
 S seeds, I test images, K landmarks. An arm is one cell of the comparison: an initialisation at one number of
 shots, with all its seeds.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ablate.report.grouping import Group, Grouping, Key, field_label, group_trials, plain, value_label
+from ablate.report.grouping import INITIALISATION, Group, Grouping, Key, field_label, group_trials, plain, value_label
 from ablate.report.run_data import Errors, RunData
 from ablate.stats import (
     Best,
@@ -51,6 +51,16 @@ class Arm:
     scores: PerImage
     mre: Estimate
 
+    @property
+    def label(self) -> str:
+        """Name of the initialisation for a reader."""
+        return self.row.label(INITIALISATION)
+
+    @property
+    def shots(self) -> str:
+        """The number of shots for a reader: `10`, `all`."""
+        return self.column.label("shots")
+
     def hits(self, threshold: float) -> PerImage:
         """Return the scores whose value is the SDR at a threshold."""
         return hit_sums(self.errors_SIK, threshold, self.clusters)
@@ -71,12 +81,12 @@ class Panel:
 
     @property
     def title(self) -> str:
-        """The data set, and whatever else tells this panel from others."""
+        """The data set, and the fields that distinguish this panel from others."""
         return f"{self.dataset}, {self.others}" if self.others else self.dataset
 
     @property
     def others(self) -> str:
-        """What tells this panel from others of its data set."""
+        """The fields whose values distinguish this panel from others of its data set."""
         fixed = [(name, value) for name, value in self.group.fixed if name != "dataset"]
         return ", ".join(f"{field_label(name)} {value_label(name, value)}" for name, value in fixed)
 
@@ -97,11 +107,6 @@ class Analysis:
     grouping: Grouping
     panels: tuple[Panel, ...]  # of groups that have a result
     num_resamples: int
-
-    @property
-    def fewest_seeds(self) -> int | None:
-        """The smallest number of seeds behind any interval."""
-        return min((arm.mre.num_seeds for panel in self.panels for arm in panel.arms.values()), default=None)
 
 
 def analyse(run: RunData, *, num_resamples: int | None = None) -> Analysis:
@@ -153,5 +158,5 @@ def _panel(group: Group, grouping: Grouping, errors: Errors, resamples: Resample
 
 def best_rates(panel: Panel, column: Key, threshold: float) -> Best:
     """Return which initialisation has the highest SDR at one number of shots."""
-    arms = {arm.row.label("pretrain_method"): arm.hits(threshold) for arm in panel.column_arms(column)}
+    arms = {arm.label: arm.hits(threshold) for arm in panel.column_arms(column)}
     return best_of(arms, panel.resamples, higher_is_better=True)

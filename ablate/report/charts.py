@@ -1,4 +1,4 @@
-"""What does each figure show? Charts are data: `figures` draws them for print, `interactive` for the page."""
+"""The figures as data, which `figures` draws for print and `interactive` for the page."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from ablate.report.analysis import SEED, Analysis, Arm, Panel
-from ablate.report.comparison_tables import METHOD, numeric_shots, rankings
-from ablate.report.grouping import Key, field_label, plain, value_label
+from ablate.report.estimates import numeric_shots
+from ablate.report.grouping import INITIALISATION, Key, field_label, plain, value_label
 from ablate.report.metrics import thresholds_of
+from ablate.report.rankings import rankings
 from ablate.report.render import slug
 from ablate.report.run_tables import fullest, trial_costs
 from ablate.stats import Resamples, sdr_curve
@@ -128,9 +129,9 @@ def shot_charts(analysis: Analysis) -> Iterator[Chart]:
             if arms:
                 lower, upper = _limits(arms)
                 lines.append(Line(
-                    row.label(METHOD), str(row.value), styles[row], tuple(where[arm.column] for arm in arms),
+                    row.label(INITIALISATION), str(row.value), styles[row], tuple(where[arm.column] for arm in arms),
                     tuple(_value(arm) for arm in arms), lower, upper,
-                    tuple(f"{arm.column.label('shots')} shots, {arm.mre.num_seeds} seeds" for arm in arms),
+                    tuple(f"{arm.shots} shots, {arm.mre.num_seeds} seeds" for arm in arms),
                 ))  # fmt: skip
         yield LineChart(
             slug("mre-shots", panel.title), panel.title, "annotated training images", f"MRE ({panel.unit})",
@@ -164,7 +165,7 @@ def rate_charts(analysis: Analysis) -> Iterator[Chart]:
             for arm in arms:
                 curve = sdr_curve(arm.errors_SIK, distances_T, resamples)
                 lines.append(Line(
-                    arm.row.label(METHOD), str(arm.row.value), styles[arm.row], tuple(distances_T.tolist()),
+                    arm.label, str(arm.row.value), styles[arm.row], tuple(distances_T.tolist()),
                     tuple((100 * curve.values_M).tolist()), tuple((100 * curve.lower_M).tolist()),
                     tuple((100 * curve.upper_M).tolist()),
                 ))  # fmt: skip
@@ -192,10 +193,10 @@ def _setting_charts(analysis: Analysis, field: str) -> Iterator[Chart]:
                 lower, upper = _limits(arms)
                 style = sum(line.method == str(others_key.value) for line in drawn)
                 drawn.append(Line(
-                    others_key.label(METHOD), str(others_key.value), style,
+                    others_key.label(INITIALISATION), str(others_key.value), style,
                     tuple(float(str(dict(arm.row.variant)[field])) for arm in arms),
                     tuple(_value(arm) for arm in arms), lower, upper,
-                    tuple(arm.row.label(METHOD) for arm in arms),
+                    tuple(arm.label for arm in arms),
                 ))  # fmt: skip
             if drawn:
                 values = sorted({x for line in drawn for x in line.x})
@@ -234,7 +235,7 @@ def landmark_charts(analysis: Analysis) -> Iterator[Chart]:
         if arms and values[0]:
             yield HeatChart(
                 slug("landmarks", panel.title), f"{panel.title}, {column.label('shots')} shots", "landmark",
-                f"MRE ({panel.unit})", tuple(arm.row.label(METHOD) for arm in arms),
+                f"MRE ({panel.unit})", tuple(arm.label for arm in arms),
                 tuple(str(number) for number in range(len(values[0]))), tuple(values), "Mean over seeds.",
             )  # fmt: skip
 
@@ -266,9 +267,9 @@ def cost_charts(analysis: Analysis) -> Iterator[Chart]:
             if points:
                 lower, upper = _limits([arm for _, arm in points])
                 lines.append(Line(
-                    row.label(METHOD), str(row.value), styles[row], tuple(hours for hours, _ in points),
+                    row.label(INITIALISATION), str(row.value), styles[row], tuple(hours for hours, _ in points),
                     tuple(_value(arm) for _, arm in points), lower, upper,
-                    tuple(f"{arm.column.label('shots')} shots" for _, arm in points),
+                    tuple(f"{arm.shots} shots" for _, arm in points),
                 ))  # fmt: skip
         if lines:
             label = "GPU-hours of one trial" if unit == "gpu_hours" else "hours of one trial (no GPU was used)"
@@ -292,7 +293,7 @@ def learning_charts(analysis: Analysis) -> Iterator[Chart]:
             mean = mean[mean > 0]
             if len(mean):
                 x, y = _thin(mean)
-                lines.append(Line(arm.row.label(METHOD), str(arm.row.value), styles[arm.row], x, y))
+                lines.append(Line(arm.label, str(arm.row.value), styles[arm.row], x, y))
         if lines:
             yield LineChart(
                 slug("finetuning", panel.title), f"{panel.title}, {column.label('shots')} shots", "epoch",
@@ -316,10 +317,10 @@ def _pretraining_charts(trials: pd.DataFrame, curves: pd.DataFrame) -> Iterator[
             if len(loss) < 2:
                 continue
             x, y = _thin(loss / loss.iloc[0])
-            method = str(row["pretrain_method"])
-            parts = [value_label(METHOD, method)]
+            method = str(row[INITIALISATION])
+            parts = [value_label(INITIALISATION, method)]
             for name in ("pretrain_timesteps", "pretrain_seed", "network_kind"):
-                if rows.loc[rows["pretrain_method"] == method, name].nunique() > 1:
+                if rows.loc[rows[INITIALISATION] == method, name].nunique() > 1:
                     parts.append(f"{field_label(name)} {value_label(name, plain(row[name]))}")
             style = sum(line.method == method for line in lines)
             lines.append(Line(", ".join(parts), method, style, x, y))

@@ -1,4 +1,4 @@
-"""Did a change to the code or the machine change the results: which trials of two runs agree, and which moved?"""
+"""Two runs side by side: the trials that agree in every bit, and how far the others moved."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy as np
 import pandas as pd
 
 from ablate.report.analysis import NUM_RESAMPLES, SEED
-from ablate.report.comparison_tables import estimate_text
-from ablate.report.grouping import group_trials, plain, value_label
+from ablate.report.estimates import estimate_text
+from ablate.report.grouping import INITIALISATION, group_trials, plain, record_value, value_label
 from ablate.report.render import Cell, Table, check_format, render_table, slug
 from ablate.report.run_data import RunData, read_run
 from ablate.stats import Resamples, error_sums, paired_difference
 from ablate.store import Store
+from ablate.tables import RESULTS, unequal
 
-_COMPARED = ("mre", "mre_median", "mre_std", "paper_mre", "val_loss", "val_mre", "best_epoch", "epochs", "parameters")
-_ABOUT = ("dataset", "pretrain_method", "shots", "seed")
+_ABOUT = ("dataset", INITIALISATION, "shots", "seed")
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def compare_runs(a: Store, b: Store, *, out: str | None = None) -> RunComparison
 
 @dataclass(frozen=True)
 class _Move:
-    """How far a trial that does not agree moved."""
+    """The change of a trial that does not agree."""
 
     largest: float  # of the changes of one landmark's error, in the unit; NaN: other images or landmarks
     columns: tuple[str, ...]  # numbers of the trial that differ
@@ -99,7 +99,7 @@ class _Move:
 
 def _finished(run: RunData) -> dict[str, Mapping[str, Any]]:
     trials = run.trials[run.trials["status"] == "finished"]
-    names = ("trial_id", "unit", *_ABOUT, *_COMPARED)
+    names = ("trial_id", *_ABOUT, *RESULTS)
     return {
         str(values[0]): dict(zip(names, map(plain, values), strict=True))
         for values in zip(*(trials[name] for name in names), strict=True)
@@ -109,7 +109,7 @@ def _finished(run: RunData) -> dict[str, Mapping[str, Any]]:
 def _moved(
     trial_id: str, one: Mapping[str, Any], other: Mapping[str, Any], runs: tuple[RunData, RunData]
 ) -> _Move | None:
-    columns = tuple(name for name in _COMPARED if one[name] != other[name])
+    columns = tuple(unequal(one, other, RESULTS))
     errors = [run.errors[str(row["dataset"])] for run, row in zip(runs, (one, other), strict=True)]
     if errors[0].images != errors[1].images or errors[0].errors_TIK.shape[2] != errors[1].errors_TIK.shape[2]:
         return _Move(math.nan, columns)
@@ -122,7 +122,7 @@ def _moved(
 
 
 def _arm_tables(runs: tuple[RunData, RunData], both: list[str]) -> Iterator[Table]:
-    """Yield how far each initialisation moved on average, over the trials that both runs finished."""
+    """Yield the mean change of each initialisation over the trials that both runs finished."""
     trials = runs[0].trials[runs[0].trials["trial_id"].isin(both)].reset_index(drop=True)
     if not len(trials):
         return
@@ -146,7 +146,7 @@ def _arm_tables(runs: tuple[RunData, RunData], both: list[str]) -> Iterator[Tabl
                 cells.append(Cell(estimate_text(moved, signed=True), moved.value))
                 records.append(
                     {
-                        "initialisation": row.label("pretrain_method"),
+                        "initialisation": row.label(INITIALISATION),
                         "shots": column.label("shots"),
                         "difference": moved.value,
                         "lower": moved.lower,
@@ -156,7 +156,7 @@ def _arm_tables(runs: tuple[RunData, RunData], both: list[str]) -> Iterator[Tabl
                         "note": moved.note,
                     }
                 )
-            rows.append((Cell(row.label("pretrain_method")), *cells))
+            rows.append((Cell(row.label(INITIALISATION)), *cells))
         yield Table(
             slug("moved", *(value for _, value in group.fixed)),
             f"Change of the MRE{f' ({unit})' if unit else ''}, B minus A, over the trials that both runs finished"
@@ -208,7 +208,7 @@ def _trial_tables(
         records.append(
             {
                 "trial_id": trial_id,
-                **{name: about[name] if about[name] is not None or name != "shots" else "all" for name in _ABOUT},
+                **{name: record_value(name, about[name]) for name in _ABOUT},
                 "unit": about["unit"],
                 "mre_a": mre[0],
                 "mre_b": mre[1],

@@ -1,69 +1,18 @@
-"""Which tables say whether initialisations differ, by how much, and what a choice or a leak did to it?"""
+"""Tables of intervals, of paired differences, and of what a choice of settings or leaked test images change."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from ablate.report.analysis import Analysis, Panel
-from ablate.report.grouping import Key, plain, value_label
+from ablate.report.analysis import Analysis
+from ablate.report.estimates import estimate_record, estimate_text, interval_notes, numeric_shots
+from ablate.report.grouping import INITIALISATION, plain
 from ablate.report.metrics import METRICS
 from ablate.report.render import Cell, Table, slug
-from ablate.stats import (
-    INTERVAL_CAPTION,
-    RANKS_CAPTION,
-    WILCOXON_CAPTION,
-    Estimate,
-    RankComparison,
-    compare_ranks,
-    coverage_note,
-    label_efficiency,
-    leakage,
-    select_by_validation,
-)
-
-METHOD = "pretrain_method"
-
-
-def interval_notes(panel: Panel, num_resamples: int) -> tuple[str, ...]:
-    """Return what a reader must know about the intervals of a panel."""
-    arms = list(panel.arms.values())
-    notes = [f"95 % intervals by crossed bootstrap over seeds and test images, {num_resamples} replicates."]
-    several = [arm.mre.num_seeds for arm in arms if arm.mre.num_seeds > 1]
-    coverage = coverage_note(min(several, default=1))
-    notes += [coverage] if coverage else []
-    for note in dict.fromkeys(arm.mre.note for arm in arms if arm.mre.note):
-        having = [f"{arm.row.label(METHOD)} at {arm.column.label('shots')}" for arm in arms if arm.mre.note == note]
-        where = "" if len(having) == len(arms) else f" ({', '.join(having)})"
-        notes.append(f"{note[0].upper()}{note[1:]}{where}.")
-    return (*notes, INTERVAL_CAPTION)
-
-
-def estimate_text(estimate: Estimate, *, signed: bool = False) -> str:
-    """Return for instance `3.21 [2.95, 3.50]`; without an interval just the number."""
-    if estimate.value is None:
-        return "–"
-    sign = "+" if signed else ""
-    text = f"{estimate.value:{sign}.2f}"
-    if estimate.lower is None or estimate.upper is None:
-        return text
-    return f"{text} [{estimate.lower:{sign}.2f}, {estimate.upper:{sign}.2f}]"
-
-
-def _estimate_record(estimate: Estimate) -> dict[str, object]:
-    return {
-        "value": estimate.value,
-        "lower": estimate.lower,
-        "upper": estimate.upper,
-        "se_seeds": estimate.se_seeds,
-        "se_images": estimate.se_images,
-        "seeds": estimate.num_seeds,
-        "images": estimate.num_images,
-        "note": estimate.note,
-    }
+from ablate.stats import WILCOXON_CAPTION, label_efficiency, leakage, select_by_validation
 
 
 def interval_tables(analysis: Analysis) -> Iterator[Table]:
@@ -76,9 +25,13 @@ def interval_tables(analysis: Analysis) -> Iterator[Table]:
                 arm = panel.arms.get((row, column))
                 cells.append(Cell(estimate_text(arm.mre), arm.mre.value) if arm else Cell("–", None))
                 if arm:
-                    names = {"initialisation": row.label(METHOD), "shots": column.label("shots"), "unit": panel.unit}
-                    records.append({**names, **_estimate_record(arm.mre)})
-            rows.append((Cell(row.label(METHOD)), *cells))
+                    names = {
+                        "initialisation": row.label(INITIALISATION),
+                        "shots": column.label("shots"),
+                        "unit": panel.unit,
+                    }
+                    records.append({**names, **estimate_record(arm.mre)})
+            rows.append((Cell(row.label(INITIALISATION)), *cells))
         yield Table(
             slug("mre-intervals", panel.title),
             f"MRE ({panel.unit}) with its 95 % interval by initialisation and shots: {panel.title}.",
@@ -117,7 +70,7 @@ def pair_tables(analysis: Analysis) -> Iterator[Table]:
                         "a": pair.a,
                         "b": pair.b,
                         "unit": panel.unit,
-                        **{f"difference_{name}": value for name, value in _estimate_record(pair.difference).items()},
+                        **{f"difference_{name}": value for name, value in estimate_record(pair.difference).items()},
                         "p_wilcoxon": pair.test.p_value,
                         "p_holm": pair.p_holm,
                         "family_size": pair.family_size,
@@ -151,116 +104,6 @@ def _p_text(p_value: float) -> str:
     return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
-# --- ranks ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """Average ranks over the data sets and shots of panels that differ in their data set only."""
-
-    title: str
-    result: RankComparison
-    methods: tuple[str, ...]  # of `result.names`
-    stands_for: tuple[str, ...]  # which setting a method's name stands for, where it has several
-    left_out: tuple[str, ...]  # initialisations that are not in every data set
-
-
-def rankings(analysis: Analysis) -> Iterator[Ranking]:
-    """Yield the average ranks over data sets and shots, apart for each combination of the other fields."""
-    families: dict[tuple[object, ...], list[Panel]] = {}
-    for panel in analysis.panels:
-        others = tuple(item for item in panel.group.fixed if item[0] != "dataset")
-        families.setdefault(others, []).append(panel)
-    for panels in families.values():
-        named = [_ranked_rows(panel) for panel in panels]
-        names = [name for name in named[0] if all(name in other for other in named)]
-        left_out = tuple(dict.fromkeys(name for other in named for name in other if name not in names))
-        stands_for = tuple(
-            f"{name} stands for {row.label(METHOD)} on {panel.dataset}"
-            for panel, rows in zip(panels, named, strict=True)
-            for name, row in rows.items()
-            if name in names and name != row.label(METHOD)
-        )
-        blocks = []
-        for panel, rows in zip(panels, named, strict=True):
-            for column in panel.group.columns:
-                arms = [panel.arms.get((rows[name], column)) for name in names]
-                blocks.append([np.nan if arm is None or arm.mre.value is None else arm.mre.value for arm in arms])
-        result = compare_ranks(names, np.array(blocks, np.float64)) if len(names) > 1 else None
-        if result is not None:
-            title = ", ".join(dict.fromkeys(panel.dataset for panel in panels))
-            title = f"{title} ({panels[0].others})" if panels[0].others else title
-            methods = tuple(str(named[0][name].value) for name in names)
-            yield Ranking(title, result, methods, stands_for, left_out)
-
-
-def _ranked_rows(panel: Panel) -> dict[str, Key]:
-    """Return the initialisations to rank: of a method's settings the one that was run at the most shots.
-
-    Where no setting was run at more shots than all others, each stands for itself.
-    """
-    rows: dict[str, Key] = {}
-    for method in dict.fromkeys(row.value for row in panel.group.rows):
-        settings = [row for row in panel.group.rows if row.value == method]
-        counts = [len(panel.row_arms(row)) for row in settings]
-        if counts.count(max(counts)) == 1:
-            rows[value_label(METHOD, method)] = settings[counts.index(max(counts))]
-        else:
-            rows |= {row.label(METHOD): row for row in settings}
-    return rows
-
-
-def rank_tables(analysis: Analysis) -> Iterator[Table]:
-    """Yield average ranks with Friedman's test and Nemenyi's critical difference."""
-    for ranking in rankings(analysis):
-        result = ranking.result
-        order = sorted(range(len(result.names)), key=lambda i: (result.average_ranks[i], result.names[i]))
-        best = result.average_ranks[order[0]]
-        rows, records = [], []
-        for i in order:
-            rank = result.average_ranks[i]
-            near = rank - best <= result.critical_difference
-            rows.append((Cell(result.names[i]), Cell(f"{rank:.2f}", rank, best=rank == best, tied=near)))
-            records.append(
-                {
-                    "initialisation": result.names[i],
-                    "average_rank": rank,
-                    "blocks": result.num_blocks,
-                    "critical_difference": result.critical_difference,
-                    "p": result.p_value,
-                    "test": result.test,
-                }
-            )
-        test = "Friedman's test" if result.test == "friedman" else "sign test"
-        notes = [
-            f"{test}: p = {result.p_value:.3g}. Nemenyi critical difference at {result.alpha:g}: "
-            f"{result.critical_difference:.2f}; † within it of the best.",
-            RANKS_CAPTION,
-        ]
-        if result.num_incomplete:
-            notes.append(f"{result.num_incomplete} blocks lack a result and are left out.")
-        notes += [f"{text}." for text in ranking.stands_for]
-        if ranking.left_out:
-            notes.append(f"Not in every data set, left out: {', '.join(ranking.left_out)}.")
-        yield Table(
-            slug("ranks", ranking.title),
-            f"Average rank by MRE over {result.num_blocks} blocks, each a data set at a number of shots (1 = best): "
-            f"{ranking.title}.",
-            ("initialisation", "average rank"),
-            tuple(rows),
-            tuple(records),
-            tuple(notes),
-        )
-
-
-# --- label efficiency, selection, leakage -----------------------------------------------------------
-
-
-def numeric_shots(analysis: Analysis, panel: Panel, column: Key) -> int | None:
-    """Return the shots as a number, `all` as the number of training images; None if that is not known."""
-    return column.value if isinstance(column.value, int) else analysis.run.train_images(panel.dataset)
-
-
 def efficiency_tables(analysis: Analysis) -> Iterator[Table]:
     """Yield how many annotated images each initialisation needs to reach the error of another."""
     for panel in analysis.panels:
@@ -282,16 +125,16 @@ def efficiency_tables(analysis: Analysis) -> Iterator[Table]:
                     if found:
                         records.append(
                             {
-                                "target": target_row.label(METHOD),
-                                "target_shots": target.column.label("shots"),
-                                "initialisation": row.label(METHOD),
+                                "target": target_row.label(INITIALISATION),
+                                "target_shots": target.shots,
+                                "initialisation": row.label(INITIALISATION),
                                 "shots": found.shots.text(),
                                 "lower": found.lower.text() if found.lower else None,
                                 "upper": found.upper.text() if found.upper else None,
                                 "note": found.note,
                             }
                         )
-                name = f"{target_row.label(METHOD)} at {target.column.label('shots')}"
+                name = f"{target_row.label(INITIALISATION)} at {target.shots}"
                 rows.append((Cell(name), *(Cell(c.text.replace("95 % interval ", ""), c.value) for c in cells)))
         unknown = [column.label("shots") for column, number in shots.items() if number is None]
         notes = ["Log-linear interpolation between the measured shots; beyond them censored (> or <). "
@@ -302,7 +145,7 @@ def efficiency_tables(analysis: Analysis) -> Iterator[Table]:
             slug("label-efficiency", panel.title),
             "Annotated images that an initialisation (column) needs to reach the MRE of another at its shots (row): "
             f"{panel.title}.",
-            ("reach", *(row.label(METHOD) for row in curves)),
+            ("reach", *(row.label(INITIALISATION) for row in curves)),
             tuple(rows),
             tuple(records),
             (*notes, *interval_notes(panel, analysis.num_resamples)),
@@ -326,7 +169,7 @@ def selection_tables(analysis: Analysis) -> Iterator[Table]:
                 rows.append(
                     (
                         Cell(column.label("shots"), column.value if isinstance(column.value, int) else math.inf),
-                        Cell(arm.row.label(METHOD)),
+                        Cell(arm.label),
                         Cell(f"{len(arms)}", len(arms)),
                         Cell(METRICS["mre"].text(chosen.val_mre), chosen.val_mre),
                         Cell(estimate_text(arm.mre), arm.mre.value),
@@ -335,12 +178,12 @@ def selection_tables(analysis: Analysis) -> Iterator[Table]:
                 records.append(
                     {
                         "shots": column.label("shots"),
-                        "chosen": arm.row.label(METHOD),
+                        "chosen": arm.label,
                         "candidates": len(arms),
                         "val_mre": chosen.val_mre,
                         "val_seeds": chosen.num_seeds,
                         "unit": panel.unit,
-                        **{f"test_mre_{name}": value for name, value in _estimate_record(arm.mre).items()},
+                        **{f"test_mre_{name}": value for name, value in estimate_record(arm.mre).items()},
                     }
                 )
         if rows:
@@ -381,15 +224,15 @@ def leakage_tables(analysis: Analysis) -> Iterator[Table]:
                 continue
             rows.append(
                 (
-                    Cell(row.label(METHOD)),
+                    Cell(row.label(INITIALISATION)),
                     Cell(column.label("shots"), column.value if isinstance(column.value, int) else math.inf),
                     Cell(estimate_text(found.with_duplicates), found.with_duplicates.value),
                     Cell(estimate_text(without), without.value),
                 )
             )
-            names = {"initialisation": row.label(METHOD), "shots": column.label("shots"), "unit": panel.unit}
+            names = {"initialisation": row.label(INITIALISATION), "shots": column.label("shots"), "unit": panel.unit}
             for kind, estimate in (("all", found.with_duplicates), ("without duplicates", without)):
-                records.append({**names, "images_of": kind, **_estimate_record(estimate)})
+                records.append({**names, "images_of": kind, **estimate_record(estimate)})
         num = int(panel.errors.duplicates_I.sum())
         yield Table(
             slug("leakage", panel.title),

@@ -1,4 +1,4 @@
-"""How is a chart drawn for print?"""
+"""Charts drawn for print."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _METADATA: dict[str, dict[str, None]] = {
     "svg": {"Date": None},
     "pdf": {"CreationDate": None},
 }
-"""What a file would otherwise say of its making, so that it differed each time."""
+"""Metadata to leave out, so that the same figure gives the same file."""
 
 _DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2)))
 LONGEST_NAME = 44

@@ -1,4 +1,4 @@
-"""Which trials may be averaged in one cell of a table, and which must not?
+"""The layout of trials in tables: which trials are averaged in one cell, and which are kept apart.
 
 A cell holds the trials that agree in everything but their seeds. Whatever else differs is either one of the two
 axes, or follows from them (a learning rate that depends on the method), or splits: a pre-training's own
@@ -18,9 +18,12 @@ import pandas as pd
 
 from ablate.errors import InputError, nearest
 from ablate.space import METHODS
-from ablate.tables import TABLES
+from ablate.tables import TABLES, shots_of_number
 
 Value: TypeAlias = str | int | float | bool | tuple[object, ...] | None
+
+INITIALISATION = "pretrain_method"
+"""The field that most tables and figures have a row or a line for."""
 
 SEED_FIELDS = ("seed", "pretrain_seed")
 """Fields that are averaged over: another value is another draw of the same thing."""
@@ -32,7 +35,7 @@ _NAMES = TABLES["trials"].names
 FIELDS: tuple[str, ...] = tuple(
     name
     for name in _NAMES[_NAMES.index("pretrain_key") + 1 : _NAMES.index("status")]
-    if name not in ("shots_label", "pretrain_weights")  # told by shots, and by the weights' SHA-256
+    if name not in ("shots_label", "pretrain_weights")  # the same as shots and as the weights' SHA-256
 )
 """The fields of a trial that two trials can differ in, as columns of the table `trials`."""
 
@@ -42,7 +45,7 @@ MISSING = "missing"
 
 @dataclass(frozen=True)
 class Key:
-    """One row or column: the axis' value and, for an initialisation, what tells it from others of its method."""
+    """One row or column: the axis' value and, for an initialisation, the fields in which its method varies."""
 
     value: Value
     variant: tuple[tuple[str, Value], ...] = ()
@@ -58,7 +61,7 @@ class Key:
 class Group:
     """The trials of one table: positions in the frame of `Grouping`, by row and column."""
 
-    fixed: tuple[tuple[str, Value], ...]  # what tells this table from the others
+    fixed: tuple[tuple[str, Value], ...]  # the values that distinguish this table from the others
     rows: tuple[Key, ...]
     columns: tuple[Key, ...]
     cells: Mapping[tuple[Key, Key], tuple[int, ...]]
@@ -101,10 +104,10 @@ def plain(value: object) -> Value:
 def value_label(field: str, value: Value) -> str:
     """Return a field's value as text for a reader."""
     if field == "shots":
-        return "all" if value is None else str(value)
+        return str(shots_of_number(value if isinstance(value, int) else None))
     if value is None:
         return "–"
-    if field == "pretrain_method":
+    if field == INITIALISATION:
         return METHODS[str(value)].label if value in METHODS else str(value)
     if field == "pretrain_weights_sha256":
         return str(value)[:8]
@@ -117,8 +120,13 @@ def value_label(field: str, value: Value) -> str:
     return str(value)
 
 
+def record_value(field: str, value: Value) -> Value:
+    """Return a field's value for a program: as in the table `trials`, but `all` for all shots."""
+    return shots_of_number(value) if field == "shots" and (value is None or isinstance(value, int)) else value
+
+
 _FIELD_LABELS = {
-    "pretrain_method": "initialisation",
+    INITIALISATION: "initialisation",
     "pretrain_dataset": "pre-trained on",
     "pretrain_steps": "pre-training steps",
     "pretrain_timesteps": "timesteps",
@@ -143,7 +151,7 @@ def order_of(field: str, value: Value) -> tuple[object, ...]:
     """Return a key that sorts a field's values: numbers by size, methods as in METHODS, `all` shots last."""
     if field == "shots":
         return (0, value) if isinstance(value, int) else (1, 0)
-    if field == "pretrain_method":
+    if field == INITIALISATION:
         names = list(METHODS)
         return (names.index(str(value)), "") if value in METHODS else (len(names), str(value))
     if value is None:
@@ -163,7 +171,7 @@ def _key_order(field: str, key: Key) -> tuple[object, ...]:
 def check_axis(option: str, name: str) -> str:
     """Return the column that `name` (dots or underscores) stands for; raise `InputError` if there is none."""
     column = name.strip().replace(".", "_")
-    column = {"shots_label": "shots", "method": "pretrain_method"}.get(column, column)
+    column = {"shots_label": "shots", "method": INITIALISATION}.get(column, column)
     if column not in FIELDS:
         raise InputError(
             f"{option} must be a field of a trial: {', '.join(FIELDS)}; got {name!r}{nearest(column, FIELDS)}"
@@ -241,7 +249,7 @@ def _varies_within(records: Sequence[_Record], field: str, given: Iterable[str])
 
 
 def group_trials(
-    trials: pd.DataFrame, *, rows: str = "pretrain_method", columns: str = "shots", filters: Sequence[str] = ()
+    trials: pd.DataFrame, *, rows: str = INITIALISATION, columns: str = "shots", filters: Sequence[str] = ()
 ) -> Grouping:
     """Lay trials out along two fields, in one table for each combination of what else differs but the seeds.
 
@@ -269,7 +277,7 @@ def group_trials(
     variants: list[str] = []
     for name in sorted(varying, key=lambda name: name.startswith("pretrain_")):  # what is not the method's first
         if name in ALWAYS_SPLIT or _varies_within(records, name, (*axes, *splits, *variants)):
-            named = "pretrain_method" in axes and name.startswith("pretrain_")
+            named = INITIALISATION in axes and name.startswith("pretrain_")
             (variants if named else splits).append(name)
     members: dict[tuple[Value, ...], list[int]] = {}
     for position, record in enumerate(records):
@@ -294,7 +302,7 @@ def _group(
     shown = [name for name in variants if len({records[position][name] for position in positions}) > 1]
 
     def key(axis: str, record: _Record) -> Key:
-        if axis != "pretrain_method":
+        if axis != INITIALISATION:
             return Key(record[axis])
         same = [records[p] for p in positions if records[p][axis] == record[axis]]
         own = [name for name in shown if len({other[name] for other in same}) > 1]
@@ -318,7 +326,7 @@ def _group(
 
 
 def _differs(records: Sequence[_Record], name: str, axes: tuple[str, str]) -> str:
-    """Say how a field goes along with the axes, where that is no matter of course."""
+    """Return a note on how a field depends on the axes; empty where it is constant or a field of the pre-training."""
     values = sorted({record[name] for record in records}, key=lambda value: order_of(name, value))
     if len(values) < 2 or name.startswith("pretrain_"):
         return ""

@@ -1,12 +1,13 @@
-"""What does plotly need to draw a chart on the page, with its numbers on hover?"""
+"""Charts as plotly draws them on the page, with their numbers on hover."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
 
-from ablate.report.charts import Chart, HeatChart, LineChart, RankChart
+from ablate.report.charts import Chart, HeatChart, Line, LineChart, RankChart
 from ablate.report.style import DASHES, look_of
 from ablate.words import one_line
 
@@ -52,9 +53,9 @@ def _lines(chart: LineChart) -> tuple[list[dict[str, Any]], dict[str, Any]]:
             "marker": {"symbol": look.plotly, "size": 8, "color": look.colour},
         }
         if line.lower and chart.dense:
-            band = _numbers(line.upper) + _numbers(line.lower)[::-1]
+            x, band = _band(line)
             traces.append({
-                "type": "scatter", "mode": "lines", "x": _numbers(line.x) + _numbers(line.x)[::-1], "y": band,
+                "type": "scatter", "mode": "lines", "x": x, "y": band,
                 "fill": "toself", "fillcolor": f"{look.colour}22", "line": {"width": 0}, "hoverinfo": "skip",
                 "showlegend": False, "legendgroup": name,
             })  # fmt: skip
@@ -87,7 +88,20 @@ def _lines(chart: LineChart) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     return traces, {"xaxis": x_axis, "yaxis": y_axis, "shapes": shapes}
 
 
-def _limits(line: Any, index: int) -> str:
+def _band(line: Line) -> tuple[list[float | None], list[float | None]]:
+    """Return the outline of the area between the limits: a polygon for each stretch that has limits, then a gap."""
+    x: list[float | None] = []
+    y: list[float | None] = []
+    has_limits = [math.isfinite(low) and math.isfinite(up) for low, up in zip(line.lower, line.upper, strict=True)]
+    for inside, group in itertools.groupby(range(len(line.x)), key=has_limits.__getitem__):
+        if inside:
+            stretch = list(group)
+            x += [*_numbers([line.x[i] for i in stretch + stretch[::-1]]), None]
+            y += [*_numbers([line.upper[i] for i in stretch] + [line.lower[i] for i in stretch[::-1]]), None]
+    return x, y
+
+
+def _limits(line: Line, index: int) -> str:
     if not line.lower or not math.isfinite(line.lower[index]):
         return ""
     return f" [{line.lower[index]:.4g}, {line.upper[index]:.4g}]"

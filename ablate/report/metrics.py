@@ -1,4 +1,4 @@
-"""What can be compared between trials, in which unit, and is less or more better?"""
+"""The numbers by which trials are compared: their units, digits, and whether less or more is better."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where did the networks look for the landmarks, and where are they?
+"""Radiographs with true and predicted landmarks, as picture sheets and as points for the page.
 
 I images shown, K landmarks, 2 = (x, y). Points are in pixels of a thumbnail, the centre of its top-left pixel at
 (0, 0): x_thumbnail = (x + 0.5) * width_thumbnail / width - 0.5.
@@ -17,12 +17,12 @@ from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
 from ablate import tables
 from ablate.report.analysis import Analysis, Arm, Panel
-from ablate.report.comparison_tables import METHOD
 from ablate.report.figures import drawable
 from ablate.report.grouping import Key
 from ablate.report.run_tables import fullest
 from ablate.stats.samples import FloatArray
 from ablate.store import Store
+from ablate.store.layout import INDEX, PICTURES, STRIPS, thumbnail_file, thumbnail_folder, thumbnail_index
 
 TRUTH_COLOUR = "#56B4E9"
 PREDICTION_COLOUR = "#D55E00"
@@ -57,10 +57,10 @@ class Shown:
 
 def thumbnails(store: Store, dataset: str, images: Sequence[str]) -> tuple[dict[str, Thumbnail], list[str]]:
     """Return the thumbnails of a data set's test images, and the images whose thumbnail is missing or damaged."""
-    if dataset not in store.list("pictures"):
+    if dataset not in store.list(PICTURES):
         return {}, list(images)
-    present = set(store.list(f"pictures/{dataset}"))
-    index = _index(store, dataset) if "index.json" in present else {}
+    present = set(store.list(thumbnail_folder(dataset)))
+    index = _index(store, dataset) if INDEX in present else {}
     found: dict[str, Thumbnail] = {}
     without = []
     for image in images:
@@ -75,14 +75,14 @@ def thumbnails(store: Store, dataset: str, images: Sequence[str]) -> tuple[dict[
 
 def _index(store: Store, dataset: str) -> dict[str, tuple[int, int]]:
     try:
-        value = json.loads(store.read(f"pictures/{dataset}/index.json"))
+        value = json.loads(store.read(thumbnail_index(dataset)))
         return {str(name): (int(entry["width"]), int(entry["height"])) for name, entry in value.items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 
 def _thumbnail(store: Store, dataset: str, image: str, size: tuple[int, int]) -> Thumbnail | None:
-    data = store.read(f"pictures/{dataset}/{image}.jpg")
+    data = store.read(thumbnail_file(dataset, image))
     try:
         with Image.open(io.BytesIO(data), formats=["JPEG"]) as opened:
             opened.load()
@@ -186,7 +186,7 @@ def draw_sheet(
     pen.text((MARGIN_PX, 2), drawable(f"{panel.title}, {column.label('shots')} shots", 90), "black", font)
     for number, one in enumerate(arms):
         left = MARGIN_PX + number * (tile_width + MARGIN_PX)
-        name = drawable(one.arm.row.label(METHOD), max(8, 3 * tile_width // (2 * font_px)))
+        name = drawable(one.arm.label, max(8, 3 * tile_width // (2 * font_px)))
         pen.text((left, line_px), name, "black", font)
         for place, (case, image) in enumerate(chosen.items()):
             top = 2 * line_px + place * row_height
@@ -228,11 +228,11 @@ def _tile(picture: Thumbnail, shown: Shown, index: int, width: int, height: int)
 def ddpm_strips(store: Store) -> dict[str, bytes]:
     """Return the pictures of DDPMs at work by the key of their pre-training, as JPEG of at most 1200 pixels' width."""
     strips = {}
-    for name in store.list("pictures/ddpm") if "ddpm" in store.list("pictures") else ():
+    for name in store.list(STRIPS):
         if not name.endswith(".png"):
             continue
         try:
-            with Image.open(io.BytesIO(store.read(f"pictures/ddpm/{name}")), formats=["PNG"]) as opened:
+            with Image.open(io.BytesIO(store.read(f"{STRIPS}/{name}")), formats=["PNG"]) as opened:
                 picture = opened.convert("RGB")
         except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
             continue

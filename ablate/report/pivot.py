@@ -1,4 +1,4 @@
-"""What is a metric's mean and standard deviation over seeds, along any two fields of the trials?"""
+"""A metric's mean and standard deviation over seeds, along any two fields of the trials."""
 
 from __future__ import annotations
 
@@ -7,10 +7,22 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from ablate.report.grouping import MISSING, SEED_FIELDS, Group, Grouping, Key, field_label, group_trials, plain
+from ablate.report.grouping import (
+    INITIALISATION,
+    MISSING,
+    SEED_FIELDS,
+    Group,
+    Grouping,
+    Key,
+    field_label,
+    group_trials,
+    plain,
+    record_value,
+)
 from ablate.report.metrics import Metric, metric_of, metric_values
 from ablate.report.render import Cell, Table, check_format, render_table, slug, unique_names
 from ablate.stats.samples import over_seeds
+from ablate.words import counted
 
 
 @dataclass(frozen=True)
@@ -52,7 +64,7 @@ def pivot(
     trials: pd.DataFrame,
     *,
     metric: str = "mre",
-    rows: str = "pretrain_method",
+    rows: str = INITIALISATION,
     columns: str = "shots",
     filters: Sequence[str] = (),
 ) -> Pivot:
@@ -155,14 +167,14 @@ def _table(
         f"{name}{f' ({unit})' if unit else ''} by {field_label(grouping.rows)} and {field_label(grouping.columns)}"
         f"{f': {fixed}' if fixed else ''}. Mean ± standard deviation over "
         f"{_averaged(grouping)}; "
-        f"n = {usual} {'trial' if usual == 1 else 'trials'} where no other number is given."
+        f"n = {counted(usual, 'trial')} where no other number is given."
     )
     header = (
         field_label(grouping.rows),
         *(_with_unit(grouping.columns, column, grouping, table) for column in group.columns),
     )
     axes = (grouping.rows, grouping.columns)
-    default_axes = axes == ("pretrain_method", "shots")
+    default_axes = axes == (INITIALISATION, "shots")
     file = slug(metric.name, *(() if default_axes else axes), *(str(value) for _, value in group.fixed))
     return Table(file, caption, header, tuple(body), tuple(records), (*group.notes, *notes))
 
@@ -199,7 +211,7 @@ def _record(pivot: Pivot, table: PivotTable, row: Key, column: Key, cell: Summar
     record: dict[str, object] = {"metric": pivot.metric.name, "unit": pivot.metric.unit_text(table.unit, percent=False)}
     record |= dict(table.group.fixed)
     for axis, key in ((grouping.rows, row), (grouping.columns, column)):
-        record[axis] = "all" if axis == "shots" and key.value is None else key.value
+        record[axis] = record_value(axis, key.value)
         record |= dict(key.variant)
     return record | {
         "mean": cell.mean,

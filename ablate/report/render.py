@@ -1,4 +1,4 @@
-"""How is a table written as Markdown, LaTeX, CSV or plain text?
+"""Tables written as Markdown, LaTeX, CSV or plain text.
 
 A `Table` holds texts for people and records for machines; every format escapes what comes from data.
 """

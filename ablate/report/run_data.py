@@ -1,4 +1,4 @@
-"""What does a run hold so far, and what of its plan is not there yet?
+"""A run as a report reads it: its tables so far, and the trials of its plan that have no result yet.
 
 T trials, S seeds, I test images, K landmarks.
 """
@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import yaml
 
 from ablate import tables
-from ablate.report.grouping import FIELDS, MISSING, plain
+from ablate.report.grouping import INITIALISATION, MISSING, plain
 from ablate.stats.samples import BoolArray, FloatArray
 from ablate.store import Store
+from ablate.store.layout import PICTURES, STRIPS
+from ablate.store.run_file import read_run_file
 from ablate.words import one_line
 
 
@@ -44,7 +45,7 @@ class Errors:
 
 @dataclass(frozen=True, eq=False)
 class RunData:
-    """A run as its tables and `run.yaml` tell it."""
+    """What the tables of a run and its `run.yaml` hold."""
 
     store: Store
     described: Mapping[str, Any]  # run.yaml; empty if there is none
@@ -52,7 +53,7 @@ class RunData:
     curves: pd.DataFrame
     stages: pd.DataFrame
     errors: Mapping[str, Errors]  # by data set
-    missing: tuple[str, ...]  # what a reader must know is not there, in sentences
+    missing: tuple[str, ...]  # what a reader must know to be missing, in sentences
 
     def count(self, status: str) -> int:
         """Return the number of trials with a status: finished, failed or missing."""
@@ -67,7 +68,7 @@ class RunData:
 
 def read_trials(store: Store) -> pd.DataFrame:
     """Return the table `trials` of a run, with a row of status `missing` for each planned trial that has none yet."""
-    return _read_trials(store, _read_description(store))[0]
+    return _read_trials(store, read_run_file(store))[0]
 
 
 def _read_trials(store: Store, described: Mapping[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -88,7 +89,7 @@ def read_run(store: Store) -> RunData:
     Raises:
         CorruptArtifact: a part of a table is damaged; the message names it.
     """
-    described = _read_description(store)
+    described = read_run_file(store)
     trials, recorded = _read_trials(store, described)
     errors = dict(_read_errors(store, recorded, described))
     stages = tables.read_frame(store, "stages")
@@ -102,39 +103,15 @@ def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _read_description(store: Store) -> Mapping[str, Any]:
-    try:
-        text = store.read("run.yaml")
-    except FileNotFoundError:
-        return {}
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast where PyYAML has its C part
-    return _mapping(yaml.load(text, Loader=loader))
-
-
 def _planned(described: Mapping[str, Any], known: set[str]) -> pd.DataFrame:
     """Return a row with status `missing` for each trial of `run.yaml` that is not `known`."""
     rows = []
     for trial in described.get("trials") or ():
         if not isinstance(trial, Mapping) or trial.get("trial_id") in known:
             continue
-        row = tables.blank("trials")
-        row |= {name: value for name, value in _flat(trial) if name in FIELDS and name != "shots"}
-        shots = trial.get("shots")
-        row |= {"trial_id": str(trial.get("trial_id")), "pretrain_key": trial.get("pretrain_key"), "status": MISSING}
-        row |= {"shots": None if shots == "all" else shots, "shots_label": str(shots)}
-        rows.append(row)
-    table = pa.Table.from_pylist(rows, schema=tables.TABLES["trials"])
-    kinds = {pa.int32(): pd.Int32Dtype(), pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
-    frame: pd.DataFrame = table.to_pandas(types_mapper=kinds.get)
-    return frame
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, item in value.items():
-        if isinstance(item, Mapping):
-            yield from _flat(item, f"{prefix}{name}_")
-        else:
-            yield f"{prefix}{name}", item
+        identity = {"trial_id": str(trial.get("trial_id")), "pretrain_key": trial.get("pretrain_key")}
+        rows.append(tables.blank("trials") | tables.field_columns(trial) | identity | {"status": MISSING})
+    return tables.frame_of("trials", rows)
 
 
 def _read_errors(store: Store, recorded: pd.DataFrame, described: Mapping[str, Any]) -> Iterator[tuple[str, Errors]]:
@@ -193,11 +170,11 @@ def _whats_missing(
     without = [t for t in trials.loc[status == "finished", "trial_id"] if t not in with_rows]
     if without:
         yield f"no rows in the table errors for {len(without)} finished trials: {', '.join(without[:5])}"
-    folders = set(store.list("pictures"))
+    folders = set(store.list(PICTURES))
     for dataset in sorted({str(plain(value)) for value in trials["dataset"]}):
         if dataset not in folders:
             yield f"no thumbnails of data set {one_line(dataset)}: its test images are not shown"
-    if (trials["pretrain_method"] == "ddpm").any() and not store.list("pictures/ddpm"):
+    if (trials[INITIALISATION] == "ddpm").any() and not store.list(STRIPS):
         yield "no DDPM strips"
 
 

@@ -1,4 +1,4 @@
-"""Which tables tell what the trials reached, and what they cost?"""
+"""Tables of what the trials reached, what they cost, and which have no result."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ablate.report.analysis import Analysis, Panel, best_rates
-from ablate.report.grouping import Key, field_label, plain, value_label
+from ablate.report.grouping import INITIALISATION, Key, field_label, plain, value_label
 from ablate.report.metrics import METRICS, Metric, rate_metric, thresholds_of
 from ablate.report.pivot import Pivot, as_tables, pivot, pivot_of
 from ablate.report.render import Cell, Table, slug
@@ -59,7 +59,7 @@ def _marks(made: Pivot, analysis: Analysis) -> dict[tuple[int, Key, Key], str]:
             elif made.metric.column == "sdr" and made.metric.threshold is not None:
                 tied = best_rates(panel, column, made.metric.threshold).not_worse
             for row in present:
-                if row.label("pretrain_method") in tied:
+                if row.label(INITIALISATION) in tied:
                     marks.setdefault((number, row, column), "tied")
     return marks
 
@@ -72,7 +72,7 @@ def _best_rows(means: Mapping[Key, float], metric: Metric) -> list[Key]:
 def diffusion_tables(analysis: Analysis) -> Iterator[Table]:
     """Yield timesteps x pre-training steps where either was varied."""
     trials = analysis.run.trials
-    ddpm = trials[trials["pretrain_method"] == "ddpm"].reset_index(drop=True)
+    ddpm = trials[trials[INITIALISATION] == "ddpm"].reset_index(drop=True)
     if ddpm["pretrain_timesteps"].nunique() > 1 or ddpm["pretrain_steps"].nunique() > 1:
         made = pivot(ddpm, rows="pretrain_timesteps", columns="pretrain_steps")
         varied = [t for t in made.tables if len(t.group.rows) > 1 or len(t.group.columns) > 1]
@@ -93,8 +93,8 @@ def landmark_tables(analysis: Analysis) -> Iterator[Table]:
             ):
                 records.append(
                     {
-                        "initialisation": arm.row.label("pretrain_method"),
-                        "shots": arm.column.label("shots"),
+                        "initialisation": arm.label,
+                        "shots": arm.shots,
                         "landmark": landmark,
                         "mre": _number(value),
                         "lower": _number(lower),
@@ -118,7 +118,7 @@ def landmark_tables(analysis: Analysis) -> Iterator[Table]:
             slug("landmarks", panel.title),
             f"MRE ({panel.unit}) of each landmark (numbered from 0) by initialisation: {panel.title}, "
             f"{column.label('shots')} shots. Mean over seeds.",
-            ("landmark", *(arm.row.label("pretrain_method") for arm in shown)),
+            ("landmark", *(arm.label for arm in shown)),
             tuple(rows),
             tuple(records),
             (BOLD_NOTE.replace("column", "row"),),
@@ -185,7 +185,7 @@ def cost_tables(analysis: Analysis) -> Iterator[Table]:
             single = costs.loc[[trial_id for trial_id in done["trial_id"] if trial_id in costs.index]]
             record: dict[str, object] = dict(group.fixed)
             record |= {
-                "initialisation": row.label("pretrain_method"),
+                "initialisation": row.label(INITIALISATION),
                 "trials": len(done),
                 "pretrain_hours": float(before["seconds"].sum()) / HOUR,
                 "finetune_hours": float(after["seconds"].sum()) / HOUR,
@@ -201,7 +201,7 @@ def cost_tables(analysis: Analysis) -> Iterator[Table]:
             title = group.title
             rows.append(
                 (
-                    Cell(f"{title}, {row.label('pretrain_method')}" if title else row.label("pretrain_method")),
+                    Cell(f"{title}, {row.label(INITIALISATION)}" if title else row.label(INITIALISATION)),
                     *(_cost_cell(record[name], scale, digits) for name, _, scale, digits in _COSTS),
                 )
             )
@@ -263,7 +263,7 @@ def status_tables(analysis: Analysis) -> Iterator[Table]:
     rows = []
     records = []
     for _, trial in without.iterrows():
-        names = ("dataset", "pretrain_method", "shots", "seed")
+        names = ("dataset", INITIALISATION, "shots", "seed")
         values = [value_label(name, plain(trial[name])) for name in names]
         error = str(plain(trial["error"]) or "not finished yet")
         texts = (str(trial["trial_id"]), *values, str(trial["status"]), error)
@@ -273,7 +273,7 @@ def status_tables(analysis: Analysis) -> Iterator[Table]:
         "without-result",
         f"Trials without a result: {len(without)} of {len(trials)}. They enter no mean; the cells they belong to say "
         "so.",
-        ("trial", *(field_label(name) for name in ("dataset", "pretrain_method", "shots", "seed")), "status", "error"),
+        ("trial", *(field_label(name) for name in ("dataset", INITIALISATION, "shots", "seed")), "status", "error"),
         tuple(rows),
         tuple(records),
         text_columns=7,

@@ -1,4 +1,4 @@
-"""How does each initialisation look, in every figure of every report?
+"""The look of each initialisation, the same in every figure of every report.
 
 Colours are Okabe and Ito's (jfly.uni-koeln.de/color, safe for colour-blind readers), extended by three of Paul
 Tol's muted scheme; every method also has its own marker, so that nothing hangs on colour alone.

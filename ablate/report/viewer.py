@@ -1,4 +1,4 @@
-"""Which radiographs can be looked at on the page, and with which points?
+"""The radiographs that the page shows, with their points packed for its script.
 
 I images shown, K landmarks.
 """
@@ -13,22 +13,23 @@ from typing import Any
 import numpy as np
 
 from ablate.report.analysis import Analysis, Panel
-from ablate.report.comparison_tables import METHOD
+from ablate.report.grouping import INITIALISATION
 from ablate.report.pictures import Shown, Thumbnail, cases, draw_sheet, jpeg_bytes, png_bytes, shown_trials, thumbnails
 from ablate.report.render import slug
 from ablate.report.style import look_of
 from ablate.stats.samples import FloatArray
 
 BUDGET_BYTES = 7_500_000
-"""Of the page, for radiographs and points together; the plotting library takes 5 MB more."""
+"""Most bytes of the page for radiographs and points together; the plotting library takes 5 MB more."""
 
 SHEET_BYTES = 1_800_000
-"""Of the page, for the picture sheets."""
+"""Most bytes of the page for the picture sheets."""
 
 POINT_SCALE = 64
 """Points are stored as whole 64ths of a thumbnail's pixel."""
 
 ABSENT = -32768
+"""Stands for a coordinate that is missing."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Gallery:
-    """What there is to look at."""
+    """The radiographs of the page and the picture sheets."""
 
     viewer: dict[str, Any]  # data of the page's script
     sheets: tuple[Sheet, ...]
@@ -135,7 +136,9 @@ def _comparison(panel: Panel, shown: dict[Any, Shown], analysis: Analysis) -> di
         "dataset": panel.dataset,
         "unit": panel.unit,
         "landmarks": panel.errors.errors_TIK.shape[2],
-        "rows": [{"label": row.label(METHOD), "colour": look_of(str(row.value)).colour} for row in panel.group.rows],
+        "rows": [
+            {"label": row.label(INITIALISATION), "colour": look_of(str(row.value)).colour} for row in panel.group.rows
+        ],
         "columns": [column.label("shots") for column in panel.group.columns],
         "truth": "" if truth_IK2 is None else _packed(truth_IK2),
         "arms": arms,

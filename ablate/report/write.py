@@ -1,4 +1,4 @@
-"""What does a report consist of, and where is it written?"""
+"""A report: its parts, and the files it is written to."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from ablate.report import comparison_tables, run_tables
+from rich import filesize
+
+from ablate.report import comparison_tables, rankings, run_tables
 from ablate.report.analysis import Analysis, analyse
 from ablate.report.charts import FIGURES, Chart
 from ablate.report.figures import draw, files_of
@@ -19,14 +21,15 @@ from ablate.report.render import Table, latex_document, render_table, unique_nam
 from ablate.report.run_data import read_run
 from ablate.report.viewer import build_gallery
 from ablate.store import Store
+from ablate.store.layout import REPORT
 
 LISTING = "files.json"
-"""Names the files of a report, so that the next one takes away what it does not write itself."""
+"""The file that lists the files of a report, so that the next report deletes those that it does not write itself."""
 
 
 @dataclass(frozen=True)
 class ReportSummary:
-    """What was written, and what could not be."""
+    """What was written, and what could not be written."""
 
     folder: str  # address
     page: str  # address of index.html
@@ -48,7 +51,7 @@ class ReportSummary:
             *(f"- {remark}" for remark in self.remarks),
             f"{self.num_tables} tables (Markdown, LaTeX, CSV), {self.num_figures} figures (PNG, SVG, PDF) and "
             f"{self.num_pictures} picture sheets in {self.folder}",
-            f"{self.page} ({self.page_bytes / 1e6:.1f} MB)",
+            f"{self.page} ({filesize.decimal(self.page_bytes)})",
         ]
 
 
@@ -64,7 +67,7 @@ def write_report(run: Store, out: str | None = None) -> ReportSummary:
         InputError: `out` cannot be written.
     """
     start = time.monotonic()
-    target = _Target(run, "report/") if out is None else _Target(Store.open(out), "")
+    target = _Target(run, f"{REPORT}/") if out is None else _Target(Store.open(out), "")
     data = read_run(run)
     analysis = analyse(data)
     remarks = list(data.missing)
@@ -116,7 +119,7 @@ def _sections(analysis: Analysis) -> list[Section]:
         ("Errors", run_tables.metric_tables(analysis)),
         ("Errors with intervals", comparison_tables.interval_tables(analysis)),
         ("Comparisons of initialisations", comparison_tables.pair_tables(analysis)),
-        ("Average ranks", comparison_tables.rank_tables(analysis)),
+        ("Average ranks", rankings.rank_tables(analysis)),
         ("Label efficiency", comparison_tables.efficiency_tables(analysis)),
         ("Timesteps and pre-training steps", run_tables.diffusion_tables(analysis)),
         ("Settings chosen on the validation set", comparison_tables.selection_tables(analysis)),
@@ -132,7 +135,7 @@ def _sections(analysis: Analysis) -> list[Section]:
 
 
 class _Target:
-    """The report's folder: files of an earlier report that are not written again are taken away."""
+    """The report's folder; files of an earlier report that are not written again are deleted."""
 
     def __init__(self, store: Store, prefix: str) -> None:
         self._store, self._prefix = store, prefix
@@ -149,7 +152,7 @@ class _Target:
         self._written.append(path)
 
     def finish(self) -> None:
-        """Take away what only an earlier report wrote, and list what this one did."""
+        """Delete the files that only an earlier report wrote, and list those of this one."""
         for path in self._earlier():
             if path not in self._written:
                 self._store.delete(f"{self._prefix}{path}")

@@ -1,4 +1,4 @@
-"""What is looked at before any compute: data, shots, networks, weights."""
+"""Checks of a run before any compute: data, shots, networks, weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ablate.datasets import Dataset, load_dataset, require_dataset
 from ablate.space import Pretrain, TrialSpec
 
 WARNINGS_SHOWN = 5
-"""Of a data set, before a run."""
+"""Warnings of a data set that are shown before a run; the others are counted."""
 
 
 def check_trials(
@@ -16,7 +16,7 @@ def check_trials(
 ) -> None:
     """Refuse, before any compute, trials that could not run: data, shots, networks, weights.
 
-    `warn` is told what the data sets' readers found odd.
+    `warn` is told the warnings of the data sets' readers.
 
     Raises:
         InputError: the first thing that is wrong, with its cure.

@@ -1,11 +1,11 @@
-"""What does a person see while a run goes on?"""
+"""The display of a run: what is at work, what waits for what, and how attempts ended."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ablate.running.events import Watcher
 from ablate.schedule.policy import Policy, Stage
 from ablate.space.words import initialisation, trial_words
 from ablate.words import counted, duration
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 PLAIN_SECONDS = 30.0
 """Where the output is no terminal, a line about the running stages is printed this often."""
+
+REPORTED_SECONDS = 5.0
+"""The progress of a single trial is printed at most this often."""
 
 WAIT_SHOWN_S = 10.0
 """A stage that got no place on a cluster that may grow within this time is said to wait for a node."""
@@ -58,7 +62,6 @@ class _Running:
     loss: float | None = None
     rate: float | None = None
     first: tuple[float, int] | None = None  # time and step of the phase's first report, for the time left
-    phases: dict[str, float] = field(default_factory=dict)
 
     def update(self, progress: Mapping[str, Any]) -> None:
         phase = str(progress["phase"])
@@ -92,15 +95,15 @@ class _Running:
 class LineReporter:
     """Prints a trial's progress as plain lines, at most one every few seconds; a `Report` that never stops."""
 
-    def __init__(self, console: Console, every_seconds: float = 5.0) -> None:
-        self._console, self._every, self._last = console, every_seconds, 0.0
+    def __init__(self, console: Console) -> None:
+        self._console, self._last = console, 0.0
         self._running = _Running("", time.monotonic())
 
     def __call__(self, progress: Progress) -> bool:
         """Print where the trial is."""
         row = {"metrics": progress.metrics, "rate": progress.images_per_second}
         self._running.update({"phase": progress.phase, "step": progress.step, "total": progress.total, **row})
-        if time.monotonic() - self._last >= self._every:
+        if time.monotonic() - self._last >= REPORTED_SECONDS:
             self._last = time.monotonic()
             self._console.print("  ".join(fact for fact in self._running.facts if fact), soft_wrap=True)
         return False
@@ -160,16 +163,15 @@ class Picture:
         return [self.summary, *([] if self.warning is None else [self.warning]), *waits, *running]
 
 
-class Display:
-    """Live progress on a terminal, plain lines elsewhere; a `Watcher` of the tuner.
+class Display(Watcher):
+    """Live progress on a terminal, plain lines elsewhere.
 
     Args:
         console: where to.
         policy: knows the stages.
         already: trials that were finished before.
-        also: is told how attempts end, as `Watcher.ended` is.
-        warning: returns what is wrong just now, such as a store that is away; None if nothing is.
         wait: returns what a stage waits for.
+        warning: returns what is wrong just now, such as a store that is away; None if nothing is.
     """
 
     def __init__(
@@ -178,11 +180,10 @@ class Display:
         policy: Policy,
         *,
         already: int,
-        also: Callable[[Stage, str, str | None, str | None], None],
+        wait: Callable[[Stage], Wait],
         warning: Callable[[], str | None] = lambda: None,
-        wait: Callable[[Stage], Wait] = lambda stage: Wait("a place", its_turn=True),
     ) -> None:
-        self._console, self._policy, self._also = console, policy, also
+        self._console, self._policy = console, policy
         self._warning, self._wait = warning, wait
         self._total, self._finished, self._failed = policy.num_trials, 0, 0
         self._already = already
@@ -208,7 +209,7 @@ class Display:
         """Print a line above the live display."""
         self._console.print(Text(text, style=style), soft_wrap=True)
 
-    # --- the tuner's watcher ------------------------------------------------------------------------
+    # --- what it is told ----------------------------------------------------------------------------
 
     def started(self, stage: Stage) -> None:
         """Show a stage that was handed to Ray."""
@@ -249,14 +250,12 @@ class Display:
             took = duration(time.monotonic() - running.began)
             line = f"{outcome:<11} {running.words} ({stage.name}, {took})"
             self.say(f"{line}: {error}" if error else line, _OUTCOMES.get(outcome, ""))
-        self._also(stage, outcome, error, trouble)
 
     def released(self, trial_id: str, reason: str) -> None:
         """Show and count a trial that fails with its pre-training."""
         self._failed += 1
         stage = Stage("finetune", trial_id)
         self.say(f"{'failed':<11} finetune {trial_words(self._policy.trial(stage))} ({trial_id}): {reason}", "red")
-        self._also(stage, "failed", reason, None)
 
     def _count_dependents(self, stage: Stage) -> None:
         if stage.kind == "pretrain":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,41 +15,24 @@ from ablate.datasets import Dataset
 from ablate.errors import InputError
 from ablate.running.checks import check_trials, prepare
 from ablate.running.display import Display
+from ablate.running.events import Watchers
+from ablate.running.options import Options as Options
+from ablate.running.recorder import Recorder
+from ablate.running.resources import Resources
 from ablate.running.sessions import check_same_data, run_file
 from ablate.running.spot import Notice
 from ablate.running.supervision import Stop, away_words, shown_in_store, signals, supervised
 from ablate.schedule.costs import costs_for
-from ablate.schedule.fitting import Request, decide_gpus, doubt_lines, shapes_of, sharing_lines
-from ablate.schedule.policy import Costs, Policy, Stage
+from ablate.schedule.policy import Costs, Policy
 from ablate.space import Grid, TrialSpec, plan_of
-from ablate.store import TROUBLES, Store, StoreTrouble
+from ablate.store import Store
 from ablate.store.fence import Fence
+from ablate.store.layout import RUN_FILE, TABLES, TENSORBOARD, log_file, trial_folder
 from ablate.store.lock import RunLock
-from ablate.store.run_file import RUN_FILE, published_snapshots, read_run_file, yaml_bytes
+from ablate.store.run_file import published_snapshots, read_run_file, yaml_bytes
 
 if TYPE_CHECKING:
     from ablate.running import ray_tune
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a search space is run; nothing here changes what a trial computes on a CPU but `cpus_per_stage`."""
-
-    out: str
-    data_dir: str | None = None  # folder or address
-    address: str | None = None
-    gpus_per_pretrain: float | None = None  # None: 1 where there is a GPU, else 0
-    gpus_per_finetune: float | None = None  # None: 0.25 where there is a GPU, else 0
-    cpus_per_stage: int = 1
-    accelerator_type: str | None = None  # as Ray names it, such as H100
-    max_concurrent: int | None = None
-    max_failures: int = 3
-    checkpoint_minutes: float = 5.0
-    store_patience: float = 15.0  # minutes
-    share: bool = True
-    keep_weights: bool = False
-    retry_failed: bool = False
-    log: tuple[str, ...] = ()  # trackers: tensorboard, mlflow, wandb
 
 
 @dataclass(frozen=True)
@@ -105,7 +87,7 @@ class _Run:
                 self.stop.forget()
         if self.stop.trouble is not None:
             raise self.stop.trouble
-        status = tables.finished_trials(self.store)
+        status = tables.trial_status(self.store)
         states = [status.get(trial.trial_id) for trial in self.grid.trials]
         failed, missing = states.count("failed"), states.count(None)
         stopped = self.stop.exit_code if missing else None
@@ -126,7 +108,7 @@ class _Run:
             before = read_run_file(self.store)
             check_same_data(before, loaded, self.store)
             plan = plan_of(self.grid.trials)
-            status = tables.finished_trials(self.store)
+            status = tables.trial_status(self.store)
             done = {n for n, state in status.items() if state == "finished" or not self.options.retry_failed}
             todo = [trial for trial in plan.trials if trial.trial_id not in done]
             if not todo:
@@ -159,8 +141,10 @@ class _Run:
         from ablate.stage.settings import Settings
 
         options, store = self.options, self.store
-        recorded: list[Future[None]] = []
-        with ray_tune.connected(options.address) as present, ThreadPoolExecutor(1) as recorder:
+        with (
+            ray_tune.connected(options.address) as present,
+            Recorder(store, self.trials, self.stop.because_of) as recorder,
+        ):
             resources, stock = self._resources()
             gpus_pretrain, gpus_finetune = resources.gpus_pretrain, resources.gpus_finetune
             for name in dict.fromkeys(trial.dataset for trial in todo):
@@ -178,9 +162,8 @@ class _Run:
                 self.console,
                 policy,
                 already=len(self.grid.trials) - policy.num_trials,
-                also=lambda *ended: recorded.append(recorder.submit(self._record, *ended)),
-                warning=lambda: away_words(store),
                 wait=lambda stage: stock.wait(resources, stage),
+                warning=lambda: away_words(store),
             )
             with (
                 signals(self.stop, self.console),  # again: starting Ray replaces the handler of SIGTERM
@@ -194,7 +177,7 @@ class _Run:
                         store.address, options.data_dir, self.lock.token, settings, options.store_patience * 60
                     ),
                     resources,
-                    display,
+                    Watchers(display, recorder),
                     stopped=self.stop,
                     abandoned=lambda: self.stop.abandoned,
                     max_concurrent=options.max_concurrent,
@@ -202,39 +185,25 @@ class _Run:
                     stock=stock,
                     trackers={name: _experiment(name, self.grid, store) for name in options.log},
                 )
-            for record in recorded:
-                record.result()
 
-    def _resources(self) -> tuple[ray_tune.Resources, ray_tune.Stock]:
+    def _resources(self) -> tuple[Resources, ray_tune.Stock]:
         """Return what stages ask for, so that it fits the connected cluster, and the cluster's nodes."""
         from ablate.running import ray_tune
         from ablate.running.ray_tune.nodes import growable_nodes, present_nodes
 
         options = self.options
         present, growable = present_nodes(), growable_nodes() if options.address else ()
-        gpus_pretrain, gpus_finetune = decide_gpus(
+        resources = Resources.decide(
             present=present,
             growable=growable,
-            where=f"the cluster at {options.address}" if options.address else "this machine",
+            address=options.address,
             gpus_per_pretrain=options.gpus_per_pretrain,
             gpus_per_finetune=options.gpus_per_finetune,
             cpus_per_stage=options.cpus_per_stage,
             accelerator_type=options.accelerator_type,
         )
-        kinds = {"pre-training": gpus_pretrain, "fine-tuning": gpus_finetune}
-        requests = {
-            words: Request(options.cpus_per_stage, gpus, options.accelerator_type) for words, gpus in kinds.items()
-        }
-        sharing = sharing_lines(
-            shapes_of(present, growable),
-            gpus_pretrain=gpus_pretrain,
-            gpus_finetune=gpus_finetune,
-            cpus_per_stage=options.cpus_per_stage,
-            accelerator_type=options.accelerator_type,
-        )
-        for line in [*doubt_lines(requests.items(), present=present, growable=growable), *sharing]:
+        for line in resources.notes(present=present, growable=growable):
             self.say(f"note: {line}")
-        resources = ray_tune.Resources(options.cpus_per_stage, gpus_pretrain, gpus_finetune, options.accelerator_type)
         return resources, ray_tune.Stock(growable)
 
     def _taken_back(self, notice: Notice) -> None:
@@ -244,21 +213,6 @@ class _Run:
                 f"{notice.cloud} takes back the machine of this run at {notice.deadline:%H:%M:%S} UTC "
                 f"({notice.action}): saving the running stages' states"
             )
-
-    def _record(self, stage: Stage, outcome: str, error: str | None, trouble: str | None) -> None:
-        """Record a failure that no worker could record itself; stop for a store that takes nothing.
-
-        Runs beside the loop of stages, which must not wait for the store.
-        """
-        from ablate.stage.rows import write_failed_trial
-
-        try:
-            if outcome == "failed" and stage.kind != "pretrain":
-                write_failed_trial(self.trials[stage.name], self.store, error or "failed")
-        except StoreTrouble as raised:
-            self.stop.because_of(raised)
-        if trouble is not None:
-            self.stop.because_of(TROUBLES[trouble](error))
 
 
 def _shared_keys(grid: Grid) -> frozenset[str]:
@@ -273,7 +227,7 @@ def _experiment(tracker: str, grid: Grid, store: Store) -> str:
         return f"ablate-{grid.name}"
     if not store.is_local:
         raise InputError(f"--log tensorboard writes to a folder beside the tables; --out {store.label} is none")
-    return f"{store.root}/tensorboard"
+    return f"{store.root}/{TENSORBOARD}"
 
 
 def closing_lines(store: Store, result: RunResult) -> list[str]:
@@ -282,9 +236,10 @@ def closing_lines(store: Store, result: RunResult) -> list[str]:
     if result.failed:
         errors = tables.read_table(store, "trials", ["trial_id", "error"], [("status", "==", "failed")]).to_pylist()
         lines += [f"  failed {row['trial_id']}: {row['error']}" for row in errors]
-        lines.append(f"  logs: {store.label}/trials/ID/log.txt; run the same command with --retry-failed to try again")
+        logs = f"{store.label}/{log_file(trial_folder('ID'))}"
+        lines.append(f"  logs: {logs}; run the same command with --retry-failed to try again")
     if result.missing:
         lines.append("interrupted, every state is saved; to go on run the same command again")
-    lines.append(f"tables {store.label}/tables, run file {store.label}/{RUN_FILE}")
+    lines.append(f"tables {store.label}/{TABLES}, run file {store.label}/{RUN_FILE}")
     lines.append(f"next   ablate results {store.word}   ablate report {store.word}")
     return lines

@@ -1,17 +1,30 @@
-"""How far is a run, and what does it store?"""
+"""How far a run is, and what it stores, as lines of text."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any
-
-import yaml
 
 from ablate import tables
-from ablate.errors import InputError
-from ablate.store import Store, step_of
+from ablate.store import MANIFEST, Store, step_of
+from ablate.store.layout import (
+    LOG,
+    MODEL,
+    PICTURES,
+    PRETRAINED,
+    REPORT,
+    SPEC,
+    STATE,
+    TABLES,
+    TRIALS,
+    log_file,
+    pretrained_folder,
+    state_folder,
+    step_folder,
+    trial_folder,
+)
 from ablate.store.lock import RunLock
+from ablate.store.run_file import planned_trials
 
 KINDS = {
     "states": "training states, needed to go on or to pre-train for longer",
@@ -26,22 +39,10 @@ KINDS = {
 """What a run stores. Only states, snapshots and weights can be made anew, and be deleted by `clean`."""
 
 
-def planned_trials(store: Store) -> list[dict[str, Any]]:
-    """Return the trials that `run.yaml` names, each a mapping with `trial_id` and the spec's fields."""
-    try:
-        content = yaml.safe_load(store.read("run.yaml"))
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{store.label}: there is no run here (no run.yaml); give the folder that --out named"
-        ) from error
-    trials: list[dict[str, Any]] = content["trials"]
-    return trials
-
-
 def status_lines(store: Store) -> list[str]:
     """Return who is at work on a run, and the state of its trials and pre-trainings, as lines of text."""
     planned = planned_trials(store)
-    status = tables.finished_trials(store)
+    status = tables.trial_status(store)
     states = Counter(status.get(trial["trial_id"], "open") for trial in planned)
     lock = RunLock(store)
     owner = lock.owner()
@@ -63,9 +64,9 @@ def status_lines(store: Store) -> list[str]:
     lines.append(f"pre-trainings  {len(needed)}")
     labels = {trial["pretrain_key"]: trial["pretrain"]["method"] for trial in planned if trial.get("pretrain_key")}
     for key, steps in needed.items():
-        folder = f"pretrained/{key}"
-        made = sorted(step for step in steps if store.manifest(f"{folder}/step_{step:06d}") is not None)
-        state = store.newest(f"{folder}/state")
+        folder = pretrained_folder(key)
+        made = sorted(step for step in steps if store.manifest(step_folder(folder, step)) is not None)
+        state = store.newest(state_folder(folder))
         done = f"snapshots {', '.join(map(str, made))}" if made else "no snapshot yet"
         lines.append(
             f"  {key}  {labels[key]:<13} {done} of {', '.join(map(str, sorted(steps)))}; state at {state or 0}"
@@ -76,7 +77,7 @@ def status_lines(store: Store) -> list[str]:
     lines += [f"  {kind:<9} {outcome:<12} {count}" for (kind, outcome), count in sorted(counts.items())]
     failed = tables.read_table(store, "trials", ["trial_id", "error"], [("status", "==", "failed")]).to_pylist()
     if failed:
-        lines.append("failed trials (their logs: trials/ID/log.txt)")
+        lines.append(f"failed trials (their logs: {log_file(trial_folder('ID'))})")
         lines += [f"  {row['trial_id']}  {row['error']}" for row in failed]
     return lines
 
@@ -84,15 +85,15 @@ def status_lines(store: Store) -> list[str]:
 def kind_of(path: str) -> str:
     """Return the kind of a stored file, a key of `KINDS`, by its path in the store."""
     parts = path.split("/")
-    if parts[0] in ("tables", "pictures", "report"):
+    if parts[0] in (TABLES, PICTURES, REPORT):
         return parts[0]
-    if parts[-1] == "log.txt":
+    if parts[-1] == LOG:
         return "logs"
-    if "state" in parts[:-1]:
+    if STATE in parts[:-1]:
         return "states"
-    if parts[0] == "pretrained" or "pretrained" in parts[2:3]:
+    if parts[0] == PRETRAINED or PRETRAINED in parts[2:3]:
         return "snapshots"
-    return "weights" if parts[0] == "trials" else "other"
+    return "weights" if parts[0] == TRIALS else "other"
 
 
 def size_text(num_bytes: float) -> str:
@@ -122,24 +123,22 @@ def storage_lines(store: Store) -> list[str]:
 
 def _folders(store: Store, kinds: Sequence[str]) -> Iterable[str]:
     """Yield the artifacts of some kinds, so that each is deleted as a whole."""
-    for key in store.list("pretrained"):
-        for name in store.list(f"pretrained/{key}"):
-            if name == "state" and "states" in kinds:
-                yield f"pretrained/{key}/state"
+    for key in store.list(PRETRAINED):
+        folder = pretrained_folder(key)
+        for name in store.list(folder):
+            if name == STATE and "states" in kinds:
+                yield state_folder(folder)
             elif step_of(name) is not None and "snapshots" in kinds:
-                yield f"pretrained/{key}/{name}"
-    for trial_id in store.list("trials"):
-        names = store.list(f"trials/{trial_id}")
-        if "states" in kinds and "state" in names:
-            yield f"trials/{trial_id}/state"
-        if "snapshots" in kinds and "pretrained" in names:
-            yield f"trials/{trial_id}/pretrained"
+                yield f"{folder}/{name}"
+    for trial_id in store.list(TRIALS):
+        folder = trial_folder(trial_id)
+        names = store.list(folder)
+        if "states" in kinds and STATE in names:
+            yield state_folder(folder)
+        if "snapshots" in kinds and PRETRAINED in names:
+            yield f"{folder}/{PRETRAINED}"
         if "weights" in kinds:
-            yield from (
-                f"trials/{trial_id}/{name}"
-                for name in ("manifest.json", "model.safetensors", "spec.json")
-                if name in names
-            )
+            yield from (f"{folder}/{name}" for name in (MANIFEST, MODEL, SPEC) if name in names)
 
 
 def clean_run(store: Store, kinds: Sequence[str]) -> list[str]:

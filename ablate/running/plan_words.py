@@ -1,4 +1,4 @@
-"""How much work is a search space, in a few lines of text?"""
+"""The work that a search space is, in a few lines of text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from ablate.space.words import initialisation
 from ablate.words import counted
 
 if TYPE_CHECKING:
-    from ablate.schedule.simulate import Forecast, Machine
+    from ablate.schedule.forecast import Forecast
+    from ablate.schedule.simulate import Machine
 
 _LISTED = 12
 
@@ -28,11 +29,12 @@ def plan_lines(grid: Grid, plan: Plan, *, done: int = 0) -> list[str]:
     need = Counter(trial.pretrain_key for trial in plan.trials if trial.pretrain_key is not None)
     total, distinct = need.total(), len(plan.pretrainings)
     steps_alone = sum(trial.pretraining.fields.steps for trial in plan.trials if trial.pretraining is not None)
+    saved = counted(total - distinct, "pre-training")
     steps_shared = sum(pretraining.fields.steps for pretraining in plan.pretrainings.values())
     lines = [
         f"{grid.name}: {grid.description}" if grid.description else grid.name,
         f"  trials         {len(plan.trials)}" + (f", {done} of them finished before" if done else ""),
-        f"  pre-trainings  {distinct} for {total} trials: sharing saves {total - distinct} pre-trainings, "
+        f"  pre-trainings  {distinct} for {counted(total, 'trial')}: sharing saves {saved}, "
         f"{steps_alone - steps_shared:,} of {steps_alone:,} optimizer steps"
         if total
         else "  pre-trainings  none",
@@ -42,7 +44,7 @@ def plan_lines(grid: Grid, plan: Plan, *, done: int = 0) -> list[str]:
         taken = f"; snapshots at {', '.join(map(str, snapshots))}" if len(snapshots) > 1 else ""
         lines.append(
             f"    {key}  {initialisation(pretraining.spec)} on {pretraining.fields.dataset}, "
-            f"{pretraining.network.kind}, {need[key]} trials{taken}"
+            f"{pretraining.network.kind}, {counted(need[key], 'trial')}{taken}"
         )
     lines.append("  axes")
     for name, values in axes_of(plan.trials).items():

@@ -1,4 +1,4 @@
-"""What `run.yaml` records of a run: what it is about, on which data, and each session by which versions."""
+"""The content of `run.yaml`: what a run is about, on which data, and by which versions each session ran."""
 
 from __future__ import annotations
 

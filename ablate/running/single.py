@@ -17,9 +17,11 @@ from ablate.running.supervision import STOPPED_EXIT_CODE
 from ablate.space import Grid, Source, TrialSpec, find_grid, load_grid, load_trial
 from ablate.space.words import trial_words
 from ablate.store import Store
+from ablate.store.addresses import is_remote, label_of
 from ablate.store.fence import Fence
+from ablate.store.layout import RUN_FILE, log_file, trial_folder
 from ablate.store.lock import RunLock
-from ablate.store.run_file import RUN_FILE, read_run_file, yaml_bytes
+from ablate.store.run_file import read_run_file, yaml_bytes
 from ablate.store.stopping import StopWatch, clear_stop, stop_reason
 
 
@@ -27,7 +29,7 @@ def find_trial(text: str, grid: str | None, overrides: Sequence[str], out: str) 
     """Return the trial of a YAML file, or the one with this id in a search space or in the run at `out`.
 
     Raises:
-        InputError: there is no such file or trial.
+        InputError: there is no such file or trial, or no run at an address `out`.
     """
     path = Path(text)
     if path.suffix in (".yaml", ".yml") or path.is_file():
@@ -39,9 +41,10 @@ def find_trial(text: str, grid: str | None, overrides: Sequence[str], out: str) 
         trials = {trial.trial_id: trial for trial in load_grid(find_grid(grid), overrides).trials}
         where = f"search space {grid}"
     else:
-        rows = read_run_file(Store.open(out, writable=False)).get("trials", []) if Path(out).exists() else []
+        is_there = is_remote(out) or Path(out).exists()
+        rows = read_run_file(Store.open(out, writable=False)).get("trials", []) if is_there else []
         trials = {row["trial_id"]: _trial_of_row(row) for row in rows}
-        where = f"the run {out}"
+        where = f"the run {label_of(out)}"
     if text not in trials:
         raise InputError(
             f"TRIAL must be a YAML file or the id of a trial in {where}; got '{text}'{nearest(text, trials)}; "
@@ -59,7 +62,8 @@ def run_single(trial: TrialSpec, out: str, data_dir: str, threads: int, keep_wei
     """Run one trial in this process, printing its progress; return the exit code."""
     from ablate.stage.pictures import write_thumbnails
     from ablate.stage.settings import Settings
-    from ablate.stage.trial import TrialFailed, data_in, run_trial
+    from ablate.stage.task import data_in
+    from ablate.stage.trial import TrialFailed, run_trial
     from ablate.training import Interrupted
 
     store = Store.open(out)
@@ -76,14 +80,13 @@ def run_single(trial: TrialSpec, out: str, data_dir: str, threads: int, keep_wei
         store.fence = Fence(store, lock.token)
         asked = functools.partial(stop_reason, store, lock.token)
         try:
-            settings = Settings(keep_weights=keep_weights)
+            settings = Settings(threads=threads, keep_weights=keep_weights)
             with StopWatch(asked) as stop:
                 row = run_trial(
                     trial,
                     store,
                     data_in(data_dir),
                     lambda progress: reporter(progress) or stop(),
-                    threads,
                     settings=settings,
                 )
         except Interrupted:
@@ -91,7 +94,8 @@ def run_single(trial: TrialSpec, out: str, data_dir: str, threads: int, keep_wei
             console.print("stopped by 'ablate stop', the state is saved; to go on run the same command again")
             return STOPPED_EXIT_CODE
         except TrialFailed as error:
-            console.print(f"{error}; the traceback is in {store.label}/trials/{trial.trial_id}/log.txt", soft_wrap=True)
+            log = log_file(trial_folder(trial.trial_id))
+            console.print(f"{error}; the traceback is in {store.label}/{log}", soft_wrap=True)
             return 1
     unit = row["unit"]
     console.print(f"MRE {row['mre']:.3f} {unit}, median {row['mre_median']:.3f} {unit}, best epoch {row['best_epoch']}")

@@ -15,8 +15,8 @@ from rich.console import Console
 from ablate.running.display import Picture
 from ablate.store import Store, StoreAway, StoreFull, StoreTrouble
 from ablate.store.fence import lock_lost
+from ablate.store.layout import PROGRESS
 from ablate.store.lock import RunLock
-from ablate.store.lock_file import CONTROL
 from ablate.store.owner import Owner
 from ablate.store.stopping import STOP_COMMAND, StopWatch, clear_stop, request_stop, stop_reason
 
@@ -24,9 +24,6 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 STOPPED_EXIT_CODE = 5
 """Of a run that `ablate stop` has ended."""
-
-PICTURE = f"{CONTROL}/progress.json"
-"""What the live display shows, for `ablate status --watch`."""
 
 
 class Stop:
@@ -192,7 +189,7 @@ def shown_in_store(store: Store, picture: Callable[[], Picture]) -> Iterator[Non
 
     def write() -> None:
         while True:
-            store.try_put(PICTURE, picture().to_bytes())
+            store.try_put(PROGRESS, picture().to_bytes())
             if over.wait(3.0 if store.is_local else 10.0):
                 return
 
@@ -208,6 +205,6 @@ def shown_in_store(store: Store, picture: Callable[[], Picture]) -> Iterator[Non
 def read_picture(store: Store) -> Picture | None:
     """Return what a run's live display shows; None if it shows nothing."""
     try:
-        return Picture.from_bytes(store.read(PICTURE))
+        return Picture.from_bytes(store.read(PROGRESS))
     except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
         return None

@@ -1,13 +1,12 @@
-"""How many seconds will a stage take, by default and by what an earlier run measured?
+"""The seconds that stages take, by default and by what an earlier run measured.
 
-The defaults count floating-point operations and divide by a sustained rate, so they are right within a factor of a few
-and, which matters more for priorities, in their proportions. A measured run corrects them: a stage costs the default
+The defaults divide floating-point operations by a sustained rate, so they are right within a factor of a few and, which
+matters more for priorities, in their proportions. A measured run corrects them: a stage costs the default
 times the median ratio of measured to default seconds among the most similar stages that were measured.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -15,32 +14,32 @@ from typing import Any
 
 from ablate import tables
 from ablate.errors import InputError
+from ablate.schedule.flops import forward_flops
 from ablate.schedule.policy import Costs
-from ablate.space import DinoSpec, NetworkSpec, Pretraining, TrialSpec
-from ablate.space.methods import NetworkKind
+from ablate.space import DinoSpec, Pretraining, TrialSpec
 from ablate.store import Store
 
 # --- the facts behind the defaults ------------------------------------------------------------------
 
-GPU_FLOPS: Mapping[NetworkKind, float] = {"unet": 30e12, "encoder": 10e12}
-"""Operations a second that training sustains on one modern GPU (A100 class) in TF32, torch's default for convolutions.
+GPU_FLOPS: Mapping[str, float] = {"unet": 30e12, "encoder": 10e12}
+"""Operations per second that training sustains on a modern GPU (A100 class) in TF32, torch's default for convolutions.
 
 A fifth of the peak of 156e12 for the U-Net's dense 3 x 3 convolutions on a handful of images; a third of that for
 encoders such as DenseNet, whose many narrow layers and batch norms are bound by memory.
 """
 
-GPU_PASS_SECONDS: Mapping[NetworkKind, float] = {"unet": 0.015, "encoder": 0.040}
-"""Seconds a forward and backward pass takes however small it is: launching its 1 500 to 4 000 kernels at 10 us each."""
+GPU_PASS_SECONDS: Mapping[str, float] = {"unet": 0.015, "encoder": 0.040}
+"""Seconds that the smallest forward and backward pass takes: launching its 1 500 to 4 000 kernels at 10 us each."""
 
-CPU_FLOPS: Mapping[NetworkKind, float] = {"unet": 50e9, "encoder": 35e9}
-"""Operations a second of training on one core of a server CPU with AVX-512 in float32; measured: 52e9 for a
+CPU_FLOPS: Mapping[str, float] = {"unet": 50e9, "encoder": 35e9}
+"""Operations per second of training on one core of a server CPU with AVX-512 in float32; measured: 52e9 for a
 16-32-64 channel U-Net at 64 x 64, 53e9 for ResNet-18, 32e9 for DenseNet-161."""
 
-CPU_PASS_SECONDS: Mapping[NetworkKind, float] = {"unet": 0.005, "encoder": 0.015}
+CPU_PASS_SECONDS: Mapping[str, float] = {"unet": 0.005, "encoder": 0.015}
 """As GPU_PASS_SECONDS, at some 3 us for each operation that torch dispatches."""
 
 TRAIN, INFER = 3, 1
-"""Cost of a pass with gradients and of one without, in forward passes: going backward takes two products for one."""
+"""Operations of a pass with gradients and of one without, in forward passes: a backward pass has twice as many."""
 
 VIEWS: Mapping[str, tuple[float, float]] = {
     "simclr": (2, 0),
@@ -56,25 +55,6 @@ VIEWS: Mapping[str, tuple[float, float]] = {
 DINO_LOCAL_AREA = (96 / 224) ** 2
 """Pixels of a local crop, as a share of a global one's (Caron et al. 2021)."""
 
-ENCODER_FLOPS: Mapping[str, tuple[float, float]] = {
-    "densenet121": (7.40e9, 9.72e9),
-    "densenet161": (20.18e9, 13.91e9),
-    "efficientnet-b0": (0.95e9, 5.30e9),
-    "mobilenet_v2": (0.78e9, 6.25e9),
-    "resnet18": (4.74e9, 6.40e9),
-    "resnet34": (9.57e9, 6.40e9),
-    "resnet50": (10.68e9, 10.93e9),
-    "resnet101": (20.37e9, 10.93e9),
-    "resnext50_32x4d": (11.05e9, 10.93e9),
-    "vgg19": (50.96e9, 9.72e9),
-    "vgg19_bn": (50.96e9, 9.72e9),
-}
-"""Operations of encoder and U-Net decoder on one 256 x 256 image, counted with torch's FlopCounterMode; an encoder
-that is not here counts as `densenet161`."""
-
-ENCODER_SIZE = 256
-"""Side of the images behind ENCODER_FLOPS; operations grow with the area."""
-
 NUM_IMAGES: Mapping[str, tuple[int, int, int]] = {
     "chest": (195, 34, 50),
     "cephalo": (130, 20, 250),
@@ -87,60 +67,16 @@ STAGE_SECONDS = 2.0
 """Seconds of a stage that train nothing: starting, loading data and weights, writing tables."""
 
 
-# --- counting ---------------------------------------------------------------------------------------
+# --- default costs ---------------------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=256)
-def forward_flops(network: NetworkSpec, image_size: int) -> tuple[float, float]:
-    """Return the operations (two for each multiply-add) of a forward pass on one image: encoder, whole network."""
-    if network.kind == "encoder":
-        encoder, decoder = ENCODER_FLOPS.get(network.encoder, ENCODER_FLOPS["densenet161"])
-        area = (image_size / ENCODER_SIZE) ** 2
-        return encoder * area, (encoder + decoder) * area
-    return _unet_flops(network, image_size)
-
-
-def _unet_flops(network: NetworkSpec, image_size: int) -> tuple[float, float]:
-    """Count the convolutions and the attention of diffusers' UNet2DModel; see `ablate.network.UNet`."""
-    channels, layers = network.channels, network.layers_per_block
-    pixels = [float(image_size) ** 2 / 4.0**level for level in range(len(channels))]
-    last = len(channels) - 1
-
-    def conv(level: int, before: int, after: int, kernel: int = 3) -> float:
-        return 2 * kernel * kernel * before * after * pixels[level]
-
-    def residual(level: int, before: int, after: int) -> float:
-        shortcut = conv(level, before, after, kernel=1) if before != after else 0.0
-        return conv(level, before, after) + conv(level, after, after) + shortcut
-
-    down, skips = conv(0, 1, channels[0]), [channels[0]]
-    for level, width in enumerate(channels):
-        for layer in range(layers):
-            down += residual(level, channels[max(level - 1, 0)] if layer == 0 else width, width)
-            skips.append(width)
-        if level < last:
-            down += conv(level + 1, width, width)
-            skips.append(width)
-    width = channels[last]
-    middle = 2 * residual(last, width, width)
-    if network.attention == "middle":
-        middle += 4 * conv(last, width, width, kernel=1) + 4 * pixels[last] ** 2 * width
-    up = 0.0
-    for level in range(last, -1, -1):
-        for _ in range(layers + 1):
-            up += residual(level, width + skips.pop(), channels[level])
-            width = channels[level]
-        if level:
-            up += conv(level - 1, width, width)
-    return down + middle, down + middle + up
-
-
-def _seconds(kind: NetworkKind, gpus: float, flops: float, passes: float) -> float:
+def _seconds(kind: str, gpus: float, flops: float, passes: float) -> float:
     """Return the seconds of work on a share of a GPU, or on one CPU core if `gpus` is 0.
 
     A share slows the arithmetic down in proportion, as where its neighbours are busy too, but not the launching of
     kernels; a second GPU does not help, for no stage uses two.
     """
+    kind = kind if kind in GPU_FLOPS else "unet"  # a kind without figures of its own, until a run has measured it
     if gpus == 0:
         return flops / CPU_FLOPS[kind] + passes * CPU_PASS_SECONDS[kind]
     return flops / (GPU_FLOPS[kind] * min(gpus, 1.0)) + passes * GPU_PASS_SECONDS[kind]
@@ -149,8 +85,8 @@ def _seconds(kind: NetworkKind, gpus: float, flops: float, passes: float) -> flo
 def default_costs(*, gpus_pretrain: float = 1.0, gpus_finetune: float = 0.25) -> Costs:
     """Return costs for stages of which nothing was measured.
 
-    Fine-tuning counts with all its epochs, though it may stop early. What decoding the heatmaps of validation and test
-    images takes is not counted.
+    Fine-tuning counts with all its epochs, though it may stop early. The time to decode the heatmaps of validation and
+    test images is left out. The returned functions raise `InputError` for a network that cannot be built.
 
     Args:
         gpus_pretrain: GPUs that a pre-training holds; 0 for one CPU core.
@@ -161,7 +97,7 @@ def default_costs(*, gpus_pretrain: float = 1.0, gpus_finetune: float = 0.25) ->
         fields, kind = pretraining.fields, pretraining.network.kind
         encoder, whole = forward_flops(pretraining.network, pretraining.image_size)
         if fields.method == "ddpm":
-            flops, views = whole * TRAIN, 1.0
+            flops, views = float(whole * TRAIN), 1.0
         else:
             trained, followed = VIEWS.get(fields.method, VIEWS["mocov3"])
             if isinstance(fields, DinoSpec):
@@ -238,13 +174,14 @@ def _finetune_levels(trial: TrialSpec) -> list[_Level]:
 
 
 def measured_costs(store: Store, *, gpus_pretrain: float = 1.0, gpus_finetune: float = 0.25) -> Costs | None:
-    """Return costs by what the run in `store` took; None if it finished no stage on this kind of device.
+    """Return costs by the seconds of the run in `store`; None if it finished no stage on this kind of device.
 
-    Measured are the attempts in the table `stages` that finished, at the shares of a GPU they held, of trials whose row
-    is in `trials`. A pre-training counts by its seconds per step, a fine-tuning only if one attempt did all of it. For
-    other shares, and for stages unlike any that was measured, the default is scaled by the median ratio of measured to
-    default among the most similar stages: same method, network, image size and batch (or data set, shots, method,
-    network and fine-tuning), then the same method on this kind of network, the same kind of network, all of them.
+    They come from the attempts in the table `stages` that finished, with the shares of a GPU that they held, of trials
+    whose row is in `trials`. A pre-training counts by its seconds per step, a fine-tuning only if one attempt did all
+    of it. For other shares, and for stages unlike any that was measured, the default is scaled by the median ratio of
+    measured to default among the most similar stages: same method, network, image size and batch (or data set, shots,
+    method, network and fine-tuning), then the same method on this kind of network, the same kind of network, all of
+    them.
 
     Args:
         store: of an earlier run, or of the one that goes on.
@@ -291,7 +228,7 @@ def measured_costs(store: Store, *, gpus_pretrain: float = 1.0, gpus_finetune: f
 
 
 def costs_for(store: Store, *, gpus_pretrain: float = 1.0, gpus_finetune: float = 0.25) -> Costs:
-    """Return what the run in `store` measured so far, the defaults if it has not measured anything."""
+    """Return the costs that the run in `store` has measured so far, the defaults if it has measured none."""
     shares = {"gpus_pretrain": gpus_pretrain, "gpus_finetune": gpus_finetune}
     return measured_costs(store, **shares) or default_costs(**shares)
 

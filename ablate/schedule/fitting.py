@@ -1,7 +1,7 @@
-"""Whether what a stage asks for fits a node, and how many stages share a GPU there.
+"""Whether a stage's request fits a node, and how many stages share a GPU there.
 
-A stage runs on one node: what it asks for must fit a node that is there, or one of a type that the cluster may grow.
-Ray itself would wait for ever, and say nothing.
+A stage runs on one node: its request must fit a node that is there, or one of a type that the cluster may grow.
+Ray itself would wait for such a node for ever, without a message.
 """
 
 from __future__ import annotations
@@ -13,34 +13,35 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from ablate.errors import InputError, nearest
+from ablate.words import counted
 
 SMALLEST_SHARE = 1e-4
-"""Of a GPU, as Ray counts."""
+"""The smallest share of a GPU that Ray gives out."""
 
 PRETRAIN_GPUS, FINETUNE_GPUS = 1.0, 0.25
-"""What stages ask for by default where there is a GPU."""
+"""GPUs that stages ask for by default where there is one."""
 
 ACCELERATOR = "accelerator_type:"
-"""How the resource begins by which Ray names the accelerators of a node."""
+"""Start of the name of the resource by which Ray tells a node's type of accelerator."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a stage asks one node for."""
+    """CPUs and GPUs that a stage asks one node for."""
 
     cpus: float
     gpus: float = 0.0
-    accelerator_type: str | None = None  # counts only for stages that ask for a GPU
+    accelerator_type: str | None = None  # as Ray names it; matters only for stages that ask for a GPU
 
     def __str__(self) -> str:
         kind = "" if self.accelerator_type is None or not self.gpus else f" of type {self.accelerator_type}"
-        gpus = f"{_counted(self.gpus, 'GPU')}{kind} and " if self.gpus else ""
-        return gpus + _counted(self.cpus, "CPU")
+        gpus = f"{counted(self.gpus, 'GPU')}{kind} and " if self.gpus else ""
+        return gpus + counted(self.cpus, "CPU")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a node has."""
+    """CPUs, GPUs and types of accelerator of a node."""
 
     cpus: float
     gpus: float = 0.0
@@ -53,11 +54,11 @@ class Shape:
         return cls(float(resources.get("CPU", 0.0)), float(resources.get("GPU", 0.0)), kinds)
 
     def fits(self, request: Request) -> bool:
-        """Whether a stage with this request can run on an empty node of this shape."""
+        """Return whether a stage with this request can run on an empty node of this shape."""
         return self.cpus >= request.cpus and self.gpus >= request.gpus and self.has(request)
 
     def has(self, request: Request) -> bool:
-        """Whether the node has the type of accelerator that is asked for, if one is."""
+        """Return whether the node has the type of accelerator that is asked for; True where none is."""
         asked = request.accelerator_type if request.gpus else None
         return asked is None or asked in self.accelerator_types
 
@@ -104,17 +105,17 @@ def decide_gpus(
     cpus_per_stage: float,
     accelerator_type: str | None = None,
 ) -> tuple[float, float]:
-    """Return GPUs per pre-training and per fine-tuning; refuse what no node, present or growable, could ever give.
+    """Return GPUs per pre-training and per fine-tuning; refuse requests that no node, present or growable, can satisfy.
 
     Args:
         present: the nodes that are there.
-        growable: the types of node that may come; None if that cannot be known, and then nothing is refused that one
-            of them might give, see `doubt_lines`.
+        growable: the types of node that may come; None if that cannot be known, and then no request is refused that
+            one of them might satisfy, see `doubt_lines`.
         where: for messages: `this machine`, `the cluster at HOST:PORT`.
         gpus_per_pretrain: as asked for; None for 1 where a node has a GPU, else 0.
         gpus_per_finetune: as asked for; None for 0.25 where a node has a GPU, else 0.
         cpus_per_stage: CPU cores of a stage of either kind.
-        accelerator_type: what GPUs must be, as Ray names them; None for any.
+        accelerator_type: type of the GPUs, as Ray names it; None for any.
 
     Raises:
         InputError: with the nodes that there are, and the cure.
@@ -183,7 +184,10 @@ def refuse_unfit(request: Request, *, flag: str, present: Sequence[Node], growab
 
 
 def doubt_lines(requests: Iterable[tuple[str, Request]], *, present: Sequence[Node], growable: Growable) -> list[str]:
-    """Say which requests, each with the name of its stages, nobody can promise: what would fit them is not known."""
+    """Return a line for each request, given with the name of its stages, that fits no node that is known.
+
+    There is none where it is known which nodes may come: `refuse_unfit` refuses such requests there.
+    """
     if growable is not None:
         return []
     return [
@@ -202,14 +206,14 @@ def sharing_lines(
     cpus_per_stage: float,
     accelerator_type: str | None = None,
 ) -> list[str]:
-    """Say on which nodes the CPUs that stages ask for leave GPUs idle, with the cure; nothing where all GPUs are used.
+    """Return a line for each shape of node whose GPUs idle for want of CPUs, with the cure.
 
     Args:
         shapes: of the nodes; equal ones count once.
         gpus_pretrain: GPUs of a pre-training.
         gpus_finetune: GPUs of a fine-tuning.
         cpus_per_stage: CPU cores of a stage of either kind.
-        accelerator_type: what GPUs must be; None for any.
+        accelerator_type: type of the GPUs, as Ray names it; None for any.
     """
     lines = []
     for shape in dict.fromkeys(shapes):
@@ -226,7 +230,7 @@ def sharing_lines(
                 cure = "use nodes with more CPUs for each GPU"
                 if gpus < 1:
                     cure = f"give fewer and larger shares by --gpus-per-finetune, or {cure}"
-            on = f"on a node of {_counted(shape.cpus, 'CPU')} and {_counted(shape.gpus, 'GPU')} the CPUs decide"
+            on = f"on a node of {counted(shape.cpus, 'CPU')} and {counted(shape.gpus, 'GPU')} the CPUs decide"
             lines.append(
                 f"{on}: its GPUs hold {by_gpus} {words}s of {gpus:g} GPU, its CPUs only {by_cpus} with "
                 f"--cpus-per-stage {cpus_per_stage:g}, so {by_cpus} run at a time; {cure}"
@@ -259,7 +263,3 @@ def _per_gpu(share: float) -> int:
 
 def _whole(number: float) -> int:
     return math.floor(number + 1e-9)
-
-
-def _counted(count: float, name: str) -> str:
-    return f"{count:g} {name}" + ("" if count <= 1 else "s")

@@ -1,4 +1,4 @@
-"""Which stage starts next?
+"""The policy of a run: which stage starts next.
 
 The policy knows what is planned, running, published and failed; it knows neither Ray nor a clock. The run
 and the simulator drive the same object.
@@ -65,7 +65,7 @@ class Policy:
         published: snapshots that exist, as (key, step).
         share: False makes every trial one whole stage.
 
-    The caller reports what happens with `started`, `published`, `finished`, `failed`, `lost` and `requeued`,
+    The caller reports what happens with `started`, `publish`, `finish`, `fail`, `lose`, `requeue` and `abandon`,
     and asks for work with `next`. Each call takes O(log n) for n trials.
     """
 
@@ -90,7 +90,6 @@ class Policy:
         self._ready: list[tuple[float, int, Stage]] = []
         self._queued: set[Stage] = set()
         self.running: set[Stage] = set()
-        self.finished: set[Stage] = set()
         self.failures: dict[Stage, str] = {}
         self._finetune_seconds = {name: costs.finetune(trial) for name, trial in self._trials.items()}
         self._pretrainings = plan.pretrainings  # each to the largest number of steps
@@ -171,13 +170,18 @@ class Policy:
         """Return the stage to start now, without starting it; None if nothing can start."""
         while self._ready:
             stage = self._ready[0][2]
-            needs = self.needs(self._trials[stage.name]) if stage.kind == "finetune" else None
-            if needs is None or needs in self._published:
+            missing = self._missing(stage)
+            if missing is None:
                 return stage
             heapq.heappop(self._ready)  # its snapshot was lost after it was offered
             self._queued.discard(stage)
-            self._wait(stage.name, needs)
+            self._wait(stage.name, missing)
         return None
+
+    def _missing(self, stage: Stage) -> Snapshot | None:
+        """Return the snapshot that a stage waits for; None if it can start."""
+        needs = self.needs(self._trials[stage.name]) if stage.kind == "finetune" else None
+        return None if needs in self._published else needs
 
     def started(self, stage: Stage) -> None:
         """Note that the stage `next` offered has been started."""
@@ -198,8 +202,6 @@ class Policy:
         self.running.discard(stage)
         if stage.kind == "pretrain" and self._work[stage.name].needed:
             self._offer(stage)  # trials came to wait for a lost snapshot while it ran
-        else:
-            self.finished.add(stage)
 
     def fail(self, stage: Stage, reason: str) -> tuple[str, ...]:
         """Note that a stage has failed for good; return the trials that fail with it.
@@ -222,6 +224,10 @@ class Policy:
         if stage.kind != "pretrain" or self._work[stage.name].needed:
             self._offer(stage)
 
+    def abandon(self, stage: Stage) -> None:
+        """Note that a stage has ended before its work was done, and is not offered again."""
+        self.running.discard(stage)
+
     def lose(self, stage: Stage) -> None:
         """Note that a fine-tuning found its snapshot missing or damaged: it is made anew, then tried again."""
         trial = self._trials[stage.name]
@@ -240,4 +246,4 @@ class Policy:
     @property
     def is_over(self) -> bool:
         """Whether nothing runs and nothing can start."""
-        return not self.running and self.next() is None
+        return not self.running and all(self._missing(stage) is not None for _, _, stage in self._ready)

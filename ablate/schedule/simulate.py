@@ -1,11 +1,11 @@
-"""How long will a search space take on so many GPUs, and how far is that from the least possible?
+"""The schedule of a search space on so many GPUs, simulated.
 
-The policy that a run asks for its next stage is driven here by a virtual clock. What Ray does is kept: a whole GPU is
-given out only when it is empty, a share of one goes to the fullest GPU that has room (Ray's best fit), shares count
+A virtual clock drives the policy that a run asks for its next stage. Stages are placed as Ray places them: a whole GPU
+is given out only when it is empty, a share of one goes to the fullest GPU that has room (Ray's best fit), shares count
 in ten-thousandths, and a stage that was offered and does not fit waits, while nothing behind it starts (on a cluster
 that may grow, several wait, see `Machine.pending`). Where CPUs are counted, GPUs come in nodes, and a stage takes all
-it asks for from one of them. What is left out: the time to start a worker, failures, and, where CPUs are not counted,
-the borders of machines, which a stage of several GPUs may not cross.
+it asks for from one of them. Left out are the time to start a worker, failures, and, where CPUs are not counted, the
+borders of machines, which a stage of several GPUs may not cross.
 """
 
 from __future__ import annotations
@@ -14,30 +14,32 @@ import bisect
 import heapq
 import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ablate.errors import InputError
 from ablate.schedule.fitting import Node, Request, Shape, refuse_unfit
-from ablate.schedule.policy import Costs, Policy, Stage
-from ablate.space import Plan
+from ablate.schedule.policy import Policy, Stage
 
 UNIT = 10_000
-"""A GPU, in the smallest shares that Ray gives out."""
+"""A GPU, in the smallest share that Ray gives out."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What stages run on, and what each kind of stage asks for."""
+    """The GPUs and CPUs that stages run on, and what each kind of stage asks for.
+
+    Raises:
+        InputError: a number is out of range, or a stage cannot fit a node; the message names the option of the command.
+    """
 
     gpus: int
     gpus_pretrain: float = 1.0  # also of a whole trial
     gpus_finetune: float = 0.25
     slots: int | None = None  # most stages at a time, such as CPU cores; None for as many as the GPUs hold
     pending: int = 1  # stages that wait for their place at a time; the first of them that fits starts
-    cpus_per_gpu: int | None = None  # CPU cores of a node, for each of its GPUs; None: as many as it takes
+    cpus_per_gpu: int | None = None  # CPU cores of a node, for each of its GPUs; None: CPUs are not counted
     cpus_per_stage: int = 1
-    gpus_per_node: int = 1  # counts where CPUs do
+    gpus_per_node: int = 1  # matters where CPUs are counted
 
     def __post_init__(self) -> None:
         if self.gpus < 0 or (self.slots is not None and self.slots < 1):
@@ -86,7 +88,7 @@ class Machine:
 
     @property
     def node(self) -> Shape:
-        """What a node has; all GPUs and no end of CPUs where CPUs are not counted."""
+        """The shape of a node; all GPUs and unlimited CPUs where CPUs are not counted."""
         if self.cpus_per_gpu is None:
             return Shape(math.inf, self.gpus)
         return Shape(self.cpus_per_gpu * self.gpus_per_node, self.gpus_per_node)
@@ -109,11 +111,11 @@ class Machine:
         return self.cpus_per_gpu * self.gpus_per_node // self.cpus_per_stage
 
     def request(self, stage: Stage) -> int:
-        """Return what a stage asks for, in shares of a GPU."""
+        """Return the GPUs that a stage asks for, in units of 1 / UNIT."""
         return round(UNIT * (self.gpus_finetune if stage.kind == "finetune" else self.gpus_pretrain))
 
     def lanes(self, request: int) -> int:
-        """Return how many stages with this request run at a time."""
+        """Return how many stages with this request (in units of 1 / UNIT) run at a time."""
         if request == 0:
             assert self.places is not None
             return self.places
@@ -133,13 +135,13 @@ class Span:
     start_s: float
     end_s: float
     gpus: tuple[int, ...]  # numbers of the GPUs
-    request: int  # shares of a GPU
-    node: int = 0  # counted where CPUs are
+    request: int  # GPUs in units of 1 / UNIT
+    node: int = 0  # its number; 0 where CPUs are not counted
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """What ran when."""
+    """When and where every stage ran."""
 
     machine: Machine
     spans: tuple[Span, ...]  # by start
@@ -171,14 +173,14 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Place:
-    """What a stage holds: a node, and some of its GPUs."""
+    """The node that a stage runs on, and those of its GPUs that it holds."""
 
     node: int
     gpus: tuple[int, ...]
 
 
 class Pool:
-    """The nodes that are there, and what is free of their GPUs and CPUs and of the slots.
+    """The nodes that are there, and how much of their GPUs and CPUs and of the slots is free.
 
     Nodes come and go; nodes and GPUs are numbered in the order in which they come.
 
@@ -204,13 +206,13 @@ class Pool:
         return node
 
     def remove(self, node: int) -> None:
-        """Take a node away, with what its stages hold of it."""
+        """Take a node away, together with what stages hold of it."""
         for gpu, free in self._gpus[node].items():
             self._levels[free].remove((gpu, node))
         del self._cpus[node], self._gpus[node]
 
     def take(self, request: int) -> Place | None:
-        """Take a stage's share, CPUs and slot; return what it holds, None if it does not fit now."""
+        """Take a stage's GPUs (in units of 1 / UNIT), CPUs and slot; return its place, None if it does not fit now."""
         if self._slots < 1:
             return None
         place = self._whole(request // UNIT) if request >= UNIT else self._share(request)
@@ -244,7 +246,7 @@ class Pool:
         return None
 
     def give_back(self, place: Place, request: int) -> None:
-        """Give back what a stage held; of a node that was taken away, its slot only."""
+        """Give back a stage's place and slot; only the slot if its node was taken away."""
         self._slots += 1
         if place.node not in self._cpus:
             return
@@ -260,9 +262,9 @@ class Pool:
 
 
 def simulate(policy: Policy, machine: Machine) -> Schedule:
-    """Run `policy` to its end on a virtual clock; stages take what it expects them to take.
+    """Run `policy` to its end on a virtual clock; stages take the seconds that it expects them to take.
 
-    As in a run, `machine.pending` stages are drawn from the policy ahead of their time, and wait until they fit.
+    As in a run, up to `machine.pending` stages are taken from the policy at a time, and wait until they fit.
     """
     pool, spans, waiting = Pool(machine.cpus_per_stage, machine.slots), list[Span](), list[Stage]()
     for _ in range(machine.num_nodes):
@@ -308,120 +310,3 @@ def simulate(policy: Policy, machine: Machine) -> Schedule:
     assert not waiting
     assert policy.is_over
     return Schedule(machine, tuple(spans))
-
-
-# --- the least possible -----------------------------------------------------------------------------
-
-SEARCH_NODES = 20_000
-"""Branches after which the search for the best packing gives up and a proven bound is taken."""
-
-
-def best_packing(lengths: Sequence[float], lanes: int) -> float:
-    """Return the least makespan of indivisible jobs on equal lanes, or a proven lower bound where there are many jobs.
-
-    The bound is the largest of the longest job, the mean load and, for k = 2, 3, ...: of the (k - 1) * lanes + 1
-    longest jobs some k share a lane, and take at least as long as the k shortest of them. Between it and the longest
-    jobs first a depth-first search finds the optimum, in at most `SEARCH_NODES` branches.
-    """
-    jobs = sorted((length for length in lengths if length > 0), reverse=True)
-    if not jobs:
-        return 0.0
-    bound = max(jobs[0], math.fsum(jobs) / lanes)
-    for crowd in range(2, (len(jobs) - 1) // lanes + 2):
-        last = (crowd - 1) * lanes + 1
-        bound = max(bound, math.fsum(jobs[last - crowd : last]))
-    best = _longest_first(jobs, lanes)
-    nodes = 0
-
-    def place(index: int, loads: list[float]) -> None:
-        nonlocal best, nodes
-        if index == len(jobs):
-            best = max(loads)  # below the best before, or it would have been cut off
-            return
-        for load in sorted(set(loads)):  # equal loads are the same choice
-            nodes += 1
-            if best <= bound * (1 + 1e-12) or nodes > SEARCH_NODES:
-                return
-            if load + jobs[index] < best:
-                lane = loads.index(load)
-                place(index + 1, [*loads[:lane], load + jobs[index], *loads[lane + 1 :]])
-
-    if len(jobs) <= 4 * lanes and len(jobs) <= 64:
-        place(0, [0.0] * lanes)
-        return best if nodes <= SEARCH_NODES else bound
-    return bound
-
-
-def _longest_first(jobs: Sequence[float], lanes: int) -> float:
-    loads = [0.0] * lanes
-    for job in jobs:
-        heapq.heapreplace(loads, loads[0] + job)
-    return max(loads)
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """Seconds below which no schedule of the work can end, for three reasons."""
-
-    chain_s: float  # longest chain: a trial's pre-training to its snapshot, then its fine-tuning
-    work_s: float  # all work, spread evenly over the GPUs, slots or CPUs
-    packing_s: float  # best packing of the indivisible pre-trainings (of the trials, where nothing is shared)
-
-    @property
-    def largest_s(self) -> float:
-        """The bound that counts."""
-        return max(self.chain_s, self.work_s, self.packing_s)
-
-
-def lower_bounds(plan: Plan, costs: Costs, machine: Machine, *, share: bool = True) -> Bounds:
-    """Return what limits any schedule of `plan`, whatever the policy."""
-    finetunes = [costs.finetune(trial) for trial in plan.trials]
-    before = [
-        trial.pretraining.fields.steps * costs.pretrain_step(trial.pretraining) if trial.pretraining else 0.0
-        for trial in plan.trials
-    ]
-    chains = [first + then for first, then in zip(before, finetunes, strict=True)]
-    whole = machine.request(Stage("pretrain", ""))
-    if not share:
-        work = math.fsum(chains)
-        held = work * whole
-        packing = best_packing(chains, machine.lanes(whole)) if chains else 0.0
-    else:
-        tails: dict[str, dict[int, float]] = {}  # key -> step -> longest fine-tuning from that snapshot
-        for trial, seconds in zip(plan.trials, finetunes, strict=True):
-            if trial.pretraining is not None:
-                steps = tails.setdefault(trial.pretraining.key, {})
-                steps[trial.pretraining.fields.steps] = max(seconds, steps.get(trial.pretraining.fields.steps, 0.0))
-        lengths = {key: item.fields.steps * costs.pretrain_step(item) for key, item in plan.pretrainings.items()}
-        jobs = [(steps[max(steps)], lengths[key]) for key, steps in tails.items()]
-        work = math.fsum(lengths.values()) + math.fsum(finetunes)
-        part = machine.request(Stage("finetune", ""))
-        if whole >= UNIT > part > 0:
-            part = UNIT // (UNIT // part)  # only fine-tunings share a GPU: what no further one fits into is lost
-        held = whole * math.fsum(lengths.values()) + part * math.fsum(finetunes)
-        packing = 0.0
-        for tail in {tail for tail, _ in jobs}:  # those with at least this much behind them must end that much earlier
-            packed = best_packing([length for other, length in jobs if other >= tail], machine.lanes(whole))
-            packing = max(packing, packed + tail)
-    spread = [held / (UNIT * machine.gpus) if machine.gpus else 0.0, work / machine.places if machine.places else 0.0]
-    return Bounds(max(chains, default=0.0), max(spread), packing)
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """A simulated run beside what limits it."""
-
-    share: bool
-    schedule: Schedule
-    bounds: Bounds
-
-    @property
-    def ratio(self) -> float:
-        """The makespan in multiples of the lower bound."""
-        return self.schedule.makespan_s / self.bounds.largest_s if self.bounds.largest_s else 1.0
-
-
-def forecast(plan: Plan, costs: Costs, machine: Machine, *, share: bool = True) -> Forecast:
-    """Simulate a fresh run of `plan`; without sharing, `costs.finetune` is that of a whole trial's share of a GPU."""
-    schedule = simulate(Policy(plan, costs, share=share), machine)
-    return Forecast(share, schedule, lower_bounds(plan, costs, machine, share=share))

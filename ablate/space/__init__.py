@@ -1,6 +1,6 @@
 """Search spaces and trials: their types, expansion and identity. Imports neither torch nor a sibling module."""
 
-from ablate.errors import InputError, nearest
+from ablate.space.fields import TrialField, flatten, nest, trial_fields
 from ablate.space.files import Source, find_grid, shipped_folder, shipped_grids
 from ablate.space.grid import Grid, Plan, axes_of, load_grid, load_trial, plan_of
 from ablate.space.methods import (
@@ -10,7 +10,7 @@ from ablate.space.methods import (
     DdpmSpec,
     DinoSpec,
     ImagenetSpec,
-    Method,
+    MethodRow,
     MocoV2Spec,
     MocoV3Spec,
     Pretrain,
@@ -18,8 +18,9 @@ from ablate.space.methods import (
     SelfSupervised,
     SimclrSpec,
     SimclrV2Spec,
-    Spec,
 )
+from ablate.space.networks import NETWORKS, NetworkRow, NetworkSpec
+from ablate.space.spec import Spec
 from ablate.space.trial import (
     BUILT_IN_DATASETS,
     PAPER_SIZE,
@@ -27,16 +28,15 @@ from ablate.space.trial import (
     AugmentSpec,
     EvaluateSpec,
     FinetuneSpec,
-    NetworkSpec,
     Pretraining,
     TrialSpec,
     canonical,
-    flatten,
 )
 
 __all__ = [
     "BUILT_IN_DATASETS",
     "METHODS",
+    "NETWORKS",
     "PAPER_SIZE",
     "SPEC_VERSION",
     "AugmentSpec",
@@ -48,10 +48,10 @@ __all__ = [
     "FinetuneSpec",
     "Grid",
     "ImagenetSpec",
-    "InputError",
-    "Method",
+    "MethodRow",
     "MocoV2Spec",
     "MocoV3Spec",
+    "NetworkRow",
     "NetworkSpec",
     "Plan",
     "Pretrain",
@@ -62,6 +62,7 @@ __all__ = [
     "SimclrV2Spec",
     "Source",
     "Spec",
+    "TrialField",
     "TrialSpec",
     "axes_of",
     "canonical",
@@ -69,8 +70,9 @@ __all__ = [
     "flatten",
     "load_grid",
     "load_trial",
-    "nearest",
+    "nest",
     "plan_of",
     "shipped_folder",
     "shipped_grids",
+    "trial_fields",
 ]

@@ -1,4 +1,4 @@
-"""Where is a search space, and which line of it is to blame?"""
+"""Search-space files: where they lie, and the YAML reader that names the line of a mistake."""
 
 from __future__ import annotations
 

@@ -1,20 +1,22 @@
-"""Which trials does a search space hold, and what work do they share?"""
+"""Search spaces: the trials that they expand to, and the pre-trainings that these trials share."""
 
 from __future__ import annotations
 
 import itertools
 import re
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from ablate.errors import InputError, nearest
+from ablate.space.explain import explain
+from ablate.space.fields import METHOD_FIELD, fields_beside, flatten, nest, trial_fields
 from ablate.space.files import Place, Source
 from ablate.space.methods import METHODS
-from ablate.space.trial import Pretraining, TrialSpec, flatten
+from ablate.space.trial import Pretraining, TrialSpec
 
 
 @dataclass(frozen=True)
@@ -27,25 +29,8 @@ class Grid:
     resolved: dict[str, Any]  # the file's content with overrides applied, as JSON values
 
 
-def _value_type(model: type[BaseModel], name: str) -> Any:
-    info = model.model_fields.get(name)
-    return info.annotation if info else None
-
-
-def _is_list_field(path: Sequence[str]) -> bool:
-    """Whether the trial field at `path` is a list itself, so that a list of it does not expand."""
-    models: list[type[BaseModel]] = [TrialSpec]
-    for name in path[:-1]:
-        annotation = _value_type(models[0], name)
-        if name == "pretrain":
-            models = [method.spec for method in METHODS.values()]
-        elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            models = [annotation]
-        else:
-            return False
-    kinds = (_value_type(model, path[-1]) for model in models)
-    return any(typing.get_origin(kind) is tuple for kind in kinds)
-
+_LIST_FIELDS = {field.path for field in trial_fields() if typing.get_origin(field.annotation) is tuple}
+"""Fields that are lists themselves, so that a list of values does not expand, and a list of lists does."""
 
 Leaf: TypeAlias = tuple[tuple[str, ...], Any, Place]  # path in the trial, value, place in the file
 
@@ -56,11 +41,11 @@ def _expand(value: Any, path: tuple[str, ...], place: Place, source: Source) -> 
         parts = [_expand(item, (*path, str(name)), (*place, str(name)), source) for name, item in value.items()]
         return [list(itertools.chain(*choice)) for choice in itertools.product(*parts)]
     if isinstance(value, list):
-        if path and _is_list_field(path) and not any(isinstance(item, list) for item in value):
+        if path in _LIST_FIELDS and not any(isinstance(item, list) for item in value):
             return [[(path, value, place)]]
         if not value:
             source.refuse(place, "a list of alternatives must not be empty")
-        if path and _is_list_field(path):
+        if path in _LIST_FIELDS:
             return [[(path, item, (*place, index))] for index, item in enumerate(value)]
         return list(itertools.chain(*(_expand(v, path, (*place, i), source) for i, v in enumerate(value))))
     return [[(path, value, place)]]
@@ -74,82 +59,18 @@ def _leaves(value: Any, path: tuple[str, ...], place: Place) -> Iterator[Leaf]:
         yield path, value, place
 
 
-def _nest(leaves: Iterable[tuple[tuple[str, ...], Any]]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for path, value in leaves:
-        node = tree
-        for name in path[:-1]:
-            inner = node.get(name)
-            node[name] = node = {} if not isinstance(inner, dict) else inner
-        node[path[-1]] = value
-    return tree
-
-
-def _known_fields(path: Sequence[str]) -> list[str]:
-    """Names of the fields beside the last name of `path`."""
-    annotation: Any = TrialSpec
-    for name in path[:-1]:
-        if name == "pretrain":
-            names = itertools.chain(*(method.spec.model_fields for method in METHODS.values()))
-            return sorted(set(names) - {"weights_sha256"})
-        annotation = _value_type(annotation, name)
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-    return sorted(annotation.model_fields)
-
-
-_RULES = (
-    ("^(Input|Value) should be ", ""),
-    ("^a valid (dictionary|mapping).*", "a mapping of fields"),
-    ("^a valid integer$", "a whole number"),
-    ("^a valid ", "a "),
-    ("^a string$", "text"),
-    ("greater than or equal to", "at least"),
-    ("less than or equal to", "at most"),
-    ("greater than", "above"),
-    ("less than", "below"),
-)
-"""Wordings of pydantic and ours, applied in order."""
-
-
-def _explain(error: Mapping[str, Any], method: str | None) -> str:
-    """Turn one of pydantic's errors into rule, value and cure."""
-    path = [str(part) for part in error["loc"]]
-    kind, value = error["type"], error.get("input")
-    if kind == "extra_forbidden":
-        known = _known_fields(path)
-        if len(path) == 2 and path[0] == "pretrain" and method in METHODS:
-            known = sorted(set(METHODS[method].spec.model_fields) - {"weights_sha256"})
-            return f"method {method} has no field {path[-1]!r}; it has {', '.join(known)}{nearest(path[-1], known)}"
-        return f"unknown key {path[-1]!r}; known: {', '.join(known)}{nearest(path[-1], known)}"
-    if kind == "missing":
-        return f"{'.'.join(path)} is required"
-    if kind == "value_error":
-        return str(error["ctx"]["error"])
-    rule = str(error["msg"])
-    name = next((part for part in reversed(path) if not part.isdigit()), "value")
-    if kind == "literal_error":
-        choices = re.findall(r"'([^']*)'", str(error["ctx"]["expected"]))
-        return f"{path[-1]} must be one of {', '.join(choices)}; got {value!r}{nearest(value, choices)}"
-    for wordy, plain in _RULES:
-        rule = re.sub(wordy, plain, rule)
-    return f"{name} must be {rule}; got {value!r}"
-
-
 def _validate(data: dict[str, Any], refuse: Callable[[tuple[str, ...], str], NoReturn]) -> TrialSpec:
     """Validate one trial; hand the first problem's path and message to `refuse`."""
     try:
         return TrialSpec.model_validate(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        path = tuple(str(part) for part in first["loc"])
         pretrain = data.get("pretrain")
         method = str(pretrain.get("method")) if isinstance(pretrain, dict) else None
-        message = _explain(first, method)
-        named = re.match(r"([a-z_]+(?:\.[a-z_0-9]+)*) (?:must|needs)", message)
-        if not path and named:  # a rule over several fields names the one at fault
-            path = tuple(named[1].split("."))
-        refuse(path, message)
+        path = tuple(str(part) for part in first["loc"])
+        of_method = method if path[:1] == METHOD_FIELD[:1] and method in METHODS else None
+        place, message = explain(first, fields_beside(path, of_method), of_method and f"method {of_method}")
+        refuse(tuple(str(part) for part in place), message)
 
 
 def load_trial(source: Source) -> TrialSpec:
@@ -167,7 +88,9 @@ def _read_overrides(texts: Sequence[str]) -> list[Leaf]:
         path = tuple(name.strip().split("."))
         if not equals or not all(path):
             raise InputError(f"--set {text}: must be FIELD=VALUE, for example --set finetune.epochs=20")
-        known = _known_fields(path)
+        known = sorted(fields_beside(path))
+        if not known:
+            raise InputError(f"--set {text}: {'.'.join(path[:-1])} is no mapping of fields; leave out what follows it")
         if path[-1] not in known:
             raise InputError(
                 f"--set {text}: unknown key {path[-1]!r}; known: {', '.join(known)}{nearest(path[-1], known)}"
@@ -201,7 +124,7 @@ def load_grid(source: Source, overrides: Sequence[str] = ()) -> Grid:
     overridden = {path for path, _, _ in changes}
     base = [leaf for leaf in _leaves(data.get("base", {}), (), ("base",)) if leaf[0] not in overridden] + changes
     for path, value, place in base:
-        if isinstance(value, list) and not _is_list_field(path):
+        if isinstance(value, list) and path not in _LIST_FIELDS:
             _refuse_at(source, place, f"base never expands; put the list in a block's grid; got {value!r}")
     trials: dict[str, TrialSpec] = {}
     used: set[tuple[str, ...]] = set()
@@ -223,9 +146,9 @@ def load_grid(source: Source, overrides: Sequence[str] = ()) -> Grid:
                 source.refuse(
                     place,
                     f"no method in this search space has a field {path[-1]!r}"
-                    f"{nearest(path[-1], _known_fields(path))}, or every block sets it",
+                    f"{nearest(path[-1], fields_beside(path))}, or every block sets it",
                 )
-    resolved = {**data, "base": _nest((path, value) for path, value, _ in base)}
+    resolved = {**data, "base": nest((path, value) for path, value, _ in base)}
     return Grid(data["name"], data.get("description", ""), tuple(trials.values()), resolved)
 
 
@@ -260,7 +183,7 @@ def _trial_of(
                     _refuse_at(source, place, problem)
         source.refuse(block, problem)
 
-    return _validate(_nest((path, value) for path, value, _ in leaves), refuse)
+    return _validate(nest((path, value) for path, value, _ in leaves), refuse)
 
 
 @dataclass(frozen=True)

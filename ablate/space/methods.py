@@ -1,4 +1,4 @@
-"""Which initialisations are there, and what can be chosen about each?"""
+"""The initialisations: the fields of each, and the table that names its networks, its code and its label."""
 
 from __future__ import annotations
 
@@ -8,22 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from ablate.errors import nearest
-
-NetworkKind: TypeAlias = Literal["unet", "encoder"]
-
-
-class Spec(BaseModel):
-    """Base of all specs: frozen, typed strictly, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-Positive = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
+from ablate.space.networks import NETWORKS
+from ablate.space.spec import Fraction, Positive, PositiveNumber, Spec
 
 
 class StartingWeights(Spec):
@@ -61,7 +50,7 @@ class Pretrain(StartingWeights):
     dataset: str = Field("", description="data set whose train and val images are used; default: the trial's own")
     steps: Positive = Field(10_000, description="optimizer steps; the snapshot at this step is fine-tuned")
     seed: int = Field(0, ge=0, description="seed of initial weights, data order, noise and views")
-    lr: Rate = Field(1e-4, description="AdamW learning rate, constant after the warm-up")
+    lr: PositiveNumber = Field(1e-4, description="AdamW learning rate, constant after the warm-up")
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
     warmup: int = Field(0, ge=0, description="optimizer steps of linear learning-rate warm-up")
     batch_size: Positive = Field(4, description="images in one forward pass")
@@ -79,7 +68,7 @@ class DdpmSpec(Pretrain):
     )
     loss: Literal["l1", "l2", "huber"] = Field("l2", description="loss between true and predicted noise")
     ema: Fraction = Field(0.995, description="decay of the exponential moving average of the weights")
-    clip: Rate = Field(1.0, description="gradient values are clipped to +- this")
+    clip: PositiveNumber = Field(1.0, description="gradient values are clipped to +- this")
 
 
 class SelfSupervised(Pretrain):
@@ -94,7 +83,7 @@ class MocoV3Spec(SelfSupervised):
     method: Literal["mocov3"] = "mocov3"
     projection_dim: Positive = Field(256, description="width of the projection head's output")
     hidden_dim: Positive = Field(2048, description="width of the hidden layers of projection head and predictor")
-    temperature: Rate = Field(0.5, description="softmax temperature of the contrastive loss")
+    temperature: PositiveNumber = Field(0.5, description="softmax temperature of the contrastive loss")
     momentum: Fraction = Field(0.999, description="momentum of the momentum encoder")
 
 
@@ -104,7 +93,7 @@ class MocoV2Spec(SelfSupervised):
     method: Literal["mocov2"] = "mocov2"
     projection_dim: Positive = Field(128, description="width of the projection head's output")
     hidden_dim: Positive = Field(2048, description="width of the projection head's hidden layer")
-    temperature: Rate = Field(0.2, description="softmax temperature of the contrastive loss")
+    temperature: PositiveNumber = Field(0.2, description="softmax temperature of the contrastive loss")
     momentum: Fraction = Field(0.999, description="momentum of the momentum encoder")
     queue: Positive = Field(4096, description="keys held as negatives")
 
@@ -115,7 +104,7 @@ class SimclrSpec(SelfSupervised):
     method: Literal["simclr"] = "simclr"
     projection_dim: Positive = Field(128, description="width of the projection head's output")
     hidden_dim: Positive = Field(2048, description="width of the projection head's hidden layer")
-    temperature: Rate = Field(0.5, description="softmax temperature of the contrastive loss")
+    temperature: PositiveNumber = Field(0.5, description="softmax temperature of the contrastive loss")
 
 
 class SimclrV2Spec(SimclrSpec):
@@ -131,8 +120,8 @@ class DinoSpec(SelfSupervised):
     prototypes: Positive = Field(65_536, description="width of the projection head's output")
     hidden_dim: Positive = Field(2048, description="width of the projection head's hidden layers")
     bottleneck_dim: Positive = Field(256, description="width of the projection head's bottleneck")
-    student_temperature: Rate = Field(0.1, description="softmax temperature of the student")
-    teacher_temperature: Rate = Field(0.04, description="softmax temperature of the teacher")
+    student_temperature: PositiveNumber = Field(0.1, description="softmax temperature of the student")
+    teacher_temperature: PositiveNumber = Field(0.04, description="softmax temperature of the teacher")
     momentum: Fraction = Field(0.996, description="momentum of the teacher")
     center_momentum: Fraction = Field(0.9, description="momentum of the teacher output's centre")
     local_crops: int = Field(6, ge=0, description="number of local crops beside the two global ones")
@@ -153,7 +142,7 @@ class BarlowTwinsSpec(SelfSupervised):
     method: Literal["barlow_twins"] = "barlow_twins"
     projection_dim: Positive = Field(2048, description="width of the projection head's output")
     hidden_dim: Positive = Field(2048, description="width of the projection head's hidden layers")
-    redundancy: Rate = Field(5e-3, description="weight of the off-diagonal terms (lambda)")
+    redundancy: PositiveNumber = Field(5e-3, description="weight of the off-diagonal terms (lambda)")
 
 
 class ImagenetSpec(StartingWeights):
@@ -169,32 +158,38 @@ class ScratchSpec(Spec):
 
 
 @dataclass(frozen=True)
-class Method:
-    """One way to initialise a network."""
+class MethodRow:
+    """One way to initialise a network, a row of `METHODS`."""
 
     spec: type[Spec]
-    networks: tuple[NetworkKind, ...]  # allowed kinds, the default first
+    network: str  # the kind it runs on where none is named, a key of `NETWORKS`
     code: str | None  # module of the implementation; None: there is nothing to train
     label: str  # as printed in tables
+    only: bool = False  # it runs on that kind alone
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The kinds of network that it runs on, its own first."""
+        return (self.network,) if self.only else (self.network, *(kind for kind in NETWORKS if kind != self.network))
 
 
-METHODS: dict[str, Method] = {
-    "ddpm": Method(DdpmSpec, ("unet",), "ablate.pretrain.ddpm", "DDPM"),
-    "mocov3": Method(MocoV3Spec, ("encoder", "unet"), "ablate.pretrain.mocov3", "MoCo v3"),
-    "mocov2": Method(MocoV2Spec, ("encoder", "unet"), "ablate.pretrain.mocov2", "MoCo v2"),
-    "simclr": Method(SimclrSpec, ("encoder", "unet"), "ablate.pretrain.simclr", "SimCLR"),
-    "simclrv2": Method(SimclrV2Spec, ("encoder", "unet"), "ablate.pretrain.simclr", "SimCLR v2"),
-    "dino": Method(DinoSpec, ("encoder", "unet"), "ablate.pretrain.dino", "DINO"),
-    "byol": Method(ByolSpec, ("encoder", "unet"), "ablate.pretrain.byol", "BYOL"),
-    "barlow_twins": Method(BarlowTwinsSpec, ("encoder", "unet"), "ablate.pretrain.barlow_twins", "Barlow Twins"),
-    "imagenet": Method(ImagenetSpec, ("encoder",), None, "ImageNet"),
-    "scratch": Method(ScratchSpec, ("unet", "encoder"), None, "scratch"),
+METHODS: dict[str, MethodRow] = {
+    "ddpm": MethodRow(DdpmSpec, "unet", "ablate.pretrain.ddpm", "DDPM", only=True),
+    "mocov3": MethodRow(MocoV3Spec, "encoder", "ablate.pretrain.mocov3", "MoCo v3"),
+    "mocov2": MethodRow(MocoV2Spec, "encoder", "ablate.pretrain.mocov2", "MoCo v2"),
+    "simclr": MethodRow(SimclrSpec, "encoder", "ablate.pretrain.simclr", "SimCLR"),
+    "simclrv2": MethodRow(SimclrV2Spec, "encoder", "ablate.pretrain.simclr", "SimCLR v2"),
+    "dino": MethodRow(DinoSpec, "encoder", "ablate.pretrain.dino", "DINO"),
+    "byol": MethodRow(ByolSpec, "encoder", "ablate.pretrain.byol", "BYOL"),
+    "barlow_twins": MethodRow(BarlowTwinsSpec, "encoder", "ablate.pretrain.barlow_twins", "Barlow Twins"),
+    "imagenet": MethodRow(ImagenetSpec, "encoder", None, "ImageNet", only=True),
+    "scratch": MethodRow(ScratchSpec, "unet", None, "scratch"),
 }
 """Every initialisation. A new method is one file under `ablate/pretrain/` and one row here."""
 
 
 def _pretrain_of(value: object) -> object:
-    """Choose the spec class by `method`, so that an error speaks of that method's fields alone."""
+    """Choose the spec class by `method`, so that an error names that method's fields alone."""
     if isinstance(value, Spec):
         return value
     if not isinstance(value, Mapping) or "method" not in value:

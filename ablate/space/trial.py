@@ -1,4 +1,4 @@
-"""What is a trial, and when are two trials, or their pre-trainings, the same?"""
+"""Trials and pre-trainings: their fields, the rules between fields, and the digests by which equal ones are one."""
 
 from __future__ import annotations
 
@@ -11,18 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from ablate.space.methods import (
-    METHODS,
-    AnyPretrain,
-    DdpmSpec,
-    NetworkKind,
-    Positive,
-    Pretrain,
-    Rate,
-    ScratchSpec,
-    SelfSupervised,
-    Spec,
-)
+from ablate.space.methods import METHODS, AnyPretrain, DdpmSpec, Pretrain, ScratchSpec, SelfSupervised
+from ablate.space.networks import NETWORKS, NetworkSpec
+from ablate.space.spec import Positive, PositiveNumber, Spec
 
 SPEC_VERSION = 1
 """Raised when a default changes its meaning, so that old identities are never mistaken for new ones."""
@@ -31,22 +22,6 @@ PAPER_SIZE = 256
 """Image size of the paper, the reference for sizes given in pixels (paper, section 4)."""
 
 BUILT_IN_DATASETS = ("chest", "cephalo", "hand", "synthetic")
-
-
-def _as_tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
-class NetworkSpec(Spec):
-    """The network that is pre-trained and fine-tuned."""
-
-    kind: NetworkKind = Field("unet", description="unet: diffusers' UNet2DModel; encoder: U-Net on a named encoder")
-    channels: Annotated[tuple[Positive, ...], BeforeValidator(_as_tuple), Field(min_length=1)] = Field(
-        (64, 128, 256, 512), description="channels of the U-Net's levels (unet)"
-    )
-    layers_per_block: Positive = Field(2, description="residual layers of each level (unet)")
-    attention: Literal["none", "middle"] = Field("middle", description="where the U-Net attends (unet)")
-    encoder: str = Field("densenet161", description="encoder of segmentation_models_pytorch (encoder)")
 
 
 class AugmentSpec(Spec):
@@ -61,7 +36,7 @@ class AugmentSpec(Spec):
 class FinetuneSpec(Spec):
     """Fine-tuning on the annotated images; defaults are the paper's."""
 
-    lr: Rate = Field(1e-5, description="AdamW learning rate; default 1e-4 from scratch")
+    lr: PositiveNumber = Field(1e-5, description="AdamW learning rate; default 1e-4 from scratch")
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
     batch_size: Positive = Field(2, description="images in one forward pass")
     accumulate: Positive = Field(8, description="forward passes in one optimizer step")
@@ -72,7 +47,7 @@ class FinetuneSpec(Spec):
     patience: Positive = Field(27, description="epochs without improvement before fine-tuning stops")
     loss: Literal["ce", "spatial_ce", "mse"] = Field("ce", description="loss between heatmaps and target")
     target: Literal["disk", "gaussian"] = Field("disk", description="shape of a landmark's target heatmap")
-    sigma: Rate = Field(5.0, description="the target's sigma in pixels; default 5 * image_size / 256")
+    sigma: PositiveNumber = Field(5.0, description="the target's sigma in pixels; default 5 * image_size / 256")
     timestep: int = Field(0, ge=0, description="diffusion timestep the U-Net is run with (unet)")
     augment: AugmentSpec = AugmentSpec()
 
@@ -125,7 +100,7 @@ class TrialSpec(Spec):
             pretrain["dataset"] = data.get("dataset", "")
         network, finetune = _plain(data.get("network", {})), _plain(data.get("finetune", {}))
         if isinstance(network, dict):
-            network.setdefault("kind", method.networks[0])
+            network.setdefault("kind", method.network)
             data["network"] = network
         if isinstance(finetune, dict):
             size = data.get("image_size", PAPER_SIZE)
@@ -149,7 +124,7 @@ class TrialSpec(Spec):
                 f"network.kind must be {' or '.join(method.networks)} for pretrain.method {self.method}; "
                 f"got {self.network.kind!r}; leave it out to take the method's own"
             )
-        multiple = 32 if self.network.kind == "encoder" else 2 ** (len(self.network.channels) - 1)
+        multiple = self.network.multiple
         if self.image_size % multiple:
             raise ValueError(
                 f"image_size must be divisible by {multiple} for this network; got {self.image_size}; "
@@ -193,12 +168,6 @@ class TrialSpec(Spec):
         return self.pretraining.key if self.pretraining else None
 
 
-_UNUSED: dict[NetworkKind, tuple[str, ...]] = {
-    "unet": ("encoder",),
-    "encoder": ("channels", "layers_per_block", "attention"),
-}
-
-
 def _plain(value: object) -> Any:
     """A spec as the fields that were set; a mapping as a dict; anything else as it is."""
     if isinstance(value, Spec):
@@ -210,10 +179,10 @@ def _plain(value: object) -> Any:
 def _full(spec: Spec) -> dict[str, Any]:
     """A trial as nested JSON values, without what cannot change its result."""
     data: dict[str, Any] = spec.model_dump(mode="json")
-    network = data["network"]
-    for name in _UNUSED[network["kind"]]:
-        network.pop(name)
-    if network["kind"] == "encoder":
+    kind = data["network"]["kind"]
+    used = NETWORKS[kind]
+    data["network"] = {name: value for name, value in data["network"].items() if name in ("kind", *used.fields)}
+    if not used.has_timesteps:
         data["finetune"].pop("timestep")
     data["pretrain"].pop("weights", None)  # identified by its SHA-256
     return data
@@ -244,9 +213,7 @@ def canonical(spec: TrialSpec) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _defaults(
-    dataset: str, image_size: int, method: str, kind: NetworkKind, channels: tuple[int, ...]
-) -> Mapping[str, Any]:
+def _defaults(dataset: str, image_size: int, method: str, kind: str, channels: tuple[int, ...]) -> Mapping[str, Any]:
     """The fields of a trial of which only these are given, as `_full` returns them; not to be changed."""
     default = TrialSpec.model_validate(
         {
@@ -256,7 +223,7 @@ def _defaults(
             "network": {"kind": kind, "channels": channels},
         }
     )
-    network = {**NetworkSpec().model_dump(mode="json"), "kind": METHODS[method].networks[0]}
+    network = {**NetworkSpec().model_dump(mode="json"), "kind": METHODS[method].network}
     return {**_full(default), "network": network}
 
 
@@ -299,15 +266,3 @@ def _pretrain_key(pretrain: Pretrain, network: NetworkSpec, image_size: int) -> 
     if different:
         identity["pretrain"] = different
     return _digest({**identity, "kind": "pretraining"})
-
-
-def flatten(spec: Spec, prefix: str = "") -> dict[str, Any]:
-    """Return every field under its path with dots replaced by `_`: `pretrain_steps`, `finetune_lr`, ..."""
-    row: dict[str, Any] = {}
-    for name in type(spec).model_fields:
-        value = getattr(spec, name)
-        if isinstance(value, Spec):
-            row |= flatten(value, f"{prefix}{name}_")
-        else:
-            row[f"{prefix}{name}"] = value
-    return row

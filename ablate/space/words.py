@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ablate.space.methods import METHODS, Pretrain, Spec
+from ablate.space.methods import METHODS, Pretrain
+from ablate.space.spec import Spec
 from ablate.space.trial import TrialSpec
 
 

@@ -1,4 +1,4 @@
-"""What is recorded of one attempt at a stage: its row of `stages`."""
+"""The record of one attempt at a stage: its row of `stages`, and its log while it goes on."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ import time
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TypeAlias
 
 from ablate import tables
 from ablate.errors import InputError
-from ablate.schedule.policy import Stage
+from ablate.stage.checkpoints import Saver
+from ablate.stage.log import StageLog
 from ablate.stage.machine import choose_device, device_name, peak_memory_bytes, reset_peak_memory
-from ablate.stage.settings import Outcome, Settings
-from ablate.store import Store, StoreTrouble
+from ablate.stage.settings import Later, Outcome
+from ablate.stage.task import Task
+from ablate.store import StoreTrouble
+from ablate.training import Progress
 from ablate.words import one_line
-
-Later: TypeAlias = Callable[[Callable[[], None]], None]
-"""Takes a piece of writing that may be done in the background."""
 
 
 def _at_once(write: Callable[[], None]) -> None:
@@ -29,12 +28,14 @@ def _at_once(write: Callable[[], None]) -> None:
 class Attempt:
     """The row of `stages` and the log of one attempt; both are in the store also when the attempt is killed.
 
-    The row is written with the outcome `running` at the start, and again whenever the attempt gets further.
+    The row is written with the outcome `running` at the start, and again whenever a newer state has been saved; the
+    log is saved every few seconds while the attempt reports progress.
     """
 
-    def __init__(self, store: Store, stage: Stage, pretrain_key: str | None, settings: Settings) -> None:
-        self.store, self.stage, self.settings = store, stage, settings
-        self.device = choose_device(settings)
+    def __init__(self, task: Task, log: StageLog) -> None:
+        stage = task.stage
+        self._store, self._log = task.store, log
+        self.device = choose_device(task.settings)
         self.started_at = datetime.now(UTC)
         self._start = time.monotonic()
         self._part = tables.stage_part(stage.kind, stage.name, uuid.uuid4().hex[:8])
@@ -42,11 +43,11 @@ class Attempt:
         self._saved: int | None = None
         self.row: dict[str, object] = tables.blank("stages") | {
             "kind": stage.kind,
-            "pretrain_key": pretrain_key,
+            "pretrain_key": task.pretrain_key,
             "trial_id": None if stage.kind == "pretrain" else stage.name,
             "from_step": 0,
             "to_step": 0,
-            "gpus": settings.gpus,
+            "gpus": task.settings.gpus,
             "node": socket.gethostname(),
             "device": device_name(self.device),
             "outcome": "running",
@@ -61,16 +62,21 @@ class Attempt:
             "images_per_second": self._images,
             "outcome": outcome,
         }
-        write = functools.partial(tables.write_rows, self.store, "stages", self._part, [dict(self.row)])
+        write = functools.partial(tables.write_rows, self._store, "stages", self._part, [dict(self.row)])
         (later or _at_once)(write)
 
-    def reached(self, step: int, images_per_second: float | None, saved: int | None, later: Later) -> None:
-        """Note how far the attempt has come, in optimizer steps; written when another state, `saved`, is."""
-        self.row["to_step"] = step
-        self._images = images_per_second or self._images
-        if saved != self._saved:
-            self._saved = saved
-            self.write(later=later)
+    def reached(self, progress: Progress, saver: Saver) -> None:
+        """Note how far the attempt has come; its row is written when `saver` has been given a newer state."""
+        self.row["to_step"] = progress.step if progress.optimizer_steps is None else progress.optimizer_steps
+        self._images = progress.images_per_second or self._images
+        if saver.saved_step != self._saved:
+            self._saved = saver.saved_step
+            self.write(later=saver.later)
+        self.save_log(saver)
+
+    def save_log(self, saver: Saver) -> None:
+        """Save what the log has gained, in the background of `saver`, unless that was done a few seconds ago."""
+        self._log.save(saver.later)
 
     def began_at(self, step: int) -> None:
         """Note the step at which the attempt goes on."""

@@ -1,4 +1,4 @@
-"""How are training states and snapshots saved while training goes on, and found again?"""
+"""Training states and snapshots: saved in the background while training goes on, and found again later."""
 
 from __future__ import annotations
 
@@ -6,32 +6,26 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from ablate.store import BackgroundPublisher, CorruptArtifact, Store, step_name, step_of
+from ablate.stage.settings import Later
+from ablate.store import BackgroundPublisher, CorruptArtifact, Store, step_of
+from ablate.store.layout import MODEL, state_folder, step_folder
 from ablate.training import Interrupted, State, Stopwatch, pack, unpack
 
 logger = logging.getLogger("ablate")
-
-
-MODEL = "model.safetensors"
 
 
 class SnapshotMissing(Exception):  # noqa: N818
     """The snapshot that a fine-tuning starts from is not in the store."""
 
 
-def pretrained_folder(key: str, trial_id: str | None = None) -> str:
-    """Return where a pre-training's artifacts lie: shared by all trials, or one trial's own."""
-    return f"pretrained/{key}" if trial_id is None else f"trials/{trial_id}/pretrained"
-
-
 class Saver:
-    """Saves a stage's training states and snapshots in the background, and tells when it is time to.
+    """Saves a stage's training states and snapshots in the background, and tells when a state is due.
 
     A state is saved when `minutes` have passed since the last one, but not while the store is away and holds up an
     earlier one. Snapshots and states are written in the order they are handed in, so a state never exists without
@@ -60,7 +54,7 @@ class Saver:
         def written() -> None:
             self.durable_step = step
 
-        folder = f"{self._folder}/state/{step_name(step)}"
+        folder = step_folder(state_folder(self._folder), step)
         self._publisher.submit(folder, pack(state), prune=True, then=written, step=step)
         self._last = time.monotonic()
         self.saved_step = step
@@ -69,16 +63,17 @@ class Saver:
         """Write a snapshot, with the seconds of pre-training in it, in the background."""
         files, seconds = {MODEL: save_tensors(dict(tensors))}, self._watch.seconds
         self._publisher.submit(
-            f"{self._folder}/{step_name(step)}",
+            step_folder(self._folder, step),
             files,
             then=lambda: self._written.append(step),
             step=step,
             seconds=seconds,
         )
 
-    def later(self, write: Callable[[], None]) -> None:
-        """Do a piece of writing in the background, after what was handed in before."""
-        self._publisher.later(write)
+    @property
+    def later(self) -> Later:
+        """Writes in the background, after what was handed in before."""
+        return self._publisher.later
 
     def arrived(self) -> list[int]:
         """Return the steps of snapshots that have become complete since the last call."""
@@ -107,15 +102,13 @@ def saving(store: Store, folder: str, *, minutes: float, seconds_before: float =
 def load_state(store: Store, folder: str, *, at_most: int | None = None) -> tuple[int, State | None]:
     """Return the step and content of the newest whole training state under `folder`, up to step `at_most`.
 
-    (0, None) if there is none.
-
-    A damaged state is reported, deleted and passed over.
+    (0, None) if there is none. A damaged state is logged, deleted and passed over.
     """
-    steps = sorted((s for s in map(step_of, store.list(f"{folder}/state")) if s is not None), reverse=True)
+    steps = sorted((s for s in map(step_of, store.list(state_folder(folder))) if s is not None), reverse=True)
     for step in steps:
         if at_most is not None and step > at_most:
             continue
-        path = f"{folder}/state/{step_name(step)}"
+        path = step_folder(state_folder(folder), step)
         try:
             return step, unpack(store.load(path))
         except FileNotFoundError:
@@ -133,7 +126,7 @@ def load_snapshot(store: Store, folder: str, step: int) -> dict[str, Tensor]:
         SnapshotMissing: it does not exist.
         CorruptArtifact: it is damaged; it has been deleted, so that it is made anew.
     """
-    path = f"{folder}/{step_name(step)}"
+    path = step_folder(folder, step)
     try:
         tensors: dict[str, Tensor] = load_tensors(store.load(path)[MODEL])
         return tensors

@@ -27,7 +27,7 @@ def device_name(device: torch.device) -> str:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Count the most memory held anew from here."""
+    """Let `peak_memory_bytes` count from here on."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif sys.platform == "linux":
@@ -56,7 +56,7 @@ def release_memory() -> None:
 
 @contextlib.contextmanager
 def thread_count(count: int) -> Iterator[None]:
-    """Compute with `count` CPU threads for a while."""
+    """Compute with `count` CPU threads for the time of the context."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -1,4 +1,4 @@
-"""Which rows of the tables does a trial leave?"""
+"""The rows that a trial leaves in the tables, finished or failed."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from ablate.space import TrialSpec
 from ablate.stage.attempt import Attempt
 from ablate.stage.machine import peak_memory_bytes
 from ablate.store import Store
+from ablate.store.layout import pretrained_folder, state_folder, trial_folder
 from ablate.training import CurvePoint
 
 
@@ -44,7 +45,7 @@ def curve_rows(
 def trial_row(
     spec: TrialSpec, dataset: Dataset, outcome: FinetuneOutcome, evaluation: Evaluation, attempt: Attempt
 ) -> dict[str, object]:
-    """Return the row of `trials` for a trial that is finished, but for what only its stage knows."""
+    """Return the row of `trials` for a finished trial; what only its stage knows is left blank."""
     summary, paper = evaluation.summary, evaluation.paper_summary
     return _identity_row(spec, attempt) | {
         "status": "finished",
@@ -116,12 +117,15 @@ def write_failed_trial(spec: TrialSpec, store: Store, error: str, attempt: Attem
 
 
 def is_finished(spec: TrialSpec, store: Store) -> bool:
-    """Whether a trial's rows are all there; if so, what its training left in the store is deleted.
+    """Whether all rows of a trial are there: its row of `trials`, which is written last, says so."""
+    return any(row["status"] == "finished" for row in tables.read_part(store, "trials", spec.trial_id))
 
-    A worker may be lost after it has written the rows and before it could say so.
+
+def clear_leftovers(spec: TrialSpec, store: Store) -> None:
+    """Delete a finished trial's own training states and snapshots, which no other stage uses.
+
+    They are there where a worker was lost after it had written the rows and before it could say so.
     """
-    if not any(row["status"] == "finished" for row in tables.read_part(store, "trials", spec.trial_id)):
-        return False
-    store.delete(f"trials/{spec.trial_id}/state")
-    store.delete(f"trials/{spec.trial_id}/pretrained")
-    return True
+    store.delete(state_folder(trial_folder(spec.trial_id)))
+    if spec.pretrain_key is not None:
+        store.delete(pretrained_folder(spec.pretrain_key, spec.trial_id))

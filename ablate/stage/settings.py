@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 Outcome: TypeAlias = Literal["running", "finished", "failed", "interrupted", "lost"]
 """How an attempt at a stage ended; `lost`: the snapshot it starts from is missing or damaged."""
+
+Later: TypeAlias = Callable[[Callable[[], None]], None]
+"""Takes a function that writes to the store, and calls it in the background."""
 
 
 @dataclass(frozen=True)

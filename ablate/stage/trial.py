@@ -1,105 +1,65 @@
-"""How does one stage of work turn its inputs into rows, and how does a whole trial run in one process?
+"""Performing one stage, from its task to its rows, and a whole trial in one process.
 
-No Ray here: `run_trial` is how a trial is debugged, profiled and tested, and the stages below are what the
-workers of a run call.
+No Ray here: `run_trial` is how a trial is debugged, profiled and tested, and `perform` is what the workers of a run
+call.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import itertools
 import logging
-import socket
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from ablate import tables
-from ablate.datasets import Dataset, load_dataset
-from ablate.errors import InputError
 from ablate.finetune import finetune
-from ablate.network.building import Network, build_network, count_parameters
+from ablate.network.base import Network
+from ablate.network.building import build_network, count_parameters
 from ablate.network.evaluation import evaluate
 from ablate.network.imagenet import load_imagenet
 from ablate.pretrain import run_pretraining
 from ablate.schedule.policy import Stage
 from ablate.space import Pretraining, TrialSpec
 from ablate.stage.attempt import Attempt, cause_of
-from ablate.stage.checkpoints import (
-    MODEL,
-    SnapshotMissing,
-    load_snapshot,
-    load_state,
-    pretrained_folder,
-    saving,
-)
+from ablate.stage.checkpoints import SnapshotMissing, load_snapshot, load_state, saving
 from ablate.stage.log import StageLog
 from ablate.stage.machine import release_memory, thread_count
 from ablate.stage.pictures import write_strips
 from ablate.stage.rows import curve_rows, error_rows, trial_row, write_failed_trial
 from ablate.stage.settings import Settings, StageResult
-from ablate.store import TROUBLES, CorruptArtifact, Store, StoreTrouble, step_name
+from ablate.stage.task import Data, Task
+from ablate.store import TROUBLES, CorruptArtifact, Store, StoreTrouble
+from ablate.store.layout import MODEL, SPEC, log_file, pretrained_folder, state_folder, step_folder
 from ablate.training import CurvePoint, Interrupted, Progress, Report, silent
 
 logger = logging.getLogger("ablate")
-
-
-Data: TypeAlias = Callable[[str, int], Dataset]
-"""Returns a data set by name and image size; see `data_in`."""
 
 
 class TrialFailed(Exception):  # noqa: N818
     """A trial's stage failed; the traceback is in its log."""
 
 
-def data_in(data_dir: Path | str | None) -> Data:
-    """Return the data sets of a data folder; each is loaded once and kept."""
-    return functools.lru_cache(maxsize=4)(lambda name, image_size: load_dataset(name, data_dir, image_size))
-
-
-def _dataset(data: Data, name: str, image_size: int, settings: Settings) -> Dataset:
-    """Load a data set and refuse one that is not what the run was started with."""
-    dataset = data(name, image_size)
-    expected = settings.fingerprints.get(name)
-    if expected is not None and dataset.fingerprint != expected:
-        raise InputError(
-            f"data set {name} on {socket.gethostname()} is not the one the run was started with: fingerprint "
-            f"{dataset.fingerprint}, expected {expected}; give every machine the same data"
-        )
-    return dataset
-
-
-def pretrain_stage(
-    pretraining: Pretraining,
-    snapshots: Sequence[int],
-    store: Store,
-    data: Data,
-    report: Report,
-    *,
-    folder: str,
-    attempt: Attempt,
-) -> None:
-    """Run a pre-training until every one of `snapshots` (ascending steps) is published in `folder`.
+def perform_pretraining(task: Task, pretraining: Pretraining, snapshots: Sequence[int], attempt: Attempt) -> None:
+    """Run a pre-training until every one of `snapshots` (ascending steps) is published.
 
     Goes on from the newest state that does not lie beyond the first missing snapshot.
     """
+    store, settings, report, folder = task.store, task.settings, task.report, task.pretrained(pretraining)
     missing = []
     for step in snapshots:
-        if store.manifest(f"{folder}/{step_name(step)}") is None:
+        if store.manifest(step_folder(folder, step)) is None:
             missing.append(step)
         else:  # an attempt that was lost had no time to tell
             report(Progress("pretrain", step, snapshots[-1], published=step))
     if not missing:
         return
-    settings, last = attempt.settings, missing[-1]
-    dataset = _dataset(data, pretraining.fields.dataset, pretraining.image_size, settings)
+    last = missing[-1]
+    dataset = task.dataset(pretraining.fields.dataset, pretraining.image_size)
     images_NHW = np.concatenate([dataset.train.images_NHW, dataset.val.images_NHW])
     start, state = load_state(store, folder, at_most=missing[0])
     attempt.began_at(start)
@@ -116,7 +76,7 @@ def pretrain_stage(
                 saver.publish(step, tensors)
 
         def tell(progress: Progress) -> bool:
-            attempt.reached(progress.step, progress.images_per_second, saver.saved_step, saver.later)
+            attempt.reached(progress, saver)
             stop = False
             for step in saver.arrived():
                 stop |= report(Progress("pretrain", progress.step, progress.total, published=step))
@@ -134,26 +94,24 @@ def pretrain_stage(
             report=tell,
         )
         # Once the last snapshot is there nobody comes back to write the curve: the curve goes first.
-        _write_pretraining_curve(store, pretraining.key, curve, folder, attempt)
+        _write_pretraining_curve(task, pretraining.key, curve)
         saver.publish(last, final)
         for step in saver.wait():
             report(Progress("pretrain", last, last, published=step))
     attempt.row["to_step"] = last
-    if pretraining.fields.method == "ddpm" and folder == pretrained_folder(pretraining.key):
+    if pretraining.fields.method == "ddpm" and task.stage.kind == "pretrain":
         write_strips(store, pretraining, final, dataset.train.images_NHW[0], device=attempt.device)
 
 
-def _write_pretraining_curve(
-    store: Store, key: str, curve: Sequence[CurvePoint], folder: str, attempt: Attempt
-) -> None:
+def _write_pretraining_curve(task: Task, key: str, curve: Sequence[CurvePoint]) -> None:
     """Write a pre-training's curve; what an earlier, longer pre-training had beyond its end stays."""
-    part = key if folder == pretrained_folder(key) else attempt.stage.name
+    part = task.stage.name  # the pre-training's key, or the trial's id where it is the trial's own
     rows = curve_rows(curve, "pretrain", trial_id=None, pretrain_key=key)
     with contextlib.suppress(CorruptArtifact):
         last = max((point.step for point in curve), default=0)
-        before = tables.read_part(store, "curves", part)
+        before = tables.read_part(task.store, "curves", part)
         rows += [row for row in before if row["phase"] == "pretrain" and int(str(row["step"])) > last]
-    tables.write_rows(store, "curves", part, rows)
+    tables.write_rows(task.store, "curves", part, rows)
 
 
 def initial_network(spec: TrialSpec, num_landmarks: int, store: Store, folder: str | None) -> tuple[Network, float]:
@@ -166,22 +124,21 @@ def initial_network(spec: TrialSpec, num_landmarks: int, store: Store, folder: s
     if pretraining is not None and folder is not None:
         steps = pretraining.fields.steps
         network.load_initial(load_snapshot(store, folder, steps))
-        manifest = store.manifest(f"{folder}/{step_name(steps)}")
+        manifest = store.manifest(step_folder(folder, steps))
         return network, float(manifest.facts.get("seconds", 0.0)) if manifest else 0.0
     if spec.method == "imagenet":
         load_imagenet(network, getattr(spec.pretrain, "weights", None))
     return network, 0.0
 
 
-def finetune_stage(
-    spec: TrialSpec, store: Store, data: Data, report: Report, *, folder: str | None, attempt: Attempt
-) -> dict[str, object]:
-    """Fine-tune from the snapshot in `folder`, evaluate on the test set, commit the trial's rows.
+def perform_finetuning(task: Task, spec: TrialSpec, attempt: Attempt) -> None:
+    """Fine-tune from the snapshot of the trial's pre-training, evaluate on the test set, commit the trial's rows.
 
-    Returns the row of `trials`. Raises `SnapshotMissing` or `CorruptArtifact` if the snapshot is not there.
+    Raises `SnapshotMissing` or `CorruptArtifact` if the snapshot is not there.
     """
-    settings, home = attempt.settings, f"trials/{spec.trial_id}"
-    dataset = _dataset(data, spec.dataset, spec.image_size, settings)
+    store, settings, home = task.store, task.settings, task.home
+    dataset = task.dataset(spec.dataset, spec.image_size)
+    folder = None if spec.pretraining is None else task.pretrained(spec.pretraining)
     network, pretrain_seconds = initial_network(spec, dataset.num_landmarks, store, folder)
     network.to(attempt.device)
     parameters = count_parameters(network)
@@ -190,40 +147,35 @@ def finetune_stage(
     logger.info("fine-tuning %s goes on from optimizer step %d", spec.trial_id, start)
 
     with saving(store, home, minutes=settings.checkpoint_minutes) as saver:
-        steps = itertools.count(start + 1)
 
         def tell(progress: Progress) -> bool:  # after every optimizer step, before its state is saved
-            attempt.reached(next(steps), progress.images_per_second, saver.saved_step, saver.later)
-            return report(replace(progress, saved=saver.durable_step))
+            attempt.reached(progress, saver)
+            return task.report(replace(progress, saved=saver.durable_step))
+
+        def tell_evaluation(progress: Progress) -> bool:
+            attempt.save_log(saver)
+            return task.report(progress)
 
         outcome = finetune(spec, network, dataset, device=attempt.device, state=state, checkpoint=saver, report=tell)
-    network.load_state_dict(outcome.best_state)
-    evaluation = evaluate(network, spec, dataset.test, dataset, device=attempt.device, report=report)
+        network.load_state_dict(outcome.best_state)
+        evaluation = evaluate(network, spec, dataset.test, dataset, device=attempt.device, report=tell_evaluation)
     if settings.keep_weights:
         tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in network.state_dict().items()}
-        store.publish(home, {MODEL: save_tensors(tensors), "spec.json": spec.model_dump_json().encode()})
+        store.publish(home, {MODEL: save_tensors(tensors), SPEC: spec.model_dump_json().encode()})
     row = trial_row(spec, dataset, outcome, evaluation, attempt) | {
         "pretrain_seconds": pretrain_seconds,
         "pretrain_shared": spec.pretrain_key in settings.shared_keys,
         "parameters": parameters,
     }
     done, found = len(evaluation.split.names), evaluation.summary
-    report(Progress("evaluate", done, done, {"mre": found.mre, "mre_median": found.median, "val_mre": outcome.val_mre}))
+    metrics = {"mre": found.mre, "mre_median": found.median, "val_mre": outcome.val_mre}
+    task.report(Progress("evaluate", done, done, metrics))
     curve = curve_rows(outcome.curve, "finetune", trial_id=spec.trial_id, pretrain_key=None)
     tables.commit_trial(store, row, error_rows(spec, evaluation), curve)
-    store.delete(f"{home}/state")
-    return row
+    store.delete(state_folder(home))
 
 
-def perform(
-    stage: Stage,
-    spec: Pretraining | TrialSpec,
-    snapshots: Sequence[int],
-    store: Store,
-    data: Data,
-    report: Report,
-    settings: Settings,
-) -> StageResult:
+def perform(task: Task) -> StageResult:
     """Make one attempt at a stage, and record it whatever happens.
 
     An exception is recorded with its traceback in the stage's log and its last line in the tables; it is not
@@ -231,18 +183,16 @@ def perform(
     interrupted, with an error, because it can go on later. Only that, or the loss of the process itself, leaves
     the attempt's row at `running`.
     """
-    key = spec.key if isinstance(spec, Pretraining) else spec.pretrain_key
-    home = pretrained_folder(stage.name) if stage.kind == "pretrain" else f"trials/{stage.name}"
 
     def held_up(error: StoreTrouble) -> StageResult:
         logger.error("interrupted: %s", cause_of(error))
         return StageResult("interrupted", cause_of(error), type(error).__name__)
 
-    with thread_count(settings.threads), StageLog(store, f"{home}/log.txt") as log:
-        attempt = Attempt(store, stage, key, settings)
+    with thread_count(task.settings.threads), StageLog(task.store, log_file(task.home)) as log:
+        attempt = Attempt(task, log)
         try:
             attempt.write()
-            _dispatch(stage, spec, snapshots, store, data, report, attempt)
+            _perform_parts(task, attempt)
             result = StageResult("finished")
         except Interrupted:
             logger.info("stopped on request; the state is saved")
@@ -255,8 +205,8 @@ def perform(
             logger.error("failed:\n%s", traceback.format_exc())
             result = StageResult("failed", cause_of(error))
         try:
-            if result.outcome == "failed" and isinstance(spec, TrialSpec):
-                write_failed_trial(spec, store, str(result.error), attempt)
+            if result.outcome == "failed" and isinstance(task.spec, TrialSpec):
+                write_failed_trial(task.spec, task.store, str(result.error), attempt)
             attempt.write(result.outcome)
             log.write()
         except StoreTrouble as error:
@@ -265,28 +215,18 @@ def perform(
     return result
 
 
-def _dispatch(
-    stage: Stage,
-    spec: Pretraining | TrialSpec,
-    snapshots: Sequence[int],
-    store: Store,
-    data: Data,
-    report: Report,
-    attempt: Attempt,
-) -> None:
+def _perform_parts(task: Task, attempt: Attempt) -> None:
+    """Pre-train, fine-tune, or do both, as the kind of the task's stage says."""
+    spec = task.spec
     if isinstance(spec, Pretraining):
-        pretrain_stage(spec, snapshots, store, data, report, folder=pretrained_folder(stage.name), attempt=attempt)
+        perform_pretraining(task, spec, task.snapshots, attempt)
         return
-    pretraining = spec.pretraining
-    if pretraining is None:
-        finetune_stage(spec, store, data, report, folder=None, attempt=attempt)
-    elif stage.kind == "finetune":
-        finetune_stage(spec, store, data, report, folder=pretrained_folder(pretraining.key), attempt=attempt)
-    else:
-        folder = pretrained_folder(pretraining.key, spec.trial_id)
-        pretrain_stage(pretraining, [pretraining.fields.steps], store, data, report, folder=folder, attempt=attempt)
-        finetune_stage(spec, store, data, report, folder=folder, attempt=attempt)
-        store.delete(folder)
+    pretraining = spec.pretraining if task.stage.kind == "trial" else None
+    if pretraining is not None:
+        perform_pretraining(task, pretraining, [pretraining.fields.steps], attempt)
+    perform_finetuning(task, spec, attempt)
+    if pretraining is not None:
+        task.store.delete(task.pretrained(pretraining))
 
 
 def run_trial(
@@ -294,7 +234,7 @@ def run_trial(
     store: Store,
     data: Data,
     report: Report = silent,
-    threads: int = 1,
+    threads: int | None = None,
     *,
     settings: Settings | None = None,
 ) -> dict[str, object]:
@@ -307,8 +247,8 @@ def run_trial(
         store: takes artifacts and tables.
         data: returns a data set by name and image size.
         report: is told of progress; returns True to stop the trial with its state saved.
-        threads: CPU threads.
-        settings: the other settings; default `Settings()`.
+        threads: CPU threads; None for those of `settings`.
+        settings: how to use the machine and the store; default `Settings()`.
 
     Returns:
         The trial's row of `trials`.
@@ -317,21 +257,22 @@ def run_trial(
         TrialFailed: a stage failed; the traceback is in its log.
         Interrupted: `report` asked to stop.
         StoreTrouble: the store is full, refuses or stays away; the trial can go on later.
+        ValueError: `threads` and `settings` say different numbers of threads.
     """
-    settings = replace(settings or Settings(), threads=threads)
+    settings = _with_threads(settings, threads)
     pretraining = spec.pretraining
     finetuning = Stage("finetune", spec.trial_id)
     for _ in range(2):  # a damaged snapshot is made anew, once
         if pretraining is not None and not _is_published(store, pretraining):
             stage = Stage("pretrain", pretraining.key)
             steps = (pretraining.fields.steps,)
-            result = perform(stage, pretraining, steps, store, data, report, settings)
+            result = perform(Task(stage, pretraining, store, data, report, settings, steps))
             if result.outcome == "failed":
                 reason = f"pre-training {pretraining.key} failed: {result.error}"
                 write_failed_trial(spec, store, reason)
                 raise TrialFailed(f"trial {spec.trial_id}: {reason}")
             _raise_unless_finished(result, spec)
-        result = perform(finetuning, spec, (), store, data, report, settings)
+        result = perform(Task(finetuning, spec, store, data, report, settings))
         if result.outcome != "lost":
             break
     _raise_unless_finished(result, spec)
@@ -339,9 +280,21 @@ def run_trial(
     return row
 
 
+def _with_threads(settings: Settings | None, threads: int | None) -> Settings:
+    """Return the settings with a number of threads that was given beside them."""
+    if settings is None:
+        return Settings() if threads is None else Settings(threads=threads)
+    if threads is not None and threads != settings.threads:
+        raise ValueError(
+            f"threads must be left out or equal settings.threads; got threads {threads} and settings.threads "
+            f"{settings.threads}; give the number in settings alone"
+        )
+    return settings
+
+
 def _is_published(store: Store, pretraining: Pretraining) -> bool:
     folder = pretrained_folder(pretraining.key)
-    return store.manifest(f"{folder}/{step_name(pretraining.fields.steps)}") is not None
+    return store.manifest(step_folder(folder, pretraining.fields.steps)) is not None
 
 
 def _raise_unless_finished(result: StageResult, spec: TrialSpec) -> None:

@@ -1,13 +1,13 @@
-"""Statistics of a comparison: pure functions on arrays, each of which says what question its number answers.
+"""Statistics of a comparison: pure functions on arrays; each docstring says what its number tells and what it does not.
 
-- `samples`: what each network scored on each image; mean and standard deviation over seeds
+- `samples`: the scores of each network on each image; mean and standard deviation over seeds
 - `bootstrap`: 95 % intervals by crossed bootstrap, paired differences
 - `resamples`, `crossed`: the counts behind them, and the method
-- `curves`: medians, SDR curves, landmarks
-- `coverage`: how often these intervals hold the truth
-- `comparison`: all pairs, Wilcoxon with Holm's correction and effect size, the best and its peers, leakage
+- `curves`: SDR curves, landmarks
+- `coverage`: how often these intervals hold the truth in simulations
+- `comparison`: all pairs: Wilcoxon with Holm's correction and effect size, the best and its peers, leakage
 - `ranks`: average ranks, Friedman, Nemenyi
-- `efficiency`: how many annotated images to reach the same error
+- `efficiency`: annotated images needed to reach the same error
 - `selection`: choices made on the validation set
 """
 
@@ -26,9 +26,9 @@ from ablate.stats.comparison import (
     leakage,
     signed_rank,
 )
-from ablate.stats.coverage import COVERAGE, SETTINGS, coverage_note, measure_coverage
+from ablate.stats.coverage import coverage_note
 from ablate.stats.crossed import Estimate
-from ablate.stats.curves import Curve, landmark_curve, median_estimate, sdr_curve
+from ablate.stats.curves import Curve, landmark_curve, sdr_curve
 from ablate.stats.efficiency import LabelEfficiency, Shots, label_efficiency
 from ablate.stats.ranks import RANKS_CAPTION, RankComparison, compare_ranks, nemenyi_critical_difference, nemenyi_q
 from ablate.stats.resamples import NUM_RESAMPLES, Resamples
@@ -36,11 +36,9 @@ from ablate.stats.samples import PerImage, SeedSummary, error_sums, hit_sums, im
 from ablate.stats.selection import Selection, select_by_validation
 
 __all__ = [
-    "COVERAGE",
     "INTERVAL_CAPTION",
     "NUM_RESAMPLES",
     "RANKS_CAPTION",
-    "SETTINGS",
     "WILCOXON_CAPTION",
     "Best",
     "Comparison",
@@ -69,8 +67,6 @@ __all__ = [
     "label_efficiency",
     "landmark_curve",
     "leakage",
-    "measure_coverage",
-    "median_estimate",
     "nemenyi_critical_difference",
     "nemenyi_q",
     "over_seeds",

@@ -1,6 +1,6 @@
-"""Within which limits does a number, or the difference of two, lie for another training and other test images?
+"""Intervals for a number, or for the difference of two, that cover variation between trainings and between test images.
 
-S seeds, I test images. `ablate.stats.crossed` says how the intervals are made and why.
+S seeds, I test images. `ablate.stats.crossed` describes how the intervals are computed, and why so.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Literal, TypeAlias
 
-from ablate.stats.crossed import MISSING_IMAGES, Arm, Estimate, arm_of, estimate_of
+from ablate.stats.crossed import MISSING_IMAGES, Estimate, SeedReplicates, estimate_of, seed_replicates
 from ablate.stats.resamples import Resamples
 from ablate.stats.samples import BoolArray, PerImage, all_along, any_along
 
@@ -19,8 +19,8 @@ Seeds: TypeAlias = Literal["independent", "paired"]
 def crossed_bootstrap(scores: PerImage, resamples: Resamples, *, arm: int = 0) -> Estimate:
     """Return the mean over seeds with its 95 % crossed-bootstrap interval; see `Estimate`.
 
-    It answers: what does this initialisation reach on average over trainings, on images like these? It does not
-    answer whether two initialisations differ (overlapping intervals prove nothing; use `paired_difference`).
+    The number is what this initialisation reaches on average over trainings, on images like these. It does not tell
+    whether two initialisations differ: overlapping intervals prove nothing, use `paired_difference`.
 
     Args:
         scores: sums and counts of S seeds on I images. Images that no seed has are left out, seeds without any too.
@@ -29,18 +29,18 @@ def crossed_bootstrap(scores: PerImage, resamples: Resamples, *, arm: int = 0) -
     """
     measured = scores.measured()
     remark = None if (measured.counts_SI > 0).all() else MISSING_IMAGES
-    return estimate_of([(1.0, arm_of(measured, resamples), arm)], scores.bounds, remark)
+    return estimate_of([(1.0, seed_replicates(measured, resamples), arm)], scores.bounds, remark)
 
 
 def paired_difference(a: PerImage, b: PerImage, resamples: Resamples, *, seeds: Seeds = "independent") -> Estimate:
     """Return the mean of a minus b with its 95 % crossed-bootstrap interval, on their common images.
 
-    It answers: how much would the two initialisations differ on average over trainings, on images like these? For
+    The number is how much the two initialisations differ on average over trainings, on images like these. For
     errors, below 0 means that a is better. Images are always paired: each replicate holds the same images for a and
-    b, so that hard images cancel. It does not speak of another pre-training unless its seed is an axis.
+    b, so that hard images cancel. Variation between pre-trainings is in it only if their seed is an axis.
 
     With `seeds="independent"` each arm's seeds are resampled on their own: a training that starts from other weights
-    is another training even if the seed has the same number, since only the order of the data and the draws of the
+    is a different training even if the seed has the same number, since only the order of the data and the draws of the
     augmentation agree. If the arms are correlated after all, the interval is too wide, never too narrow. With
     `seeds="paired"` row s of a and row s of b are resampled together: right, and mostly narrower, where the seed also
     draws the annotated images (few_shot: random) and a lucky draw helps both arms; it knows only S - 1 degrees of
@@ -66,7 +66,9 @@ def paired_difference(a: PerImage, b: PerImage, resamples: Resamples, *, seeds: 
     else:
         a, b = a.seeds(_measured_S(a)), b.seeds(_measured_S(b))
     common_I = _complete_I(a) & _complete_I(b)
-    return _difference(arm_of(a.images(common_I), resamples), arm_of(b.images(common_I), resamples), seeds)
+    return _difference(
+        seed_replicates(a.images(common_I), resamples), seed_replicates(b.images(common_I), resamples), seeds
+    )
 
 
 def paired_differences(
@@ -89,15 +91,15 @@ def paired_differences(
     sharable = all(_complete_I(scores).all() and _measured_S(scores).all() for scores in arms.values())
     if not sharable or len({scores.sums_SI.shape[seeds == "independent" :] for scores in arms.values()}) > 1:
         return [paired_difference(arms[a], arms[b], resamples, seeds=seeds) for a, b in pairs]
-    prepared = {name: arm_of(scores, resamples) for name, scores in arms.items()}
+    prepared = {name: seed_replicates(scores, resamples) for name, scores in arms.items()}
     return [_difference(prepared[a], prepared[b], seeds) for a, b in pairs]
 
 
-def _difference(a: Arm, b: Arm, seeds: Seeds) -> Estimate:
+def _difference(a: SeedReplicates, b: SeedReplicates, seeds: Seeds) -> Estimate:
     unbounded = (-math.inf, math.inf)
     if seeds == "independent":
         return estimate_of([(1.0, a, 0), (-1.0, b, 1)], unbounded)
-    both = Arm(a.point_SM - b.point_SM, a.replicates_RSM - b.replicates_RSM, a.num_images, a.resamples)
+    both = SeedReplicates(a.point_SM - b.point_SM, a.replicates_RSM - b.replicates_RSM, a.num_images, a.resamples)
     return estimate_of([(1.0, both, 0)], unbounded)
 
 

@@ -1,4 +1,4 @@
-"""Do two initialisations differ, and does it hold when many pairs are looked at?
+"""Comparisons of initialisations in pairs, corrected for the number of pairs, and the best with its peers.
 
 S seeds, I test images, P comparisons in a family.
 """
@@ -19,17 +19,17 @@ from ablate.stats.resamples import Resamples
 from ablate.stats.samples import FloatArray, PerImage
 
 WILCOXON_CAPTION = (
-    "The Wilcoxon test over images speaks of these trained networks on other images, not of another training; "
-    "the paired difference with its interval speaks of both."
+    "The Wilcoxon test over images compares these trained networks on other images and says nothing about variation "
+    "between trainings; the interval of the paired difference covers both."
 )
 INTERVAL_CAPTION = "Intervals leave out pre-training variance unless pretrain.seed is an axis."
 
 
 @dataclass(frozen=True)
 class SignedRank:
-    """Wilcoxon's signed-rank test over test images: do these trained networks differ on other images like these?
+    """Wilcoxon's signed-rank test over test images: whether these trained networks differ on other images like these.
 
-    It does not say whether the initialisations differ: with other seeds the same two initialisations give other
+    It does not tell whether the initialisations differ: with other seeds the same two initialisations give other
     networks, and for equal initialisations whose networks differ by chance the test rejects far more often than
     5 %. Read the paired difference with its crossed-bootstrap interval first.
 
@@ -48,7 +48,7 @@ class SignedRank:
 
 
 def signed_rank(a_I: ArrayLike, b_I: ArrayLike) -> SignedRank:
-    """Return Wilcoxon's signed-rank test of a - b with its effect size; see `SignedRank` for what it answers.
+    """Return Wilcoxon's signed-rank test of a - b with its effect size; see `SignedRank` for what it tells.
 
     Images where both are equal are dropped before ranking (Wilcoxon's own treatment, scipy's "wilcox"); if all are,
     p is 1 and the effect 0. Ties get average ranks. scipy chooses the exact distribution up to 50 images without
@@ -81,7 +81,7 @@ def signed_rank(a_I: ArrayLike, b_I: ArrayLike) -> SignedRank:
 def holm(p_values_P: ArrayLike) -> FloatArray:
     """Return Holm's adjusted p-values (1979): what is below 0.05 holds at a family-wise error of 5 %.
 
-    It answers: which of these comparisons stand when all of them are looked at? The guarantee is for the family
+    They tell which of these comparisons stand when all of them are looked at. The guarantee is for the family
     given, not for comparisons shown elsewhere, and it holds under any dependence. NaN (not testable) stays NaN and
     does not count for the family's size.
 
@@ -105,7 +105,7 @@ class Comparison:
         a: name of the first.
         b: name of the second.
         difference: mean of a minus b with its crossed-bootstrap interval. This is the comparison.
-        test: Wilcoxon's test over images; speaks of these trained networks only.
+        test: Wilcoxon's test over images; it holds for these trained networks only.
         p_holm: its p-value after Holm's correction over the family; NaN where it could not be tested.
         family_size: number of tests in that family.
     """
@@ -123,7 +123,7 @@ def compare_pairs(
 ) -> tuple[Comparison, ...]:
     """Compare every pair of initialisations; the pairs are the family of Holm's correction.
 
-    It answers, pair by pair, what `paired_difference` and `SignedRank` answer. The intervals are not corrected for
+    Each pair has its `paired_difference` and its `SignedRank`. The intervals are not corrected for
     looking at many pairs; the Holm p-values are. Where more comparisons are shown together, pass them all to
     `adjust_family`.
 
@@ -177,7 +177,7 @@ def best_of(
 ) -> Best:
     """Return the best initialisation and those whose 95 % interval of the difference to it includes 0.
 
-    It answers: which rows of a table must not be read as losers? "Not worse" is absence of evidence, not evidence
+    They are the rows of a table that must not be read as losers. "Not worse" is absence of evidence, not evidence
     that they are equal, and the best was picked from the same numbers, which favours it.
 
     Args:
@@ -222,7 +222,7 @@ class Leakage:
 
 
 def leakage(scores: PerImage, duplicates_I: ArrayLike, resamples: Resamples) -> Leakage:
-    """Return a number with and without leaked test images; see `Leakage` for what it answers.
+    """Return a number with and without leaked test images; see `Leakage` for what it tells.
 
     Args:
         scores: scores of one initialisation.

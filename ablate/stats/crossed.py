@@ -1,10 +1,10 @@
-"""How is a crossed-bootstrap interval made that holds with few seeds?
+"""The crossed bootstrap, corrected so that its intervals hold with few seeds.
 
 S seeds, I test images, M numbers estimated at once, R bootstrap replicates.
 
 The crossed bootstrap (Owen 2007, "The pigeonhole bootstrap", doi:10.1214/07-AOAS122) resamples seeds and test images
-independently, with the same images for all seeds, so that both "another training" and "another sample of
-radiographs" are in the interval. Its plain percentiles are wrong with few seeds, in both directions:
+independently, with the same images for all seeds, so that the interval covers variation between trainings and
+between samples of radiographs. Its plain percentiles are wrong with few seeds, in both directions:
 
 - the variance between S seeds is understated by (S - 1) / S, and a normal quantile is used where only S - 1 degrees
   of freedom are known: at 3 seeds and a large seed effect it covers about 78 % instead of 95 %;
@@ -39,11 +39,12 @@ from ablate.stats.samples import BoolArray, FloatArray, PerImage, ratio
 
 CONFIDENCE = 0.95
 
-ONE_SEED = "one seed: the interval is over test images only and leaves out how trainings differ"
+ONE_SEED = "one seed: the interval is over test images only and says nothing about variation between trainings"
 ONE_SEED_IN_AN_ARM = (
-    "one seed in at least one of the two: the interval is over test images only and leaves out how trainings differ"
+    "one seed in at least one of the two: the interval is over test images only and says nothing about variation "
+    "between trainings"
 )
-ONE_IMAGE = "one test image: the interval is over seeds only and leaves out how images differ"
+ONE_IMAGE = "one test image: the interval is over seeds only and says nothing about variation between images"
 ONE_SEED_ONE_IMAGE = "no interval: one seed and one test image"
 NO_VALUES = "no value: nothing was measured"
 NO_VARIATION = "no interval: all seeds and test images give the same value, so there is nothing to resample"
@@ -52,10 +53,10 @@ MISSING_IMAGES = "some seeds lack some test images; each network's value is over
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number, and where it would lie for another training (other seed) and another sample of test images.
+    """A number with an interval for variation between trainings (seeds) and between samples of test images.
 
-    It does not speak of another pre-training unless the pre-training's seed is an axis (`PerImage.clusters_S`), nor
-    of images from another hospital, nor of other hyper-parameters.
+    Variation between pre-trainings is not in it unless the pre-training's seed is an axis (`PerImage.clusters_S`), nor
+    are images from another hospital or other hyper-parameters.
 
     Attributes:
         value: the mean over seeds of each network's value, in the unit of the scores; None if nothing was measured.
@@ -66,7 +67,7 @@ class Estimate:
         se_images: standard error due to the test images, including what is particular to a seed on an image.
         num_seeds: seeds with a value (pre-trainings, if these are the units; the smaller number of two arms).
         num_images: test images behind the number.
-        note: what a reader must know about this interval, else None.
+        note: what a reader must know about this interval; None if nothing.
         replicates_R: the bootstrap distribution whose 2.5 % and 97.5 % quantiles are the limits; empty without an
             interval. Replicates of two estimates from the same `Resamples` share their images.
     """
@@ -88,7 +89,7 @@ class Estimate:
 
 
 @dataclass(frozen=True, eq=False)
-class Arm:
+class SeedReplicates:
     """One initialisation's values of each seed, on all images and on each replicate's images.
 
     What several comparisons need is computed once and kept.
@@ -107,7 +108,7 @@ class Arm:
 
     @property
     def num_seeds(self) -> int:
-        """S."""
+        """Number of seeds, S."""
         return len(self.point_SM)
 
     @property
@@ -137,12 +138,12 @@ class Arm:
 
     @property
     def u_seeds_M(self) -> FloatArray:  # noqa: N802
-        """U_seeds of the module: unbiased for the variance of the mean due to seeds, particular part included."""
+        """`U_seeds`: unbiased for the variance of the mean due to seeds and to their interaction with images."""
         return self.between_M / (self.num_seeds - 1)
 
     @property
     def variance_M(self) -> FloatArray:  # noqa: N802
-        """U_seeds - U_interaction of the module, floored at 0."""
+        """`U_seeds - U_interaction`, floored at 0."""
         interaction_M = (self.drawn_M - self.between_M) / (self.num_seeds - 1) * self.unbiased
         return np.maximum(self.u_seeds_M - interaction_M, 0.0)
 
@@ -171,11 +172,11 @@ class Parts:
     se_images_M: FloatArray
 
 
-def arm_of(scores: PerImage, resamples: Resamples) -> Arm:
+def seed_replicates(scores: PerImage, resamples: Resamples) -> SeedReplicates:
     """Return each seed's (or, with clusters, each pre-training's) value under all replicates of the images."""
     num_seeds, num_images = scores.sums_SI.shape
     if num_seeds == 0 or num_images == 0:
-        return Arm(np.empty((0, 1)), np.empty((resamples.num_resamples, 0, 1)), num_images, resamples)
+        return SeedReplicates(np.empty((0, 1)), np.empty((resamples.num_resamples, 0, 1)), num_images, resamples)
     both_IT = np.concatenate([scores.sums_SI, scores.counts_SI]).T
 
     def values_RS(counts_RI: FloatArray) -> FloatArray:  # noqa: N802
@@ -188,10 +189,10 @@ def arm_of(scores: PerImage, resamples: Resamples) -> Arm:
         share_SC = (cluster_S[:, None] == np.arange(cluster_S.max() + 1)).astype(np.float64)
         share_SC /= share_SC.sum(axis=0)
         point_S, replicates_RS = point_S @ share_SC, replicates_RS @ share_SC
-    return Arm(point_S[:, None], replicates_RS[:, :, None], num_images, resamples)
+    return SeedReplicates(point_S[:, None], replicates_RS[:, :, None], num_images, resamples)
 
 
-def rescaled(arms: Sequence[tuple[float, Arm, int]]) -> Parts:
+def rescaled(arms: Sequence[tuple[float, SeedReplicates, int]]) -> Parts:
     """Return image part + seed part of the replicates, each rescaled as the module says.
 
     Args:
@@ -243,7 +244,7 @@ def note_on(num_seeds: Sequence[int], num_images: int) -> str | None:
 
 
 def estimate_of(
-    arms: Sequence[tuple[float, Arm, int]], bounds: tuple[float, float], remark: str | None = None
+    arms: Sequence[tuple[float, SeedReplicates, int]], bounds: tuple[float, float], remark: str | None = None
 ) -> Estimate:
     """Return the signed sum of the arms' means over seeds with its interval, or the reason why it has none."""
     counts, num_images = [arm.num_seeds for _, arm, _ in arms], arms[0][1].num_images

@@ -1,4 +1,4 @@
-"""How many annotated images does another initialisation need to reach the same error?
+"""Label efficiency: the annotated images with which one initialisation reaches the error of another.
 
 M shot counts, R bootstrap replicates.
 """
@@ -41,7 +41,7 @@ class Shots:
 class LabelEfficiency:
     """How many annotated images an initialisation needs to reach a target error.
 
-    It answers: how much annotation does the better initialisation save? It does not extrapolate beyond the shots
+    The number tells how much annotation the better initialisation saves. It is not extrapolated beyond the shots
     that were measured, and between them it assumes a straight line of the error over log(shots). Its interval moves
     the target and the curve with the bootstrap of seeds and test images; which images were annotated varies in it
     only if the seed draws them (few_shot: random). Its coverage is not measured.
@@ -50,7 +50,7 @@ class LabelEfficiency:
         shots: the number of images.
         lower: 2.5 % quantile over the bootstrap; None without interval.
         upper: 97.5 % quantile.
-        note: why there is no interval, or what it leaves out; else None.
+        note: why there is no interval, or what it leaves out; None if nothing is.
     """
 
     shots: Shots

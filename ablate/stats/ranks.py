@@ -1,4 +1,4 @@
-"""Which initialisation ranks first over data sets and shot counts, and which ranks cannot be told apart?
+"""Average ranks of the initialisations over data sets and shot counts, and the ranks that cannot be told apart.
 
 N blocks (a data set at a shot count), k initialisations.
 """
@@ -27,8 +27,8 @@ RANKS_CAPTION = (
 class RankComparison:
     """Average ranks over blocks, a test that all are equal, and how far ranks must lie apart (Demsar 2006).
 
-    It answers: is there a consistent order over data sets and shot counts? It does not say how large the differences
-    are, and it treats blocks as independent, which shot counts of one data set are not (`RANKS_CAPTION`).
+    They tell whether there is a consistent order over data sets and shot counts, not how large the differences
+    are, and they treat blocks as independent, which shot counts of one data set are not (`RANKS_CAPTION`).
 
     Attributes:
         names: the initialisations, in the order given.

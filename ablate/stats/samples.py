@@ -1,4 +1,4 @@
-"""What did each network score on each test image, and how much do trainings differ?
+"""The scores of each network on each test image, and their mean and spread over seeds.
 
 S seeds (independent trainings), I test images (the same ones, in the same order, for all seeds), K landmarks,
 T thresholds. NaN means not annotated, or missing because a trial is.
@@ -137,10 +137,10 @@ def image_means(image_mre_SI: ArrayLike, clusters_S: Sequence[int] | None = None
 
 @dataclass(frozen=True)
 class SeedSummary:
-    """Mean and standard deviation over seeds: how far apart do trainings with other seeds land?
+    """Mean and standard deviation over seeds: how far trainings that differ in their seed lie apart.
 
     The standard deviation describes single trainings, not the uncertainty of the mean, and knows nothing of the
-    choice of test images: `crossed_bootstrap` answers that.
+    choice of test images: the interval of `crossed_bootstrap` does.
 
     Attributes:
         mean: over the seeds that have a value; None if none has.
@@ -156,7 +156,7 @@ class SeedSummary:
 
 
 def over_seeds(values_S: ArrayLike) -> SeedSummary:
-    """Summarise one number per seed (NaN = missing trial); see `SeedSummary` for what it answers."""
+    """Summarise one number per seed (NaN = missing trial); see `SeedSummary` for what it tells."""
     values = np.asarray(values_S, np.float64).ravel()
     present = values[np.isfinite(values)]
     return SeedSummary(

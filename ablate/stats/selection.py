@@ -1,4 +1,4 @@
-"""Which value of an axis is chosen, without a look at the test set?
+"""Choices made on the validation set, without a look at the test set.
 
 C candidates, S seeds.
 """
@@ -18,8 +18,8 @@ from ablate.stats.samples import all_along, any_along
 class Selection:
     """The candidate (pre-training steps, timesteps) with the lowest MRE on the validation set.
 
-    It answers which candidate a researcher would have taken before seeing the test set, so the chosen one's test
-    error is not optimistic by the choice. It does not say that the others are worse: the validation sets are small
+    It is the candidate that a researcher would have taken before seeing the test set, so the choice does not make its
+    test error optimistic. It does not mean that the others are worse: the validation sets are small
     (20 images for cephalo).
 
     Attributes:
@@ -34,15 +34,9 @@ class Selection:
     num_seeds: int
     missing: tuple[float, ...]
 
-    def text(self) -> str:
-        """Return how the choice was made, for a caption."""
-        left_out = f"; without a value: {', '.join(f'{c:g}' for c in self.missing)}" if self.missing else ""
-        seeds = "1 seed" if self.num_seeds == 1 else f"{self.num_seeds} seeds"
-        return f"{self.candidate:g}, chosen by MRE on the validation set over {seeds}, never on the test set{left_out}"
-
 
 def select_by_validation(val_mre_CS: ArrayLike, candidates: Sequence[float]) -> Selection | None:
-    """Return the candidate with the lowest mean validation MRE; see `Selection` for what it answers.
+    """Return the candidate with the lowest mean validation MRE; see `Selection` for what it tells.
 
     Ties go to the smaller candidate. Candidates are compared on the seeds that all of them have, so that a lucky seed
     of one does not decide; a candidate without any value cannot be chosen.

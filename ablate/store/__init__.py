@@ -1,4 +1,9 @@
-"""The store of a run: what it made, whole or absent, wherever it lies and whatever happens to it."""
+"""The store of a run: its files in a folder or an object store, each of them complete or absent.
+
+This room reads and writes files and artifacts, waits for a store that does not answer, keeps a second driver off a run
+and passes requests to stop on. `layout` says where a run keeps what. The room knows nothing of what the files mean;
+every room above may call it, and all that a run keeps goes through it.
+"""
 
 from ablate.store.errors import (
     TROUBLES,

@@ -71,7 +71,7 @@ def locate(address: str, *, option: str = "--out", retry_s: int = 120) -> Locati
         retry_s: how long the client of Google Cloud Storage itself tries again.
 
     Raises:
-        InputError: it is no address.
+        InputError: `address` is of no known kind.
     """
     if address.startswith("file://"):
         address = urlsplit(address).path

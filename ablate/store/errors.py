@@ -1,4 +1,4 @@
-"""What can be wrong with a store: an artifact that is damaged, or a store that does not take a run's files."""
+"""Exceptions of a store: an artifact that is damaged, or a store that does not take a run's files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class StoreFull(StoreTrouble):
 
 
 class StoreRefused(StoreTrouble):
-    """The store answers and refuses: no such bucket, no permission. Waiting does not heal it."""
+    """The store answers and refuses: no such bucket, no permission. Waiting does not help."""
 
 
 class StoreAway(StoreTrouble):

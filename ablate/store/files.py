@@ -1,7 +1,8 @@
 """A run's files: a folder or an object-store prefix that every part of a run reads and writes through.
 
-A file is complete or absent. An artifact is a folder whose `manifest.json`, written last, holds the size
-and SHA-256 of every file; without a valid manifest the artifact does not exist.
+A file is complete or absent. Which files there are is defined in `ablate.store.layout`. An artifact is a folder whose
+`manifest.json`, written last, holds the size and SHA-256 of every file; without a valid manifest the artifact does
+not exist.
 
 What is synchronised: on a local file system every file reaches the disk (fsync) before it takes its final
 name, and its folder after, so that a power cut leaves the old content or the new, never an empty file, and
@@ -31,7 +32,9 @@ from pyarrow import fs
 from ablate.errors import InputError
 from ablate.store.addresses import explained, is_remote, label_of, locate
 from ablate.store.errors import CorruptArtifact, StoreAway, StoreFull, trouble_of
-from ablate.store.manifest import MANIFEST, Entry, Fact, Manifest, step_name, step_of
+from ablate.store.layout import step_folder
+from ablate.store.local_write import TEMPORARY_PATTERN, write_local
+from ablate.store.manifest import MANIFEST, Entry, Fact, Manifest, step_of
 from ablate.store.patience import Patience
 
 DEFAULT_PATIENCE_S = 60.0
@@ -40,7 +43,7 @@ DEFAULT_PATIENCE_S = 60.0
 Names: TypeAlias = list[str]
 _Infos: TypeAlias = list[Any]  # of pyarrow.fs.FileInfo
 
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
+_TEMPORARY = re.compile(TEMPORARY_PATTERN)
 
 
 class Fence(Protocol):
@@ -72,7 +75,7 @@ class Store:
 
     @classmethod
     def connect(cls, address: str | Path, *, patience_s: float = DEFAULT_PATIENCE_S, retry_s: int = 120) -> Store:
-        """Return the store at `address` without touching it; raise `InputError` if it is no address."""
+        """Return the store at `address` without touching it; raise `InputError` if that is no address."""
         place = locate(str(address), retry_s=retry_s)
         return cls(place.address, place.filesystem, place.root, patience_s)
 
@@ -174,7 +177,7 @@ class Store:
             self._check_fence()
         try:
             if self.is_local:
-                _replace_local(Path(self.root), Path(self.path(path)), data, durable=durable)
+                _write_local(Path(self.root), Path(self.path(path)), data, durable=durable)
             else:
                 # the whole content in one write: closing the stream is what makes it appear
                 stream = self.filesystem.open_output_stream(self.path(path), compression=None)
@@ -198,7 +201,7 @@ class Store:
             self.patience(self.fence.confirm)
 
     def exists(self, path: str) -> bool:
-        """Is there a file or folder of this name? (For an artifact ask `manifest`.)"""
+        """Whether there is a file or folder of this name; for an artifact ask `manifest`."""
         target = self.path(path)
         return bool(self.patience(lambda: self.filesystem.get_file_info(target)).type != fs.FileType.NotFound)
 
@@ -335,13 +338,13 @@ class Store:
         """Return the highest step whose artifact `folder/step_N` exists; None if there is none."""
         steps = (step for step in map(step_of, self.list(folder)) if step is not None)
         for step in sorted(steps, reverse=True):
-            if self.manifest(f"{folder}/{step_name(step)}") is not None:
+            if self.manifest(step_folder(folder, step)) is not None:
                 return step
         return None
 
     def prune(self, folder: str, keep: int) -> None:
         """Delete the states before step `keep`; raise `FileNotFoundError` if step `keep` itself does not exist."""
-        kept = f"{folder}/{step_name(keep)}"
+        kept = step_folder(folder, keep)
         if self.manifest(kept) is None:
             raise FileNotFoundError(errno.ENOENT, "the step to keep does not exist", f"{self.label}/{kept}")
         for name in self.list(folder):
@@ -354,39 +357,15 @@ def _connect(address: str, patience_s: float) -> Store:
     return Store.connect(address, patience_s=patience_s)
 
 
-def _replace_local(root: Path, target: Path, data: bytes, *, durable: bool) -> None:
-    """Write `data` beside `target` under a name of its own, then let it take the target's name."""
-    temporary = target.parent / f".{target.name[:120]}.{uuid.uuid4().hex}.tmp"
+def _write_local(root: Path, target: Path, data: bytes, *, durable: bool) -> None:
+    """Write a file of the store in the folder `root`, in folders that are made where they are missing."""
     for attempt in range(5):
         if not root.is_dir():  # its disk was unplugged or unmounted: nothing may be written in its place
             raise OSError(errno.ENODEV, "the store's folder is gone", str(root))
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                if durable:
-                    file.flush()
-                    os.fsync(file.fileno())
-            temporary.replace(target)
-            break
+            write_local(target, data, durable=durable)
+            return
         except FileNotFoundError:  # another process deleted the folder in between
             if attempt == 4:
                 raise
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
-    if durable:
-        with contextlib.suppress(FileNotFoundError):
-            _sync_folder(target.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot
-            raise
-    finally:
-        os.close(descriptor)

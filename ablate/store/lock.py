@@ -29,7 +29,7 @@ from ablate.store.lock_file import (
     open_lock_file,
     read_once,
 )
-from ablate.store.owner import Owner, process_start, this_machine
+from ablate.store.owner import Owner, is_running, process_start, this_machine
 
 HEARTBEAT_S = 10.0
 STALE_S = 60.0
@@ -61,11 +61,11 @@ class RunLock:
         self._lost = threading.Event()
         self._released = threading.Event()
         self._thread: threading.Thread | None = None
-        self._started_at = ""
+        self._started_at = self._process_start = ""
 
     @property
     def lost(self) -> bool:
-        """Has another driver taken the lock, because this one seemed to be gone?"""
+        """Whether another driver has taken the lock, because this one seemed to be gone."""
         return self._lost.is_set()
 
     def owner(self) -> Owner | None:
@@ -83,6 +83,7 @@ class RunLock:
         if owner is not None and not owner.released and not self.is_gone(owner):
             self._refuse(owner)
         self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
+        self._process_start = process_start(os.getpid()) or ""
         try:
             self._version = self.store.patience(
                 lambda: file.replace(self._me().to_bytes(), None if found is None else found[1]), writes=True
@@ -108,9 +109,9 @@ class RunLock:
         return owner
 
     def is_gone(self, owner: Owner) -> bool:
-        """Has `owner` ended without giving the lock back? May watch an owner elsewhere for 1.5 `heartbeat_s`."""
+        """Whether `owner` has ended without giving the lock back; may watch one elsewhere for 1.5 `heartbeat_s`."""
         if owner.machine == this_machine():
-            return process_start(owner.pid) != owner.process_start
+            return not is_running(owner.pid, owner.process_start)
         if time.time() - owner.heartbeat < self.stale_s:
             return False
         deadline = time.monotonic() + 1.5 * self.heartbeat_s
@@ -130,10 +131,16 @@ class RunLock:
         )
 
     def _me(self, *, released: bool = False) -> Owner:
-        pid = os.getpid()
-        start = process_start(pid) or ""
-        host, now = socket.gethostname(), time.time()
-        return Owner(self.token, host, this_machine(), pid, start, self._started_at, now, released)
+        return Owner(
+            token=self.token,
+            host=socket.gethostname(),
+            machine=this_machine(),
+            pid=os.getpid(),
+            process_start=self._process_start,
+            started_at=self._started_at,
+            heartbeat=time.time(),
+            released=released,
+        )
 
     def _keep(self) -> None:
         pause_s = self.heartbeat_s

@@ -17,13 +17,10 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 from ablate.store.addresses import object_client
 from ablate.store.files import Store
+from ablate.store.layout import GUARD, LOCK, probe_file
+from ablate.store.local_write import write_local
 
 T = TypeVar("T")
-
-CONTROL = ".ablate"
-"""Folder of the lock, the stop requests and the progress; hidden, so that it counts among nobody's files."""
-
-LOCK = f"{CONTROL}/lock.json"
 
 MISSING_PAUSES_S = (0.2, 1.0)
 """A lock that seems to be missing is looked for again: some servers replace an object in two steps."""
@@ -58,7 +55,7 @@ class _FolderFile:
 
     def __init__(self, store: Store) -> None:
         self._path = Path(store.path(LOCK))
-        self._guard = Path(store.path(f"{CONTROL}/guard"))
+        self._guard = Path(store.path(GUARD))
 
     def read(self) -> tuple[bytes, Version] | None:
         try:
@@ -70,13 +67,7 @@ class _FolderFile:
     def replace(self, data: bytes, expected: Version) -> Version:
         with self._exclusive():
             self._require(expected)
-            temporary = self._path.with_name(f".lock.{uuid.uuid4().hex}.tmp")
-            try:
-                temporary.write_bytes(data)
-                temporary.replace(self._path)
-            finally:
-                with contextlib.suppress(OSError):
-                    temporary.unlink()
+            write_local(self._path, data, durable=False)  # the next heartbeat writes it again
         return hashlib.sha256(data).hexdigest()
 
     def remove(self, expected: Version) -> bool:
@@ -246,7 +237,7 @@ def _probe(store: Store) -> tuple[bool, str | None]:
     """Return whether deletions are conditional on an object store, and what is wrong with its conditional writes."""
     import obstore
 
-    file = _ObjectFile(store, path=f"{CONTROL}/probe-{uuid.uuid4().hex}", deletes=True)
+    file = _ObjectFile(store, path=probe_file(uuid.uuid4().hex), deletes=True)
 
     def refused(change: Callable[[], object]) -> bool:
         try:

@@ -60,7 +60,7 @@ class Patience:
             self._since, self._for_writes = None, False
 
     def __call__(self, operation: Callable[[], T], *, writes: bool = False) -> T:
-        """Return what `operation` returns; it is tried again while it fails in a way that may heal.
+        """Return what `operation` returns; it is tried again while it fails in a way that may pass.
 
         Args:
             operation: may be called several times.

@@ -79,7 +79,7 @@ class BackgroundPublisher:
 
     @property
     def idle(self) -> bool:
-        """Is nothing being written (or has writing failed, which `flush` raises)?"""
+        """Whether nothing is being written; writing may have failed, which `flush` raises."""
         return all(work.done() for _, work in self._pending)
 
     @property

@@ -10,9 +10,8 @@ import yaml
 
 from ablate.errors import InputError
 from ablate.store.files import Store
+from ablate.store.layout import PRETRAINED, RUN_FILE, pretrained_folder, step_folder
 from ablate.store.manifest import MANIFEST, step_of
-
-RUN_FILE = "run.yaml"
 
 
 def yaml_bytes(content: dict[str, Any]) -> bytes:
@@ -30,15 +29,18 @@ def published_snapshots(
     `damaged` is told the path of each that was whole once: it has a manifest which its files do not fit.
     """
     found = set()
-    present = set(store.list("pretrained"))
+    present = set(store.list(PRETRAINED))
     for key in keys:
         if key not in present:
             continue
-        for name in store.list(f"pretrained/{key}"):
-            step, path = step_of(name), f"pretrained/{key}/{name}"
-            if step is not None and store.manifest(path) is not None:
+        folder = pretrained_folder(key)
+        for step in map(step_of, store.list(folder)):
+            if step is None:
+                continue
+            path = step_folder(folder, step)
+            if store.manifest(path) is not None:
                 found.add((key, step))
-            elif step is not None and store.exists(f"{path}/{MANIFEST}"):
+            elif store.exists(f"{path}/{MANIFEST}"):
                 damaged(path)
     return found
 
@@ -51,14 +53,31 @@ def open_run(address: str | Path) -> Store:
     """
     store = Store.open(address, writable=False)
     if not store.exists(RUN_FILE):
-        raise InputError(f"{store.label}: there is no run here (no {RUN_FILE}); give the folder that --out named")
+        raise _no_run(store)
     return store
 
 
+def planned_trials(store: Store) -> list[dict[str, Any]]:
+    """Return the trials that `run.yaml` names, each a mapping with `trial_id` and the spec's fields.
+
+    Raises:
+        InputError: there is no run.
+    """
+    content = read_run_file(store)
+    if not content:
+        raise _no_run(store)
+    trials: list[dict[str, Any]] = content["trials"]
+    return trials
+
+
 def read_run_file(store: Store) -> dict[str, Any]:
-    """Return the content of `run.yaml`; empty if the run is new."""
+    """Return the content of `run.yaml`; empty if there is none, as in a new run."""
     try:
         content = yaml.load(store.read(RUN_FILE), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except FileNotFoundError:
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _no_run(store: Store) -> InputError:
+    return InputError(f"{store.label}: there is no run here (no {RUN_FILE}); give the folder that --out named")

@@ -11,7 +11,7 @@ from types import TracebackType
 
 from ablate.store.errors import StoreTrouble
 from ablate.store.files import Store
-from ablate.store.lock_file import CONTROL
+from ablate.store.layout import stop_request
 
 STOP_COMMAND = "ablate stop"
 """Reason of a request that a person has made."""
@@ -23,7 +23,7 @@ def request_stop(store: Store, run_token: str, reason: str = "") -> None:
     Raises:
         StoreTrouble: the store does not take the request.
     """
-    store.put(_stop_path(run_token), reason.encode(), durable=False)
+    store.put(stop_request(run_token), reason.encode(), durable=False)
 
 
 def stop_reason(store: Store, run_token: str) -> str | None:
@@ -33,7 +33,7 @@ def stop_reason(store: Store, run_token: str) -> str | None:
         OSError: the store does not tell.
     """
     try:
-        with store.filesystem.open_input_file(store.path(_stop_path(run_token))) as file:
+        with store.filesystem.open_input_file(store.path(stop_request(run_token))) as file:
             return str(file.read().decode())
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -41,11 +41,7 @@ def stop_reason(store: Store, run_token: str) -> str | None:
 
 def clear_stop(store: Store, run_token: str) -> None:
     """Take the request back."""
-    store.delete(_stop_path(run_token))
-
-
-def _stop_path(run_token: str) -> str:
-    return f"{CONTROL}/stop-{run_token}"
+    store.delete(stop_request(run_token))
 
 
 class StopWatch:

@@ -3,25 +3,26 @@
 Whoever writes or reads results uses this room; it knows search spaces and the store, and needs no torch.
 """
 
-from ablate.tables.columns import spec_columns, trial_of_row
-from ablate.tables.comparison import compare
+from ablate.tables.columns import field_columns, shots_number, shots_of_number, spec_columns, trial_of_row
+from ablate.tables.comparison import RESULTS, unequal
 from ablate.tables.parts import (
     Filters,
     Row,
     commit_trial,
-    finished_trials,
+    frame_of,
     part_path,
     read_frame,
     read_part,
     read_table,
     stage_part,
-    unreadable_parts,
+    trial_status,
     write_rows,
 )
-from ablate.tables.schemas import KEYS, SCHEMA_VERSION, TABLES, VOLATILE, blank
+from ablate.tables.schemas import PROVENANCE, SCHEMA_VERSION, TABLES, VOLATILE, blank
 
 __all__ = [
-    "KEYS",
+    "PROVENANCE",
+    "RESULTS",
     "SCHEMA_VERSION",
     "TABLES",
     "VOLATILE",
@@ -29,15 +30,18 @@ __all__ = [
     "Row",
     "blank",
     "commit_trial",
-    "compare",
-    "finished_trials",
+    "field_columns",
+    "frame_of",
     "part_path",
     "read_frame",
     "read_part",
     "read_table",
+    "shots_number",
+    "shots_of_number",
     "spec_columns",
     "stage_part",
     "trial_of_row",
-    "unreadable_parts",
+    "trial_status",
+    "unequal",
     "write_rows",
 ]

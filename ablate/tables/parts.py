@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeAlias
 
@@ -20,10 +20,11 @@ import pyarrow.parquet as pq
 
 from ablate.errors import nearest
 from ablate.store import CorruptArtifact, Store, is_from_store
+from ablate.store.layout import part_file, table_folder
+from ablate.tables.schemas import TABLES, TIME
 
 if typing.TYPE_CHECKING:
     import pandas as pd
-from ablate.tables.schemas import TABLES, TIME
 
 Row: TypeAlias = Mapping[str, object]
 Filters: TypeAlias = Any  # pyarrow.compute.Expression, or a list of (column, operator, value)
@@ -38,7 +39,7 @@ def part_path(table: str, part: str) -> str:
     """Return the path of a part file in the store."""
     if table not in TABLES or not re.fullmatch(r"[\w-]+", part):
         raise ValueError(f"no part {part!r} of a table {table!r}: tables are {', '.join(TABLES)}, parts [A-Za-z0-9_-]")
-    return f"tables/{table}/{part}.parquet"
+    return part_file(table, part)
 
 
 def _table_of(table: str, rows: Sequence[Row]) -> Any:
@@ -108,7 +109,7 @@ def commit_trial(store: Store, trial_row: Row, error_rows: Sequence[Row], curve_
 
 def _parts(store: Store, table: str) -> list[str]:
     """Return the paths of the table's part files in the store, sorted."""
-    folder = f"tables/{table}"
+    folder = table_folder(table)
     return [f"{folder}/{name}" for name in store.list(folder) if name.endswith(".parquet")]
 
 
@@ -167,9 +168,17 @@ def read_frame(store: Store, name: str, columns: Sequence[str] | None = None, fi
 
     Columns of whole numbers and of booleans that may be null are pandas' nullable types, so that 500 stays 500.
     """
+    return _frame(read_table(store, name, columns, filters))
+
+
+def frame_of(table: str, rows: Sequence[Row]) -> pd.DataFrame:
+    """Return rows of a table as the data frame that `read_frame` would return; raise `TypeError` as `write_rows`."""
+    return _frame(_table_of(table, rows))
+
+
+def _frame(table: Any) -> pd.DataFrame:
     import pandas as pd
 
-    table = read_table(store, name, columns, filters)
     kinds = {pa.int32(): pd.Int32Dtype(), pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
     frame: pd.DataFrame = table.to_pandas(types_mapper=kinds.get)
     return frame
@@ -187,7 +196,7 @@ def read_part(store: Store, table: str, part: str) -> list[dict[str, object]]:
     return rows
 
 
-def finished_trials(store: Store) -> dict[str, str]:
+def trial_status(store: Store) -> dict[str, str]:
     """Return the status (`finished` or `failed`) of every trial that has its row in `trials`."""
     table = read_table(store, "trials", ["trial_id", "status"])
     return dict(zip(table["trial_id"].to_pylist(), table["status"].to_pylist(), strict=True))
@@ -203,19 +212,3 @@ def _unreadable(store: Store, table: str, part: str) -> str | None:
     except (OSError, pa.ArrowInvalid) as error:
         return " ".join(str(error).split())
     return None
-
-
-def unreadable_parts(store: Store, tables: Iterable[str] = tuple(TABLES)) -> dict[str, str]:
-    """Return the part files that are truncated or altered, by path, each with what is wrong with it.
-
-    Every page is read and its checksum verified. Deleting the parts of a trial makes it run again.
-    """
-    found: dict[str, str] = {}
-    for table in tables:
-        parts = _parts(store, table)
-        try:
-            _read_parts(store, table, parts)  # all at once is much faster, and mostly all is well
-        except (OSError, pa.ArrowInvalid):
-            reasons = {part: _unreadable(store, table, part) for part in parts}
-            found |= {part: reason for part, reason in reasons.items() if reason is not None}
-    return found

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import pyarrow as pa
 
-from ablate.space import METHODS, Spec, TrialSpec
-
-if typing.TYPE_CHECKING:
-    pass
-
+from ablate.space import trial_fields
 
 SCHEMA_VERSION = 2
 """Raised when a column is added or changes; parts of older versions read with nulls in what they lack."""
@@ -42,38 +38,29 @@ def _arrow_type(annotation: Any) -> Any:
     raise TypeError(f"a spec field of type {annotation!r} has no column type; add one to _arrow_type")
 
 
-def _spec_fields(specs: Sequence[type[Spec]], prefix: str) -> list[Any]:
-    """Return one column for each field that any of `specs` has, nested ones flattened."""
+def _spec_columns() -> list[Any]:
+    """Return a column for each field that a trial of any method has; descriptions of one name are joined."""
     columns: dict[str, Any] = {}
     texts: dict[str, list[str]] = {}
-    for spec in specs:
-        for name, info in spec.model_fields.items():
-            full = prefix + name
-            if name == "pretrain" and spec is TrialSpec:
-                method = _column("pretrain_method", pa.string(), "initialisation, a key of METHODS")
-                nested = [method, *_spec_fields([row.spec for row in METHODS.values()], "pretrain_")]
-            elif isinstance(info.annotation, type) and issubclass(info.annotation, Spec):
-                nested = _spec_fields([info.annotation], f"{full}_")
-            elif name == "method":
-                continue
-            elif name == "shots":
-                nested = [
-                    _column("shots", pa.int32(), "annotated training images; null: all of them"),
-                    _column("shots_label", pa.string(), "annotated training images as text, or all"),
-                ]
-            else:
-                nested = [_column(full, _arrow_type(info.annotation), info.description or "")]
-            for column in nested:
-                known = columns.setdefault(column.name, column)
-                if known.type != column.type:
-                    raise TypeError(f"{column.name} is {known.type} in one spec and {column.type} in another")
-                text = column.metadata[b"description"].decode()
-                if text not in texts.setdefault(column.name, []):
-                    texts[column.name].append(text)
+    for spec_field in trial_fields():
+        if spec_field.path == ("shots",):
+            found = [
+                _column("shots", pa.int32(), "annotated training images; null: all of them"),
+                _column("shots_label", pa.string(), "annotated training images as text, or all"),
+            ]
+        else:
+            found = [_column(spec_field.column, _arrow_type(spec_field.annotation), spec_field.description)]
+        for column in found:
+            known = columns.setdefault(column.name, column)
+            if known.type != column.type:
+                raise TypeError(f"{column.name} is {known.type} in one spec and {column.type} in another")
+            text = column.metadata[b"description"].decode()
+            if text not in texts.setdefault(column.name, []):
+                texts[column.name].append(text)
     return [column.with_metadata({"description": "; ".join(texts[name])}) for name, column in columns.items()]
 
 
-SPEC_COLUMNS = _spec_fields([TrialSpec], "")
+SPEC_COLUMNS = _spec_columns()
 _SDR = pa.list_(pa.struct([pa.field("threshold", pa.float64()), pa.field("rate", pa.float64())]))
 TIME = pa.timestamp("us", tz="UTC")
 
@@ -166,14 +153,6 @@ TABLES: dict[str, Any] = {
 }
 """The schema of every table; each column's metadata holds its `description`."""
 
-KEYS: dict[str, tuple[str, ...]] = {
-    "trials": ("trial_id",),
-    "errors": ("trial_id", "image", "landmark"),
-    "curves": ("trial_id", "pretrain_key", "phase", "step", "epoch", "metric"),
-    "stages": ("kind", "pretrain_key", "trial_id", "from_step", "to_step", "outcome"),
-}
-"""The columns that tell a table's rows apart (stages: as far as two runs can be compared)."""
-
 VOLATILE = frozenset(
     {
         "pretrain_seconds",
@@ -189,6 +168,9 @@ VOLATILE = frozenset(
     }
 )
 """Columns in which two runs of one spec may differ: times, rates, node, memory, who shared a pre-training."""
+
+PROVENANCE = frozenset({"device", "ablate_version", "torch_version", "git_revision"})
+"""Columns that say by which code and on what a trial was computed."""
 
 
 def blank(table: str) -> dict[str, object]:

@@ -1,4 +1,8 @@
-"""What pre-training and fine-tuning have in common: progress, randomness, resumable states."""
+"""Progress, randomness and resumable states, which pre-training and fine-tuning have in common.
+
+Whatever trains, evaluates or starts training may call this package: `network`, `pretrain`, `finetune`, `stage` and
+`running`.
+"""
 
 from ablate.training.progress import (
     Checkpoint,

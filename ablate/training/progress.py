@@ -1,4 +1,4 @@
-"""What a training loop tells while it goes on, and where it keeps its state."""
+"""Progress reports, checkpoints and learning curves of training loops."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from ablate.training.state import State
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a running stage is."""
+    """How far a running stage has come."""
 
     phase: str  # pretrain, finetune or evaluate
     step: int  # steps done: optimizer steps in pre-training, epochs in fine-tuning, images in evaluation
     total: int
     metrics: Mapping[str, float] = field(default_factory=dict)
     images_per_second: float | None = None
-    published: int | None = None  # step of a snapshot that has just become available
+    published: int | None = None  # step of a snapshot that has just been published
     saved: int | None = None  # optimizer steps in the newest training state that the store holds
+    optimizer_steps: int | None = None  # done, where `step` counts something else: fine-tuning
 
 
 Report: TypeAlias = Callable[[Progress], bool]
@@ -33,13 +34,13 @@ def silent(progress: Progress) -> bool:
 
 
 class Checkpoint(Protocol):
-    """Where a loop keeps its state, and how often."""
+    """Keeps a loop's state, and decides how often."""
 
     def due(self) -> bool:
-        """Return whether it is time to save; asked after every step, or every epoch of fine-tuning."""
+        """Return whether it is time to save; asked after every optimizer step."""
 
     def save(self, step: int, state: State) -> None:
-        """Save the state after `step`. Tensors in it are the loop's own: whoever goes on later copies them first."""
+        """Save the state after `step`; its tensors are the loop's own: to write later, copy them before returning."""
 
 
 class Interrupted(Exception):  # noqa: N818
@@ -72,7 +73,7 @@ def curve_of(rows: Sequence[Sequence[Any]]) -> list[CurvePoint]:
 
 
 class Stopwatch:
-    """Seconds of training over all attempts: goes on from the seconds a saved state has."""
+    """Seconds of training over all attempts; counts on from the seconds in a saved state."""
 
     def __init__(self, before: float = 0.0) -> None:
         self._before, self._start = before, time.monotonic()

@@ -1,7 +1,7 @@
 """Stateless randomness: every draw of a loop comes from `seeded(device, seed, purpose, step)`.
 
-A training state therefore holds weights, optimizer and counters but no generator, going on from it is exact, and taking
-a snapshot consumes no random numbers.
+A training state therefore holds weights, optimizer and counters but no generator, training resumes from it exactly, and
+taking a snapshot consumes no random numbers.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def seeded(device: torch.device | str, *parts: int | str) -> torch.Generator:
 
 @contextlib.contextmanager
 def global_seed(device: torch.device | str, *parts: int | str) -> Iterator[None]:
-    """Seed torch's global generators, which initial weights, dropout and stochastic depth draw from, for a while.
+    """Seed torch's global generators for the length of a `with` block; afterwards they are as they were.
 
-    Seeds those of the CPU and of `device`; afterwards they are as they were.
+    Initial weights, dropout and stochastic depth draw from them. Those of the CPU and of `device` are seeded.
     """
     device = torch.device(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -57,7 +57,7 @@ def stream_order(num_images: int, seed: int, start: int, count: int) -> np.ndarr
 
 
 def micro_batches(num_images: int, batch_size: int) -> Iterator[tuple[slice, float]]:
-    """Split one optimizer step's images into forward passes, each with its share of the step's images.
+    """Yield the forward passes of one optimizer step: the slice of its images, and their share of all its images.
 
     A loss that is a mean over images, times the share, summed over the passes, is the mean over the step's
     images, also when the last pass is smaller.

@@ -1,4 +1,4 @@
-"""Training states as bytes: nested values of tensors and plain values, saved and read back to the last bit."""
+"""Training states as bytes: nested tensors and plain values, saved and read back to the last bit."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 State: TypeAlias = dict[str, Any]
-"""Nested dicts and lists of tensors, numbers, texts and None: all that a loop needs to go on."""
-
+"""Nested dicts and lists of tensors, numbers, texts and None: all that a loop needs to resume."""
 
 _TENSORS, _TREE = "state.safetensors", "state.json"
 
@@ -22,6 +21,9 @@ def pack(state: State) -> dict[str, bytes]:
 
     Tensors are copied to the CPU at once, so training may go on while the bytes are written. Floats keep
     every bit. Nothing is pickled.
+
+    Raises:
+        TypeError: a value is neither a tensor nor a plain one.
     """
     tensors: dict[str, Tensor] = {}
 

@@ -1,8 +1,8 @@
-"""How close does a run come to the shortest possible time? Four pre-trainings, six fine-tunings each, two CPUs.
+"""The time of a run over the shortest possible one: four pre-trainings, six fine-tunings each, two CPUs.
 
-Prints the run's time over a lower bound from the stages' own measured times: the largest of the longest
-chain (a pre-training and its longest fine-tuning), all work over the number of CPUs, and the best packing of the
-pre-trainings, which cannot be divided. Wanted: at most 1.25. Run it as a script, on an idle machine.
+The lower bound comes from the stages' own measured times: it is the largest of the longest chain (a pre-training and
+its longest fine-tuning), all work over the number of CPUs, and the best packing of the pre-trainings, which cannot be
+divided. The target is at most 1.25. Run it as a script, on an idle machine.
 Usage: python tests/benchmarks/makespan.py [SECONDS_OF_A_PRETRAINING]
 """
 

@@ -1,4 +1,4 @@
-"""How long does a report of 4.75 million error rows take, and how much memory?
+"""Time and memory of a report about 4.75 million error rows.
 
 Run it by `python tests/benchmarks/report.py`: it generates a run of 1 000 trials with 250 test images of 19 landmarks,
 reports it in a process of its own and prints its time and peak memory. The exit code is 1 if it takes 60 s or 2 GB, or

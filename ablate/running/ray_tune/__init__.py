@@ -12,20 +12,18 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TUNE_WARN_THRESHOLD_S", "30")
 
 from ablate.running.ray_tune.cluster import connected
-from ablate.running.ray_tune.searcher import StageSearcher, Watcher
+from ablate.running.ray_tune.searcher import StageSearcher
 from ablate.running.ray_tune.spot_watch import SpotWatch
 from ablate.running.ray_tune.stages import Stock, run_stages
 from ablate.running.ray_tune.trackers import TRACKERS, check_trackers
-from ablate.running.ray_tune.worker import Job, Resources
+from ablate.running.ray_tune.worker import Job
 
 __all__ = [
     "TRACKERS",
     "Job",
-    "Resources",
     "SpotWatch",
     "StageSearcher",
     "Stock",
-    "Watcher",
     "check_trackers",
     "connected",
     "run_stages",

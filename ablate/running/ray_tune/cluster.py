@@ -1,4 +1,4 @@
-"""The Ray cluster that a run uses: the connection to it, and what its nodes have."""
+"""The connection to the Ray cluster that a run uses."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import ray
 
 from ablate.errors import InputError
 from ablate.running.ray_tune.nodes import knock
+from ablate.words import one_line
 
 
 def _require_answer(address: str | None) -> None:
@@ -48,7 +49,7 @@ def connected(address: str | None) -> Iterator[Mapping[str, float]]:
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         if address is None:
-            raise InputError(f"Ray does not start on this machine: {' '.join(str(error).split())}") from error
+            raise InputError(f"Ray does not start on this machine: {one_line(error)}") from error
         if knock(address) == "token":
             raise InputError(
                 f"--address {address}: the cluster asks for a token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to "
@@ -56,7 +57,7 @@ def connected(address: str | None) -> Iterator[Mapping[str, float]]:
             ) from error
         raise InputError(
             f"--address must be the address of a running Ray cluster, such as auto or HOST:6379; got '{address}': "
-            f"{' '.join(str(error).split())}"
+            f"{one_line(error)}"
         ) from error
     try:
         yield ray.cluster_resources()

@@ -1,4 +1,4 @@
-"""How many stages are offered to Ray at a time: what the cluster holds at its largest, and one more.
+"""The number of stages that are offered to Ray at a time: what the cluster holds at its largest, and one more.
 
 What is offered and has no place yet is what an autoscaler sees as demand, so it is what nodes are started and paid
 for. The policy offers only stages that could start at once; here it is decided how many of them. Two wishes pull in
@@ -38,7 +38,7 @@ UNKNOWN_WAITING = 16
 """Where it is not known what may come, as many stages wait at a time as are at work, and at least this many."""
 
 MANY = 1_000_000
-"""Nodes; a limit above is none."""
+"""A limit of more nodes than this counts as none."""
 
 Verdict: TypeAlias = Literal["later", "here", "grow"]
 """Whether a stage is offered: not yet; it fits the nodes that are there; it takes a node, or a worker's end."""

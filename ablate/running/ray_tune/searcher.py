@@ -5,41 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from ray.tune.search import Searcher
 
+from ablate.running.events import Watcher
 from ablate.running.ray_tune.demand import Nodes, Offered, verdict
 from ablate.schedule.fitting import Request
 from ablate.schedule.policy import Policy, Stage
+from ablate.stage.task import config_of
 
 LOST = "its worker or node was lost"
 NOT_STARTED = "the run ends before it has started"
 
 _Mark: TypeAlias = tuple[int, int]
 """How far a stage has come for good: the phase, and the optimizer steps in its newest state in the store."""
-
-
-class Watcher(Protocol):
-    """Is told what the stages of a run do; runs in the driver."""
-
-    def started(self, stage: Stage) -> None:
-        """A stage has been handed to Ray, and waits for a place."""
-
-    def placed(self, stage: Stage) -> None:
-        """A stage has its place: a worker is about to start it."""
-
-    def tick(self) -> None:
-        """Time has passed; told several times a second, also while nothing happens."""
-
-    def progressed(self, stage: Stage, progress: Mapping[str, Any]) -> None:
-        """A stage has reported `phase`, `step`, `total`, `metrics` and `rate`."""
-
-    def ended(self, stage: Stage, outcome: str, error: str | None, trouble: str | None) -> None:
-        """An attempt at a stage has ended with this `Outcome`; `trouble`: a key of `TROUBLES`."""
-
-    def released(self, trial_id: str, reason: str) -> None:
-        """A trial fails without having started, because its pre-training did."""
 
 
 @dataclass
@@ -135,14 +115,13 @@ class StageSearcher(Searcher):  # type: ignore[misc]
         if decided == "later":
             return None
         if stage.kind == "pretrain":
-            pretraining, snapshots = self._policy.pretraining(stage)
-            work = {"spec": pretraining.model_dump_json(), "snapshots": list(snapshots)}
+            config = config_of(stage, *self._policy.pretraining(stage))
         else:
-            work = {"spec": self._policy.trial(stage).model_dump_json()}
+            config = config_of(stage, self._policy.trial(stage))
         self._policy.started(stage)
         self._attempts[trial_id] = _Attempt(stage, request, decided == "here", now_s)
         self._watcher.started(stage)
-        return {"kind": stage.kind, "name": stage.name, **work}
+        return config
 
     def placed(self, trial_id: str) -> None:
         """Note that a stage has its place; told again and again."""
@@ -198,7 +177,7 @@ class StageSearcher(Searcher):  # type: ignore[misc]
         stage, outcome, reason = attempt.stage, str(result["outcome"]), result.get("error")
         reason = None if reason is None else str(reason)
         if outcome == "lost" and not self._policy.starts_from_snapshot(stage):
-            outcome = "failed"  # something else than a snapshot is damaged: nobody makes it anew
+            outcome = "failed"  # something other than a snapshot is damaged: nobody makes it anew
         if outcome == "finished":
             for step in result.get("snapshots", ()):
                 self._policy.publish(stage.name, int(step))
@@ -209,7 +188,7 @@ class StageSearcher(Searcher):  # type: ignore[misc]
             if result.get("again") and not self._stopped():
                 self._policy.requeue(stage)
             else:
-                self._policy.running.discard(stage)
+                self._policy.abandon(stage)
         else:
             for name in self._policy.fail(stage, str(reason)):
                 self._watcher.released(name, f"pre-training {stage.name} failed: {reason}")

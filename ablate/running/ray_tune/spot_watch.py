@@ -15,6 +15,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ablate.running.spot import POLL_S, Notice, cloud_of_this_machine, wait_for_notice
+from ablate.words import one_line
 
 NODES_S = 10.0
 """The cluster is searched for nodes that need a watch this often."""
@@ -62,7 +63,7 @@ class SpotWatch:
                     step()
                 except Exception as error:  # the run must not end because its watch does
                     if not self._told:
-                        self._tell(f"warning: spot notices may be missed: {' '.join(str(error).split())}")
+                        self._tell(f"warning: spot notices may be missed: {one_line(error)}")
                     self._told = True
             self._over.wait(POLL_S)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import sys
@@ -16,12 +15,14 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 
 from ablate.running.display import Wait
+from ablate.running.events import Watcher
 from ablate.running.ray_tune.demand import Nodes, node_words, place_words
 from ablate.running.ray_tune.nodes import present_nodes
-from ablate.running.ray_tune.searcher import StageSearcher, Watcher
+from ablate.running.ray_tune.searcher import StageSearcher
 from ablate.running.ray_tune.trackers import TRACKERS
-from ablate.running.ray_tune.worker import Job, Resources, Work, perform_stage, stage_trainable
-from ablate.schedule.fitting import Growable, Request
+from ablate.running.ray_tune.worker import Job, Perform, perform_config, stage_trainable
+from ablate.running.resources import Resources
+from ablate.schedule.fitting import Growable
 from ablate.schedule.policy import Policy, Stage
 
 IDLE_S = 5.0
@@ -52,13 +53,9 @@ class Stock:
 
     def wait(self, resources: Resources, stage: Stage) -> Wait:
         """Return what a stage waits for that asks for these resources."""
-        request = _request(resources, stage)
+        request = resources.request(stage.kind)
         node = node_words(request, self.nodes)
         return Wait(place_words(request), its_turn=True) if node is None else Wait(node, its_turn=False)
-
-
-def _request(resources: Resources, stage: Stage) -> Request:
-    return Request(resources.cpus, resources.gpus(stage), resources.accelerator_type)
 
 
 class _Scheduler(FIFOScheduler):  # type: ignore[misc]
@@ -75,7 +72,7 @@ class _Scheduler(FIFOScheduler):  # type: ignore[misc]
         self._idle_since: float | None = None
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:  # asked once in every round, before anything starts
-        controller = tune_controller._tune_controller  # what is looked at below has no public door
+        controller = tune_controller._tune_controller  # what is looked at below has no public interface
         self._watcher.tick()
         for trial in list(controller.get_live_trials()):
             worker = controller._trial_to_actor.get(trial)
@@ -128,7 +125,7 @@ def run_stages(
     max_failures: int = 3,
     stock: Stock | None = None,
     trackers: Mapping[str, str] | None = None,
-    work: Work = perform_stage,
+    perform: Perform = perform_config,
 ) -> None:
     """Run the policy's stages on the connected cluster until nothing is left or `stopped` says so.
 
@@ -143,7 +140,7 @@ def run_stages(
         max_failures: how often in a row a stage whose worker or node was lost is tried again without progress.
         stock: the cluster's nodes, and what may come; None for those that are there alone.
         trackers: trackers to log to, by name, each with the name of its experiment; see `TRACKERS`.
-        work: what a worker does with a stage; another than the default is for measuring what scheduling costs.
+        perform: what a worker does with a stage; another than the default is for measuring what scheduling costs.
     """
     if policy.is_over:
         return
@@ -154,14 +151,14 @@ def run_stages(
         policy,
         watcher,
         stopped,
-        request=functools.partial(_request, resources),
+        request=lambda stage: resources.request(stage.kind),
         nodes=(stock or Stock()).look,
         max_concurrent=max_concurrent,
         max_failures=max_failures,
     )
     with tempfile.TemporaryDirectory(prefix="ablate-tune-", ignore_cleanup_errors=True) as scratch:
         tuner = tune.Tuner(
-            stage_trainable(job, resources, work),
+            stage_trainable(job, resources, perform),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=_Scheduler(searcher, watcher, stopped),

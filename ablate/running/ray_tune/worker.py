@@ -1,4 +1,4 @@
-"""What a worker of the cluster does: one stage after the other."""
+"""What a worker of the cluster does: it performs one stage after the other."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import ray
 from ray import tune
 from ray.tune.trainable.function_trainable import wrap_function
 
-from ablate.datasets import Dataset, load_dataset
-from ablate.schedule.policy import Stage
-from ablate.space import Pretraining, TrialSpec
+from ablate.running.resources import Resources
+from ablate.space import TrialSpec
 from ablate.stage.attempt import cause_of
-from ablate.stage.rows import is_finished
+from ablate.stage.rows import clear_leftovers, is_finished
 from ablate.stage.settings import Settings, StageResult
+from ablate.stage.task import Task, data_in, stage_of
 from ablate.stage.trial import perform
 from ablate.store import LockLost, Store, StoreTrouble
 from ablate.store.fence import Fence
@@ -35,27 +35,6 @@ NODE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Resources:
-    """What each kind of stage asks Ray for."""
-
-    cpus: float = 1.0
-    gpus_pretrain: float = 0.0
-    gpus_finetune: float = 0.0
-    accelerator_type: str | None = None  # as Ray names it, such as H100
-
-    def gpus(self, stage: Stage) -> float:
-        """GPUs of a stage; a whole trial asks for what its pre-training needs."""
-        return self.gpus_finetune if stage.kind == "finetune" else self.gpus_pretrain
-
-    def bundle(self, stage: Stage) -> dict[str, float]:
-        """Return what a stage asks for, by Ray's names; all of it on one node."""
-        amounts = {"CPU": self.cpus, "GPU": self.gpus(stage)}
-        if self.accelerator_type is not None and amounts["GPU"]:
-            amounts[f"accelerator_type:{self.accelerator_type}"] = 0.001  # a mark that Ray puts on such nodes
-        return {name: amount for name, amount in amounts.items() if amount > 0}
-
-
-@dataclass(frozen=True)
 class Job:
     """What every worker of a run must know; travels to the workers."""
 
@@ -66,8 +45,8 @@ class Job:
     store_patience_s: float = 900.0
 
 
-Work: TypeAlias = Callable[[dict[str, Any], Job], None]
-"""Does a stage's work in a worker, given the stage as the searcher suggested it; reports through `tune.report`."""
+Perform: TypeAlias = Callable[[dict[str, Any], Job], None]
+"""Performs a stage in a worker, given the config that the searcher suggested; reports through `tune.report`."""
 
 
 # --- why a worker should stop ------------------------------------------------------------------------
@@ -113,15 +92,18 @@ def _asked_to_stop(store: Store, run_token: str) -> str | None:
 # --- one stage --------------------------------------------------------------------------------------
 
 
-def perform_stage(config: dict[str, Any], job: Job) -> None:
-    """Run one stage in a worker: the function that Tune calls.
+_worker_data = functools.lru_cache(maxsize=1)(data_in)
+"""The data sets of this worker, kept for the stages that it performs one after the other."""
+
+
+def perform_config(config: dict[str, Any], job: Job) -> None:
+    """Perform the stage of a config in this worker, and report its progress and outcome to Tune.
 
     The stage stops with its state saved when the run is asked to stop, and when this worker's node goes away.
 
     Raises:
         NodeLeaves: after the outcome was reported, so that Ray gives this worker no further stage.
     """
-    stage = Stage(config["kind"], config["name"])
     store = Store.connect(job.address, patience_s=job.store_patience_s)
     store.fence = Fence(store, job.run_token)
     node_id = ray.get_runtime_context().get_node_id()
@@ -154,17 +136,12 @@ def perform_stage(config: dict[str, Any], job: Job) -> None:
                 )
             return run_stops() or node_leaves()
 
-        spec: Pretraining | TrialSpec
-        snapshots = tuple(config.get("snapshots", ()))
-        if stage.kind == "pretrain":
-            spec = Pretraining.model_validate_json(config["spec"])
-        else:
-            spec = TrialSpec.model_validate_json(config["spec"])
-        if isinstance(spec, TrialSpec) and is_finished(spec, store):  # by a worker lost before it could say so
+        task = Task.of(config, store=store, data=_worker_data(job.data_dir), report=report, settings=job.settings)
+        if isinstance(task.spec, TrialSpec) and is_finished(task.spec, store):  # by a worker lost before it said so
+            clear_leftovers(task.spec, store)
             result = StageResult("finished")
         else:
-            data = functools.partial(_load, job.data_dir)
-            result = perform(stage, spec, snapshots, store, data, report, job.settings)
+            result = perform(task)
     leaving = node_leaves.reason if result.outcome == "interrupted" and not run_stops() else None
     tune.report(
         {
@@ -172,7 +149,7 @@ def perform_stage(config: dict[str, Any], job: Job) -> None:
             "error": result.error or leaving,
             "trouble": result.trouble,
             "again": leaving is not None,
-            "snapshots": snapshots,
+            "snapshots": task.snapshots,
             "published": None,
             "metrics": metrics,
         }
@@ -181,18 +158,12 @@ def perform_stage(config: dict[str, Any], job: Job) -> None:
         raise NodeLeaves(node_leaves.reason)
 
 
-@functools.lru_cache(maxsize=4)
-def _load(data_dir: str | None, name: str, image_size: int) -> Dataset:
-    """Load a data set once for the stages that a worker runs one after the other."""
-    return load_dataset(name, data_dir, image_size)
-
-
-def _start(config: dict[str, Any], job: Job, resources: Resources, work: Work) -> None:
-    """Do a stage's work with the settings of its kind; an exception is reported, and not tried again by Ray."""
-    gpus = resources.gpus(Stage(config["kind"], config["name"]))
+def _perform_guarded(config: dict[str, Any], job: Job, resources: Resources, perform: Perform) -> None:
+    """Perform a stage with the settings of its kind; an exception is reported, and not tried again by Ray."""
+    gpus = resources.gpus(stage_of(config).kind)
     settings = replace(job.settings, gpus=gpus, device="auto" if gpus else "cpu")
     try:
-        work(config, replace(job, settings=settings))
+        perform(config, replace(job, settings=settings))
     except NodeLeaves:
         raise
     except StoreTrouble as error:
@@ -203,11 +174,11 @@ def _start(config: dict[str, Any], job: Job, resources: Resources, work: Work) -
         tune.report({"outcome": "failed", "error": cause_of(error), "published": None})
 
 
-def stage_trainable(job: Job, resources: Resources, work: Work) -> Any:
-    """Return the class of Tune's trainable that does stages, for `Tuner`."""
+def stage_trainable(job: Job, resources: Resources, perform: Perform) -> Any:
+    """Return the class of Tune's trainable that performs stages, for `Tuner`."""
 
     def stage(config: dict[str, Any]) -> None:
-        _start(config, job, resources, work)
+        _perform_guarded(config, job, resources, perform)
 
     class StageTrainable(wrap_function(stage)):  # type: ignore[misc]
         def setup(self, config: dict[str, Any]) -> None:  # in the worker's main thread, the only one that may
@@ -215,6 +186,5 @@ def stage_trainable(job: Job, resources: Resources, work: Work) -> Any:
             super().setup(config)
 
     return tune.with_resources(
-        StageTrainable,
-        lambda config: tune.PlacementGroupFactory([resources.bundle(Stage(config["kind"], config["name"]))]),
+        StageTrainable, lambda config: tune.PlacementGroupFactory([resources.bundle(stage_of(config).kind)])
     )

@@ -1,0 +1,98 @@
+"""Commands that look at search spaces: `grids` and `plan`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ablate.cli.shared import GridOption, SetOption, grid_of, store_of
+
+if TYPE_CHECKING:
+    from ablate.schedule.policy import Costs
+    from ablate.space import Plan
+
+
+def grids() -> None:
+    """List the search spaces that ship with ablate."""
+    from ablate.space import find_grid, load_grid, shipped_grids
+
+    for name in shipped_grids():
+        grid = load_grid(find_grid(name))
+        print(f"{name:<18}{len(grid.trials):>5} trials  {grid.description}")
+
+
+def plan(
+    grid: GridOption,
+    set_: SetOption = None,
+    trials: Annotated[bool, typer.Option("--trials", help="list every trial with its id")] = False,
+    gpus: Annotated[int | None, typer.Option(help="predict how long a run on so many GPUs takes")] = None,
+    slots: Annotated[int | None, typer.Option(help="most stages at a time; without --gpus, CPU cores")] = None,
+    gpus_per_pretrain: Annotated[float | None, typer.Option(help="default 1; 0 without --gpus")] = None,
+    gpus_per_finetune: Annotated[float | None, typer.Option(help="default 0.25; 0 without --gpus")] = None,
+    cpus_per_gpu: Annotated[
+        int | None, typer.Option(help="CPU cores of a node for each of its GPUs; default: not counted")
+    ] = None,
+    cpus_per_stage: Annotated[int, typer.Option(help="CPU cores of each stage; needs --cpus-per-gpu")] = 1,
+    gpus_per_node: Annotated[int, typer.Option(help="GPUs of a node; needs --cpus-per-gpu")] = 1,
+    costs: Annotated[
+        str | None, typer.Option(metavar="RUN", help="take the stages' times from an earlier run; default: estimates")
+    ] = None,
+    no_share: Annotated[
+        bool, typer.Option("--no-share", help="predict a run without shared pre-trainings only")
+    ] = False,
+) -> None:
+    """Print a search space's trials, pre-trainings and axes, and how long they would take; runs nothing."""
+    from ablate.errors import InputError
+    from ablate.running.plan_words import plan_lines, trial_lines
+    from ablate.space import plan_of
+
+    found = grid_of(grid, set_)
+    work = plan_of(found.trials)
+    lines = plan_lines(found, work)
+    if gpus is not None or slots is not None:
+        cores = {"cpus_per_gpu": cpus_per_gpu, "cpus_per_stage": cpus_per_stage, "gpus_per_node": gpus_per_node}
+        lines += _forecast(work, gpus or 0, slots, gpus_per_pretrain, gpus_per_finetune, cores, costs, not no_share)
+    elif (costs, gpus_per_pretrain, gpus_per_finetune, cpus_per_gpu, cpus_per_stage, gpus_per_node, no_share) != (
+        *(None, None, None, None),
+        *(1, 1, False),
+    ):
+        raise InputError("--gpus or --slots must be given to predict how long a run takes, such as --gpus 8")
+    print("\n".join(lines))
+    if trials:
+        print("\n".join(trial_lines(work.trials)))
+
+
+def _forecast(
+    work: Plan,
+    gpus: int,
+    slots: int | None,
+    gpus_per_pretrain: float | None,
+    gpus_per_finetune: float | None,
+    cores: dict[str, Any],
+    measured: str | None,
+    share: bool,
+) -> list[str]:
+    """Return the lines that say how long a run of `work` takes, with and without sharing."""
+    from ablate.running.plan_words import forecast_lines
+    from ablate.schedule.costs import default_costs, require_measured
+    from ablate.schedule.fitting import FINETUNE_GPUS, PRETRAIN_GPUS
+    from ablate.schedule.forecast import forecast
+    from ablate.schedule.simulate import Machine
+
+    pretrain = gpus_per_pretrain if gpus_per_pretrain is not None else PRETRAIN_GPUS * (gpus > 0)
+    finetune = gpus_per_finetune if gpus_per_finetune is not None else FINETUNE_GPUS * (gpus > 0)
+    machine = Machine(gpus, pretrain, finetune, slots, **cores)
+    store = None if measured is None else store_of(measured)
+
+    def costs(gpus_finetune: float) -> Costs:
+        if store is None:
+            return default_costs(gpus_pretrain=pretrain, gpus_finetune=gpus_finetune)
+        return require_measured(store, gpus_pretrain=pretrain, gpus_finetune=gpus_finetune)
+
+    # a whole trial fine-tunes on what its pre-training holds
+    forecasts = [forecast(work, costs(finetune), machine)] if share else []
+    forecasts.append(forecast(work, costs(pretrain), machine, share=False))
+    device = "one modern GPU" if gpus else "one CPU core"
+    source = f"estimated for {device}, see --costs" if store is None else f"measured in {store.label}"
+    return forecast_lines(forecasts, machine, source)

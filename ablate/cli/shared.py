@@ -1,0 +1,51 @@
+"""Options and arguments that several commands have, and what the commands make of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ablate.space import Grid
+    from ablate.store import Store
+
+GridOption = Annotated[str, typer.Option("--grid", "-g", help="name of a search space, or the path of its file")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="override a field of the search space's base: finetune.epochs=20")
+]
+DataOption = Annotated[
+    str | None,
+    typer.Option("--data", help="folder or address with the data sets; default $ABLATE_DATA, else ./data"),
+]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="a run's folder, or s3:// or gs:// address")]
+
+
+def console_of_stdout() -> Console:
+    """Return a console that prints as it is told, without colouring numbers and the like."""
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def grid_of(name: str, overrides: list[str] | None) -> Grid:
+    """Return a search space by its name or path, expanded."""
+    from ablate.space import find_grid, load_grid
+
+    return load_grid(find_grid(name), overrides or [])
+
+
+def store_of(address: str) -> Store:
+    """Return the store of a run to read from; raise `InputError` if it holds none."""
+    from ablate.store.run_file import open_run
+
+    return open_run(address)
+
+
+def data_folder_of(given: str | None) -> str:
+    """Return where the data sets are."""
+    from ablate.datasets import absolute_data_folder
+
+    return absolute_data_folder(given)

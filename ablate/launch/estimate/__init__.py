@@ -1,0 +1,1 @@
+"""How long a run takes on a cluster that a file describes, and what it costs."""

@@ -1,0 +1,1 @@
+"""Runs as RayJobs of KubeRay on a Kubernetes cluster."""

@@ -1,0 +1,111 @@
+"""segmentation_models_pytorch's U-Net on a named encoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ablate.errors import InputError, nearest
+from ablate.network.base import Head, Network
+from ablate.space import NetworkSpec
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0, 1], as all encoders with ImageNet weights expect them
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class EncoderUNet(Network):
+    """segmentation_models_pytorch's U-Net on a named encoder, grey repeated to RGB.
+
+    RGB is normalised with ImageNet's mean and standard deviation whatever the initialisation, so that
+    initialisations are compared on the same input.
+    """
+
+    _output = ("net.segmentation_head.",)
+    _encoder = ("net.encoder.",)
+
+    mean_3: Tensor
+    std_3: Tensor
+
+    def __init__(self, spec: NetworkSpec, image_size: int, head: Head) -> None:
+        super().__init__(spec, image_size, head)
+        self.net = _encoder_unet(spec.encoder)
+        self.encoder = spec.encoder
+        encoder: Any = self.net.encoder  # segmentation_models_pytorch is untyped
+        self.feature_dim, self.stride = int(encoder.out_channels[-1]), int(encoder.output_stride)
+        self.register_buffer("mean_3", torch.tensor(IMAGENET_MEAN), persistent=False)
+        self.register_buffer("std_3", torch.tensor(IMAGENET_STD), persistent=False)
+
+    def forward(self, images_B1HW: Tensor, timesteps_B: Tensor | None = None) -> Tensor:
+        """Return logits (B, K, H, W); this network has no timestep, `timesteps_B` is ignored."""
+        logits: Tensor = self.net(self._rgb(images_B1HW))
+        return logits
+
+    def features(self, images_B1HW: Tensor) -> Tensor:
+        """Return (B, C): the encoder's deepest feature map, averaged over positions."""
+        encoder: Any = self.net.encoder
+        pooled: Tensor = encoder(self._rgb(images_B1HW))[-1].mean((2, 3))
+        return pooled
+
+    def keep_encoder_only(self) -> None:
+        """Drop the decoder and the output."""
+        net: Any = self.net
+        net.decoder, net.segmentation_head = nn.Identity(), nn.Identity()
+
+    def _rgb(self, images_B1HW: Tensor) -> Tensor:
+        return (images_B1HW - self.mean_3[:, None, None]) / self.std_3[:, None, None]
+
+    @classmethod
+    def check(cls, spec: NetworkSpec) -> None:
+        """Refuse an encoder that no library has."""
+        check_encoder_name(spec.encoder)
+
+    @classmethod
+    def unsuitable(cls, spec: NetworkSpec, image_size: int, reason: str) -> str:
+        """Return the message that refuses this encoder."""
+        return (
+            f"network.encoder '{spec.encoder}' cannot be the encoder of a U-Net on {image_size} x {image_size} "
+            f"images: {reason}; choose another encoder, such as densenet161 or resnet18"
+        )
+
+    def replace_output(self, num_outputs: int) -> None:
+        """Put a new segmentation head in place of the one that is there."""
+        from segmentation_models_pytorch.base import SegmentationHead, initialization
+
+        net: Any = self.net
+        head = SegmentationHead(net.segmentation_head[0].in_channels, num_outputs, kernel_size=3)
+        initialization.initialize_head(head)
+        net.segmentation_head = head
+
+
+def _encoder_unet(encoder: str) -> nn.Module:
+    import segmentation_models_pytorch
+
+    net: nn.Module = segmentation_models_pytorch.Unet(encoder, encoder_weights=None, in_channels=3, classes=1)
+    return net
+
+
+def check_encoder_name(encoder: str) -> None:
+    """Refuse the name of an encoder that neither segmentation_models_pytorch nor timm has.
+
+    Raises:
+        InputError: with the nearest name.
+    """
+    import segmentation_models_pytorch.encoders as encoders
+    import timm
+
+    names: list[str] = encoders.get_encoder_names()
+    if encoder in names:
+        return
+    if encoder.startswith("tu-"):
+        names = [f"tu-{name}" for name in timm.list_models()]
+        if encoder.partition(".")[0] in names:  # a timm name may carry its weights: tu-resnet18.a1_in1k
+            return
+    raise InputError(
+        "network.encoder must be an encoder of segmentation_models_pytorch, such as densenet161, resnet18 or "
+        f"vgg19, or tu-NAME for a model of timm; got '{encoder}'{nearest(encoder, names)}"
+    )
+
+
+NETWORK = EncoderUNet

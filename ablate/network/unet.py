@@ -1,0 +1,109 @@
+"""diffusers' U-Net, which can be trained to denoise."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ablate.errors import InputError
+from ablate.network.base import Head, Network
+from ablate.space import NetworkSpec
+
+
+class UNet(Network):
+    """diffusers' UNet2DModel with one grey input channel; images are mapped to [-1, 1].
+
+    The landmarks head is a 1x1 convolution with K outputs in place of `conv_out` (paper, fine-tuning); the
+    noise head is diffusers' own. Deviations from the paper's U-Net: GroupNorm groups are the greatest common
+    divisor of 8 and all channels, there is attention in the middle only or nowhere, plain convolutions, and
+    no self-conditioning channel.
+    """
+
+    _output = ("net.conv_out.",)
+    _encoder = ("net.conv_in.", "net.time_embedding.", "net.down_blocks.", "net.mid_block.")
+
+    def __init__(self, spec: NetworkSpec, image_size: int, head: Head) -> None:
+        super().__init__(spec, image_size, head)
+        self.net = _unet2d(spec, image_size)
+        self.feature_dim = spec.channels[-1]
+        self.stride = 2 ** (len(spec.channels) - 1)
+
+    @staticmethod
+    def scale(images_B1HW: Tensor) -> Tensor:
+        """Map images in [0, 1] to the range [-1, 1] that `denoise` works in."""
+        return images_B1HW * 2 - 1
+
+    def forward(self, images_B1HW: Tensor, timesteps_B: Tensor | None = None) -> Tensor:
+        """Return logits (B, K, H, W): `denoise` of the scaled images."""
+        return self.denoise(self.scale(images_B1HW), timesteps_B)
+
+    def denoise(self, scaled_B1HW: Tensor, timesteps_B: Tensor | None = None) -> Tensor:
+        """Run the U-Net on what is already scaled, such as noised images: (B, K, H, W)."""
+        output: Tensor = self.net(scaled_B1HW, self._timesteps(scaled_B1HW, timesteps_B), return_dict=False)[0]
+        return output
+
+    def features(self, images_B1HW: Tensor) -> Tensor:
+        """Return (B, C): conv_in, down_blocks and mid_block at timestep 0, averaged over positions."""
+        net: Any = self.net  # diffusers is untyped
+        hidden = self.scale(images_B1HW)
+        embedding = net.time_embedding(net.time_proj(self._timesteps(hidden, None)).to(hidden.dtype))
+        hidden = net.conv_in(hidden)
+        for block in net.down_blocks:
+            hidden, _ = block(hidden_states=hidden, temb=embedding)
+        pooled: Tensor = net.mid_block(hidden, embedding).mean((2, 3))
+        return pooled
+
+    def keep_encoder_only(self) -> None:
+        """Drop the up blocks and the output."""
+        net: Any = self.net
+        net.up_blocks, net.conv_norm_out, net.conv_out = nn.ModuleList(), nn.Identity(), nn.Identity()
+
+    @staticmethod
+    def _timesteps(images_B1HW: Tensor, timesteps_B: Tensor | None) -> Tensor:
+        if timesteps_B is None:
+            return torch.zeros(images_B1HW.shape[0], dtype=torch.long, device=images_B1HW.device)
+        return timesteps_B
+
+    @classmethod
+    def check(cls, spec: NetworkSpec) -> None:
+        """Refuse an odd number of channels."""
+        if spec.channels[0] % 2:
+            raise InputError(
+                f"network.channels must start with an even number, for the time embedding; got {spec.channels[0]}"
+            )
+
+    @classmethod
+    def unsuitable(cls, spec: NetworkSpec, image_size: int, reason: str) -> str:
+        """Return the message that refuses these channels."""
+        return f"network.channels {list(spec.channels)} cannot be built for image_size {image_size}: {reason}"
+
+    def replace_output(self, num_outputs: int) -> None:
+        """Put a new `conv_out` in place of the one that is there."""
+        net: Any = self.net
+        kernel = 1 if self.head == "landmarks" else 3
+        net.conv_out = nn.Conv2d(self.spec.channels[0], num_outputs, kernel, padding=kernel // 2)
+
+
+def _unet2d(spec: NetworkSpec, image_size: int) -> nn.Module:
+    from diffusers import UNet2DModel
+
+    levels = len(spec.channels)
+    net: nn.Module = UNet2DModel(
+        sample_size=image_size,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=spec.channels,
+        layers_per_block=spec.layers_per_block,
+        down_block_types=("DownBlock2D",) * levels,
+        up_block_types=("UpBlock2D",) * levels,
+        norm_num_groups=math.gcd(8, *spec.channels),
+        attention_head_dim=min(8, spec.channels[-1]),
+        add_attention=spec.attention == "middle",
+    )
+    return net
+
+
+NETWORK = UNet

@@ -1,0 +1,51 @@
+"""Estimates as texts and records of tables, with the notes that their intervals need."""
+
+from __future__ import annotations
+
+from ablate.report.analysis import Analysis, Panel
+from ablate.report.grouping import Key
+from ablate.stats import INTERVAL_CAPTION, Estimate, coverage_note
+
+
+def interval_notes(panel: Panel, num_resamples: int) -> tuple[str, ...]:
+    """Return what a reader must know about the intervals of a panel."""
+    arms = list(panel.arms.values())
+    notes = [f"95 % intervals by crossed bootstrap over seeds and test images, {num_resamples} replicates."]
+    several = [arm.mre.num_seeds for arm in arms if arm.mre.num_seeds > 1]
+    coverage = coverage_note(min(several, default=1))
+    notes += [coverage] if coverage else []
+    for note in dict.fromkeys(arm.mre.note for arm in arms if arm.mre.note):
+        having = [f"{arm.label} at {arm.shots}" for arm in arms if arm.mre.note == note]
+        where = "" if len(having) == len(arms) else f" ({', '.join(having)})"
+        notes.append(f"{note[0].upper()}{note[1:]}{where}.")
+    return (*notes, INTERVAL_CAPTION)
+
+
+def estimate_text(estimate: Estimate, *, signed: bool = False) -> str:
+    """Return for instance `3.21 [2.95, 3.50]`; without an interval just the number."""
+    if estimate.value is None:
+        return "–"
+    sign = "+" if signed else ""
+    text = f"{estimate.value:{sign}.2f}"
+    if estimate.lower is None or estimate.upper is None:
+        return text
+    return f"{text} [{estimate.lower:{sign}.2f}, {estimate.upper:{sign}.2f}]"
+
+
+def estimate_record(estimate: Estimate) -> dict[str, object]:
+    """Return an estimate unrounded, as columns of a table for machines."""
+    return {
+        "value": estimate.value,
+        "lower": estimate.lower,
+        "upper": estimate.upper,
+        "se_seeds": estimate.se_seeds,
+        "se_images": estimate.se_images,
+        "seeds": estimate.num_seeds,
+        "images": estimate.num_images,
+        "note": estimate.note,
+    }
+
+
+def numeric_shots(analysis: Analysis, panel: Panel, column: Key) -> int | None:
+    """Return the shots as a number, `all` as the number of training images; None if that is not known."""
+    return column.value if isinstance(column.value, int) else analysis.run.train_images(panel.dataset)

@@ -1,0 +1,71 @@
+"""The kinds of network, and the fields that choose among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from ablate.errors import nearest
+from ablate.space.spec import Positive, Spec, as_tuple
+
+
+def _known(kind: str) -> str:
+    if kind not in NETWORKS:
+        raise ValueError(f"kind must be one of {', '.join(NETWORKS)}; got {kind!r}{nearest(kind, NETWORKS)}")
+    return kind
+
+
+NetworkKind: TypeAlias = Annotated[str, AfterValidator(_known)]
+"""A key of `NETWORKS`."""
+
+
+class NetworkSpec(Spec):
+    """The network that is pre-trained and fine-tuned."""
+
+    kind: NetworkKind = Field("unet", description="unet: diffusers' UNet2DModel; encoder: U-Net on a named encoder")
+    channels: Annotated[tuple[Positive, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
+        (64, 128, 256, 512), description="channels of the U-Net's levels (unet)"
+    )
+    layers_per_block: Positive = Field(2, description="residual layers of each level (unet)")
+    attention: Literal["none", "middle"] = Field("middle", description="where the U-Net attends (unet)")
+    encoder: str = Field("densenet161", description="encoder of segmentation_models_pytorch (encoder)")
+
+    @property
+    def fields(self) -> dict[str, object]:
+        """The fields that this kind of network uses, by name."""
+        return {name: getattr(self, name) for name in NETWORKS[self.kind].fields}
+
+    @property
+    def label(self) -> str:
+        """The network in one word: its encoder, where it has one by name, else its kind."""
+        return str(self.fields.get("encoder", self.kind))
+
+    @property
+    def multiple(self) -> int:
+        """The side of an image must be a multiple of this, in pixels."""
+        return NETWORKS[self.kind].multiple(self)
+
+
+@dataclass(frozen=True)
+class NetworkRow:
+    """One kind of network, a row of `NETWORKS`."""
+
+    code: str  # module of the implementation, whose `NETWORK` is the class
+    fields: tuple[str, ...]  # of `NetworkSpec` that it uses; the others are left out of a trial's identity
+    multiple: Callable[[NetworkSpec], int]  # see `NetworkSpec.multiple`
+    has_timesteps: bool = False  # it can be told a diffusion timestep
+
+
+NETWORKS: dict[str, NetworkRow] = {
+    "unet": NetworkRow(
+        "ablate.network.unet",
+        ("channels", "layers_per_block", "attention"),
+        lambda spec: 2 ** (len(spec.channels) - 1),
+        has_timesteps=True,
+    ),
+    "encoder": NetworkRow("ablate.network.encoder", ("encoder",), lambda spec: 32),
+}
+"""Every kind of network. A new one is one file under `ablate/network/` and one row here."""

@@ -1,0 +1,88 @@
+"""The task of one attempt at a stage: what it works on and with, and its config, the part that travels to a worker."""
+
+from __future__ import annotations
+
+import functools
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from ablate.datasets import Dataset, load_dataset
+from ablate.errors import InputError
+from ablate.schedule.policy import Stage
+from ablate.space import Pretraining, TrialSpec
+from ablate.stage.settings import Settings
+from ablate.store import Store
+from ablate.store.layout import pretrained_folder, trial_folder
+from ablate.training import Report
+
+Data: TypeAlias = Callable[[str, int], Dataset]
+"""Returns a data set by name and image size; see `data_in`."""
+
+
+def data_in(data_dir: Path | str | None) -> Data:
+    """Return the data sets of a data folder or address; each of the last four is loaded once and kept."""
+    return functools.lru_cache(maxsize=4)(lambda name, image_size: load_dataset(name, data_dir, image_size))
+
+
+@dataclass(frozen=True)
+class Task:
+    """A stage, what it works on, and what it may use."""
+
+    stage: Stage
+    spec: Pretraining | TrialSpec  # the former of a `pretrain` stage
+    store: Store
+    data: Data
+    report: Report
+    settings: Settings
+    snapshots: tuple[int, ...] = ()  # of a `pretrain` stage: the steps to be published, ascending
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], *, store: Store, data: Data, report: Report, settings: Settings) -> Task:
+        """Return the task of a stage whose config `config_of` has written."""
+        stage = stage_of(config)
+        kind = Pretraining if stage.kind == "pretrain" else TrialSpec
+        spec = kind.model_validate_json(config["spec"])
+        return cls(stage, spec, store, data, report, settings, tuple(config.get("snapshots", ())))
+
+    @property
+    def pretrain_key(self) -> str | None:
+        """Key of the pre-training that the stage runs or starts from."""
+        return self.spec.key if isinstance(self.spec, Pretraining) else self.spec.pretrain_key
+
+    @property
+    def home(self) -> str:
+        """Folder of the stage's log, state and artifacts in the store."""
+        return (pretrained_folder if self.stage.kind == "pretrain" else trial_folder)(self.stage.name)
+
+    def pretrained(self, pretraining: Pretraining) -> str:
+        """Return the folder of the snapshots of the pre-training that the stage runs or starts from."""
+        return pretrained_folder(pretraining.key, self.stage.name if self.stage.kind == "trial" else None)
+
+    def dataset(self, name: str, image_size: int) -> Dataset:
+        """Load a data set.
+
+        Raises:
+            InputError: it is not the one that the run was started with.
+        """
+        dataset = self.data(name, image_size)
+        expected = self.settings.fingerprints.get(name)
+        if expected is not None and dataset.fingerprint != expected:
+            raise InputError(
+                f"data set {name} on {socket.gethostname()} is not the one the run was started with: fingerprint "
+                f"{dataset.fingerprint}, expected {expected}; give every machine the same data"
+            )
+        return dataset
+
+
+def config_of(stage: Stage, spec: Pretraining | TrialSpec, snapshots: Sequence[int] = ()) -> dict[str, Any]:
+    """Return what a stage works on as plain values, which `Task.of` reads in the worker."""
+    config: dict[str, Any] = {"kind": stage.kind, "name": stage.name, "spec": spec.model_dump_json()}
+    return config | {"snapshots": list(snapshots)} if stage.kind == "pretrain" else config
+
+
+def stage_of(config: Mapping[str, Any]) -> Stage:
+    """Return the stage of a config that `config_of` has written."""
+    return Stage(config["kind"], config["name"])
