@@ -290,7 +290,7 @@ def test_a_node_with_another_version_is_red_and_answers_nevertheless(machines, t
 @pytest.mark.slow
 def test_a_node_where_the_same_version_is_other_code_is_red(machines, tmp_path):
     other = copy_of_package(tmp_path)
-    file = other / "ablate" / "policy.py"
+    file = other / "ablate" / "words.py"
     file.write_text(file.read_text() + "\n# changed\n")
     with another(machines, "patched", PYTHONPATH=str(other)):
         outcome = machines.examine(**everything(machines))

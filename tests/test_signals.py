@@ -48,12 +48,12 @@ def session(grid, store, until=None, *signals, group=False):
     """Run the command, send signals once `until` holds, and tell how it ended."""
     with driver(grid, store.address) as process:
         if until is not None:
-            wait_until(lambda: until() or process.poll() is not None)
+            wait_until(lambda: until() or process.poll() is not None, 400)
             assert process.poll() is None, process.stdout.read()
             for number in signals:
                 os.killpg(process.pid, number) if group else process.send_signal(number)
                 time.sleep(0.2)
-        text, _ = process.communicate(timeout=240)
+        text, _ = process.communicate(timeout=400)
     rows = attempts(store) + attempts(store, "finetune")
     return Session(process.returncode, text, status_of(store), rows, unreadable_parts(store))
 
@@ -178,7 +178,7 @@ def test_control_c_in_the_first_seconds_ends_with_130(tmp_path, after_s, loops):
     with busy(loops), driver(grid, tmp_path / "run") as process:
         time.sleep(after_s)
         os.killpg(process.pid, signal.SIGINT)
-        text, _ = process.communicate(timeout=240)
+        text, _ = process.communicate(timeout=400)
     assert_interrupted(process.returncode, text)
     assert not (tmp_path / "run" / ".ablate" / "lock.json").exists()
 
