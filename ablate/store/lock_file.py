@@ -22,7 +22,7 @@ from ablate.store.local_write import write_local
 
 T = TypeVar("T")
 
-MISSING_PAUSES_S = (0.2, 1.0)
+MISSING_PAUSES_S = (0.2, 1.0, 3.0)
 """A lock that seems to be missing is looked for again: some servers replace an object in two steps."""
 
 
