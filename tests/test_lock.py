@@ -6,11 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from urllib.parse import urlsplit
 
+import obstore
 import pytest
 from proxy import Proxy, without_conditions
 from runs import descendants, driver, run, status_of, wait_until, workers_at_work, write_grid
@@ -20,6 +23,7 @@ from ablate import tables
 from ablate.errors import InputError
 from ablate.running.driver import RunResult
 from ablate.store import LockLost, Store
+from ablate.store.addresses import object_client
 from ablate.store.fence import Fence
 from ablate.store.lock import RunLock
 from ablate.store.lock_file import LOCK, condition_problem
@@ -189,6 +193,30 @@ def test_a_renewal_whose_answer_was_lost_does_not_lose_the_lock(s3_address):
         wait_until(lambda: lock.owner().heartbeat > written.heartbeat + 0.001)
         assert not lock.lost
     assert not store.exists(LOCK)
+
+
+def test_a_renewal_of_another_length_never_makes_the_lock_look_lost(s3_address):
+    """Renewals differ in length, as the digits of the time do; each look must find one of them, whole."""
+    store = Store.open(s3_address)
+    with RunLock(store, heartbeat_s=100.0) as lock:
+        owner = lock.owner()
+        renewals = [replace(owner, heartbeat=heartbeat).to_bytes() for heartbeat in (1.5, 1795909516.123456)]
+        client, over = object_client(s3_address), threading.Event()
+
+        def renew():
+            while not over.is_set():
+                for data in renewals:
+                    obstore.put(client, LOCK, data)
+
+        with ThreadPoolExecutor(1) as pool:
+            renewing = pool.submit(renew)
+            try:
+                seen = [lock.owner() for _ in range(300)]
+                Fence(store, lock.token).confirm()
+            finally:
+                over.set()
+            renewing.result()
+    assert [found.token for found in seen if found is not None] == [lock.token] * 300
 
 
 # --- a driver that was frozen -----------------------------------------------------------------------

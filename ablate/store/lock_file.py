@@ -22,7 +22,7 @@ from ablate.store.local_write import write_local
 
 T = TypeVar("T")
 
-MISSING_PAUSES_S = (0.2, 1.0, 3.0)
+MISSING_PAUSES_S = (0.2, 1.0)
 """A lock that seems to be missing is looked for again: some servers replace an object in two steps."""
 
 
@@ -198,7 +198,14 @@ class _PlainFile:
 
 
 def read_once(store: Store) -> bytes | None:
-    """Return the content of the lock's file, without trying again; None if there is none."""
+    """Return the content of the lock's file, without trying again; None if there is none.
+
+    From an object store it comes in one request. pyarrow would ask for the size first, and cut off what a renewal of
+    another length has put there in between.
+    """
+    if not store.is_local:
+        found = _ObjectFile(store).read()
+        return None if found is None else found[0]
     try:
         with store.filesystem.open_input_file(store.path(LOCK)) as file:
             data: bytes = file.read()
