@@ -22,6 +22,7 @@ from ablate.network.evaluation import predict
 from ablate.space import TrialSpec
 from ablate.store import Store
 from ablate.store.layout import MODEL, SPEC, trial_folder
+from ablate.store.local_write import write_local
 
 
 def predict_folder(run: Store, trial_id: str, images: Path, out: Path, *, overlays: bool) -> list[str]:
@@ -97,7 +98,7 @@ def _write_csv(path: Path, names: list[str], points_NK2: np.ndarray) -> None:
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text.getvalue(), encoding="utf-8")
+        write_local(path, text.getvalue().encode())
     except OSError as error:
         raise InputError(
             f"--out must be a folder that can be written; got '{path.parent}' ({error.strerror})"

@@ -137,6 +137,11 @@ class SshLab(Lab):
         words = ("ray", "ablate", "gcs_server", "node.sh")
         return [line for line in self.processes(number) if any(word in line for word in words)]
 
+    def tunnels(self):
+        """Return how many ssh connections forward a port on the laptop, and how many sessions of ssh the head has."""
+        laptop = self.laptop("ps -wweo args --no-headers | grep -c '^ssh .* -L '", check=False)
+        return int(laptop), int(self.on(1, "ps -wweo args --no-headers | grep -c '^sshd: root@notty'", check=False))
+
 
 class Talk:
     """A command and what it has said so far."""

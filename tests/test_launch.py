@@ -92,6 +92,14 @@ def test_a_folder_for_several_machines_is_refused_with_the_cure(ablate, tmp_path
     refused(result, "--out", "s3://BUCKET/PREFIX", str(tmp_path / "out"))
 
 
+@pytest.mark.parametrize(
+    ("out", "rule"), [("ftp://host/run", "s3://BUCKET/PREFIX or gs://"), ("s3://BUCKET/PREFIX", "a bucket of yours")]
+)
+def test_a_dry_run_refuses_an_address_that_cannot_be_one(ablate, tmp_path, out, rule):
+    result = ablate("launch", edited("ssh.yaml", tmp_path), "--grid", "demo", "--out", out, "--dry-run")
+    refused(result, "--out must", rule, f"got '{out}'")
+
+
 def test_credentials_in_an_address_are_refused_and_not_repeated(ablate, tmp_path):
     result = ablate(
         "launch", edited("ssh.yaml", tmp_path), "--grid", "demo", "--out", "s3://k:s3cr3t@bucket/x", "--yes"
@@ -150,7 +158,10 @@ def test_a_key_with_a_passphrase_is_refused(ablate, tmp_path):
     ("old", "new", "words"),
     [
         ("head_ip: 192.0.2.1", "head_ip: 192.0.2.2", ("worker_ips", "192.0.2.2 again")),
-        ("head_ip: 192.0.2.1", "haed_ip: 192.0.2.1", ("head_ip",)),
+        ("head_ip: 192.0.2.1", "haed_ip: 192.0.2.1", ("haed_ip", "did you mean 'head_ip'")),
+        ("worker_ips:", "workers_ips:", ("workers_ips", "did you mean 'worker_ips'")),
+        ("  # ray_options: --num-gpus=1", "  ray_options: --num-cpu=1", ("ray_options", "--num-cpu", "--num-cpus")),
+        ("  # ray_options: --num-gpus=1", "  ray_options: --num-cpus=one", ("ray_options", "'one'")),
         ("cluster_name: ablate-ssh", "cluster_name: My Lab", ("cluster_name", "My Lab")),
         ("  port: 6379", "  port: 99", ("port", "1024", "99")),
         ("auth:", "head_start_ray_commands: [ray start]\nauth:", ("head_start_ray_commands", "left out")),

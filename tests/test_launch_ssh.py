@@ -10,7 +10,7 @@ from collections import Counter
 
 import pytest
 from lab import missing
-from runs import undisturbed, write_grid
+from runs import undisturbed, wait_until, write_grid
 from same_tables import compare
 from ssh_lab import STORE, SshLab
 from tiny import tiny_trial
@@ -120,8 +120,14 @@ def open_ports(lab, stranger, number):
 
 
 def test_a_launch_ends_as_one_machine_would_and_leaves_nothing(lab, tmp_path):
-    grid, trials = small(tmp_path, seeds=1, steps=6)
+    grid, trials = small(tmp_path, seeds=1, steps=60)
     launched = lab.ablate("launch", lab.file, "--grid", grid, "--out", out(), "--yes")
+    launched.until("started the driver")
+    watched = lab.ablate("attach", lab.file)
+    watched.until("the driver")
+    watched.kill()
+    assert lab.ablate("cluster", "status", lab.file).end() == 0
+    wait_until(lambda: lab.tunnels() == (1, 1))  # the launch's own
     assert launched.end() == 0, launched.said
     assert "everything is taken down" in launched.said
     assert any("report on 2 finished" in line for line in launched.said)
@@ -130,6 +136,7 @@ def test_a_launch_ends_as_one_machine_would_and_leaves_nothing(lab, tmp_path):
         assert lab.rayish(number) == []
         assert "token" not in lab.on(number, "ls ~/.ablate/nodes/ablate-ssh").split()
     assert lab.laptop("ls ~/.ablate/clusters") == ""
+    wait_until(lambda: lab.tunnels() == (0, 0))
 
 
 @pytest.mark.slow

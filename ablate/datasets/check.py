@@ -29,6 +29,7 @@ from ablate.datasets.loading import (
 from ablate.datasets.types import SPLITS, Problems, Record, SplitName, Unit
 from ablate.errors import InputError
 from ablate.space import BUILT_IN_DATASETS
+from ablate.words import counted
 
 _LISTED = 8  # names written out in one warning
 
@@ -91,7 +92,10 @@ class CheckReport:
         rows += [
             ("unreadable", ", ".join(self.unreadable) or "none"),
             ("landmarks outside their image", str(len(self.outside))),
-            ("radiographs that occur twice", f"{len(self.duplicates)} pairs, {crossing} of them in two splits"),
+            (
+                "radiographs that occur twice",
+                f"{counted(len(self.duplicates), 'pair')}, {crossing} of them in two splits",
+            ),
         ]
         return rows
 

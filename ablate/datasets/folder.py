@@ -23,7 +23,7 @@ from ablate.datasets.types import SPLITS, Problems, SplitName, Unit
 from ablate.errors import InputError, nearest
 from ablate.space import Source, Spec
 from ablate.space.explain import explain
-from ablate.space.spec import Positive, PositiveNumber
+from ablate.space.spec import Positive, PositiveNumber, as_tuple
 
 DESCRIPTION = "dataset.yaml"
 LABELS = "landmarks.csv"
@@ -35,18 +35,14 @@ DEFAULT_SDR_THRESHOLDS: dict[Unit, tuple[float, ...]] = {"mm": (2.0, 2.5, 3.0, 4
 _MM_SCALES = ("mm_per_pixel", "film_mm", "reference")
 
 
-def _as_tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
-Pair = Annotated[tuple[PositiveNumber, PositiveNumber], BeforeValidator(_as_tuple)]
+Pair = Annotated[tuple[PositiveNumber, PositiveNumber], BeforeValidator(as_tuple)]
 Index = Annotated[int, Field(ge=0)]
 
 
 class ReferenceDescription(Spec):
     """Two landmarks whose distance is known on every image."""
 
-    landmarks: Annotated[tuple[Index, Index], BeforeValidator(_as_tuple)] = Field(
+    landmarks: Annotated[tuple[Index, Index], BeforeValidator(as_tuple)] = Field(
         description="indices of the two, from 0"
     )
     mm: PositiveNumber = Field(description="millimetres between them")
@@ -69,7 +65,7 @@ class Description(Spec):
     film_mm: Pair | None = Field(None, description="width and height of the whole image in millimetres")
     reference: ReferenceDescription | None = Field(None, description="two landmarks at a known distance")
     px_frame: Pair | None = Field(None, description="errors are in pixels of the image at this width and height")
-    sdr_thresholds: Annotated[tuple[PositiveNumber, ...], BeforeValidator(_as_tuple), Field(min_length=1)] | None = (
+    sdr_thresholds: Annotated[tuple[PositiveNumber, ...], BeforeValidator(as_tuple), Field(min_length=1)] | None = (
         Field(None, description="thresholds of the successful detection rate, ascending, in `unit`")
     )
     splits: SplitsDescription | None = Field(None, description="left out: landmarks.csv has a column split")

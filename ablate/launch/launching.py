@@ -21,7 +21,7 @@ from ablate.launch.outlook import outlook, rehearsal
 from ablate.space import Grid, load_grid
 from ablate.space.files import Source
 from ablate.store import Store, StoreAway
-from ablate.store.addresses import absolute, is_remote, label_of
+from ablate.store.addresses import absolute, is_remote, label_of, require_address
 from ablate.store.lock import RunLock
 
 POLL_S = 5.0
@@ -66,7 +66,7 @@ def launch(
             say(line)
         return 0
     if not yes and not (sys.stdin.isatty() and console.is_terminal):
-        raise InputError("--yes must be given where there is no terminal to answer on; got neither")
+        raise InputError("--yes must be given where there is no terminal to answer on")
     _check_memory(memory, request)
     store = Store.open(request.out)
     _check_data(request, say)
@@ -97,7 +97,7 @@ def cluster_status(word: str) -> list[str]:
     memory = recall(word)
     state = memory.state()
     began = f"launched {state.get('started', '?')}: grid {state['grid']}, out {label_of(state['out'])}"
-    return [f"{memory.name:<9}{began}", *restored(memory).status()]
+    return [f"{memory.name} {began}", *restored(memory).status()]
 
 
 def cluster_logs(word: str, *, follow: bool) -> Iterator[str]:
@@ -135,7 +135,10 @@ def request_for(
 
 def _check_request(request: LaunchRequest, backend: Backend) -> None:
     for option, address in (("--out", request.out), ("--data", request.data)):
-        if address is not None and is_remote(address) and "@" in urlsplit(address).netloc.replace("anonymous@", ""):
+        if address is None:
+            continue
+        require_address(address, option)
+        if is_remote(address) and "@" in urlsplit(address).netloc.replace("anonymous@", ""):
             raise InputError(
                 f"{option} must hold no credentials: other users of the machines could read them; got "
                 f"{label_of(address)} with some; give the machines a profile, a service account or ~/.aws/credentials"
@@ -152,7 +155,8 @@ def _check_memory(memory: Memory, request: LaunchRequest) -> None:
     if state and state["out"] != request.out:
         raise InputError(
             f"{request.file.path}: the cluster {memory.name} is in use for {label_of(state['out'])} since "
-            f"{state['started']}; give another cluster_name, or take it down: ablate cluster down {memory.name}"
+            f"{state['started']}; watch it with ablate attach {memory.name}, take it down with ablate cluster "
+            f"down {memory.name}, or give another cluster_name"
         )
 
 
@@ -230,7 +234,7 @@ def recall(word: str) -> Memory:
         known = sorted(path.name for path in clusters_folder().glob("*") if (path / "state.json").is_file())
         raise InputError(
             f"{word}: no launch of the cluster {memory.name} is remembered on this machine; "
-            + (f"there is {', '.join(known)}" if known else "none is; start one with ablate launch")
+            + (f"there is {', '.join(known)}" if known else "start one with ablate launch")
         )
     return memory
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,26 @@ def ray_check(file: ClusterFile, document: dict[str, Any]) -> None:
     except (click.ClickException, ValueError, KeyError, TypeError, RuntimeError) as error:
         said = error.message if isinstance(error, click.ClickException) else error
         raise InputError(f"{file.path}: Ray refuses the file: {one_line(said, 300)}") from error
+
+
+def require_ray_options(file: ClusterFile, options: object) -> None:
+    """Refuse options that `ray start` does not know, or whose values it does not take.
+
+    Args:
+        file: the file, for messages.
+        options: `metadata.ray_options`, as a shell splits them.
+    """
+    import click
+    from ray.scripts.scripts import start
+
+    try:
+        start.make_context("ray start", shlex.split(str(options)))
+    except (click.UsageError, ValueError) as error:
+        said = error.format_message() if isinstance(error, click.UsageError) else error
+        file.refuse(
+            ("metadata", "ray_options"),
+            f"must be options of ray start, such as --num-gpus=1; got '{options}' ({one_line(said, 200)})",
+        )
 
 
 def refuse_written_by_launch(file: ClusterFile) -> None:

@@ -38,9 +38,9 @@ class Network(nn.Module, ABC):
     _output: tuple[str, ...]  # prefixes of the output layer in `state_dict`
     _encoder: tuple[str, ...]  # prefixes of what self-supervision trains in `state_dict`
 
-    def __init__(self, spec: NetworkSpec, image_size: int, head: Head) -> None:
+    def __init__(self, spec: NetworkSpec, image_size: int, head: Head) -> None:  # `image_size` matters to `unet` only
         super().__init__()
-        self.spec, self.image_size, self.head = spec, image_size, head
+        self.spec, self.head = spec, head
 
     @abstractmethod
     def forward(self, images_B1HW: Tensor, timesteps_B: Tensor | None = None) -> Tensor:

@@ -54,12 +54,12 @@ def build_network(
     Raises:
         ValueError: the noise head is asked for on another kind than `unet`.
     """
-    made = _class_of(network)
-    if head == "noise" and not issubclass(made, UNet):
+    network_class = _class_of(network)
+    if head == "noise" and not issubclass(network_class, UNet):
         raise ValueError(f"the noise head needs network.kind unet; got {network.kind}")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed_of(seed, "network"))
-        built = made(network, image_size, head)
+        built = network_class(network, image_size, head)
         torch.default_generator.manual_seed(seed_of(seed, "output layer"))
         built.replace_output(num_outputs)
     return built
@@ -86,17 +86,17 @@ def check_network(network: NetworkSpec, image_size: int) -> None:
     Raises:
         InputError: with the rule, the value and the cure.
     """
-    made = _class_of(network)
-    made.check(network)
+    network_class = _class_of(network)
+    network_class.check(network)
     try:
         built, device = outline(network, image_size)
         images = torch.empty(2, 1, image_size, image_size, device=device)
         with torch.no_grad():
             output_hw, features = built(images).shape[2:], built.features(images)
     except Exception as error:  # whatever a library raises, it means that this network cannot be built
-        raise InputError(made.unsuitable(network, image_size, f"{type(error).__name__}: {error}")) from error
+        raise InputError(network_class.unsuitable(network, image_size, f"{type(error).__name__}: {error}")) from error
     if tuple(output_hw) != (image_size, image_size) or features.shape != (2, built.feature_dim):
-        raise InputError(made.unsuitable(network, image_size, f"its output is {tuple(output_hw)}"))
+        raise InputError(network_class.unsuitable(network, image_size, f"its output is {tuple(output_hw)}"))
 
 
 def outline(

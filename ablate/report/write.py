@@ -22,6 +22,7 @@ from ablate.report.run_data import read_run
 from ablate.report.viewer import build_gallery
 from ablate.store import Store
 from ablate.store.layout import REPORT
+from ablate.words import counted
 
 LISTING = "files.json"
 """The file that lists the files of a report, so that the next report deletes those that it does not write itself."""
@@ -50,7 +51,7 @@ class ReportSummary:
             f"{self.seconds:.1f} s",
             *(f"- {remark}" for remark in self.remarks),
             f"{self.num_tables} tables (Markdown, LaTeX, CSV), {self.num_figures} figures (PNG, SVG, PDF) and "
-            f"{self.num_pictures} picture sheets in {self.folder}",
+            f"{counted(self.num_pictures, 'picture sheet')} in {self.folder}",
             f"{self.page} ({filesize.decimal(self.page_bytes)})",
         ]
 

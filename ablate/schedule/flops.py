@@ -47,15 +47,9 @@ def count(network: NetworkSpec, image_size: int) -> Flops:
 
 
 def table_key(network: NetworkSpec, image_size: int) -> str:
-    """Return a network in words, by what its operations depend on: `densenet161, 256 px`."""
-    if network.kind == "encoder":
-        words = network.encoder
-    elif network.kind != "unet":
-        words = ", ".join([network.kind, *(f"{name} {value}" for name, value in network.fields.items())])
-    else:
-        widths = "-".join(map(str, network.channels))
-        words = f"unet {widths}, {network.layers_per_block} per block, attention {network.attention}"
-    return f"{words}, {image_size} px"
+    """Return a network in words, by what its operations depend on: `encoder, encoder densenet161, 256 px`."""
+    words = [network.kind, *(f"{name} {value}" for name, value in network.fields.items()), f"{image_size} px"]
+    return ", ".join(words)
 
 
 def tabulate(networks: Iterable[tuple[NetworkSpec, int]]) -> dict[str, Flops]:

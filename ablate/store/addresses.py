@@ -75,13 +75,11 @@ def locate(address: str, *, option: str = "--out", retry_s: int = 120) -> Locati
     """
     if address.startswith("file://"):
         address = urlsplit(address).path
-    scheme, separator, rest = address.partition("://")
-    if not separator and address.strip() and not re.match(r"(s3|gs|gcs):", address):
+    require_address(address, option)
+    if not is_remote(address):
         folder = absolute(address)
         return Location(folder, fs.LocalFileSystem(), folder)
-    if scheme not in _QUERIES or not rest.partition("?")[0].strip("/"):
-        raise InputError(f"{option} must be a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX; got '{address}'")
-    uri = address
+    scheme, uri = address.partition("://")[0], address
     if scheme == "gs" and "retry_limit_seconds=" not in address:  # pyarrow's own default is 15 minutes
         uri += ("&" if "?" in address else "?") + f"retry_limit_seconds={retry_s}"
     label = label_of(address)
@@ -93,6 +91,16 @@ def locate(address: str, *, option: str = "--out", retry_s: int = 120) -> Locati
                 f"{label}: {error}; after '?' an address may set {_QUERIES[scheme]}, joined by '&'"
             ) from error
     return Location(address, filesystem, root.rstrip("/"))
+
+
+def require_address(address: str, option: str = "--out") -> None:
+    """Refuse, without touching anything, what is neither a folder nor the address of an object store."""
+    scheme, separator, rest = address.partition("://")
+    is_folder = not separator and address.strip() and not re.match(r"(s3|gs|gcs):", address)
+    if not is_folder and (scheme not in _QUERIES or not rest.partition("?")[0].strip("/")):
+        raise InputError(f"{option} must be a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX; got '{address}'")
+    if re.match(r"[^/]*://([^/]*@)?BUCKET(/|\?|$)", address):
+        raise InputError(f"{option} must name a bucket of yours in the place of BUCKET; got '{address}'")
 
 
 def absolute(address: str | Path) -> str:

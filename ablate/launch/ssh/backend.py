@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ablate.errors import InputError
+from ablate.errors import InputError, nearest
 from ablate.launch.backend import CameUpWrongError, Fleet, LaunchRequest, Say
 from ablate.launch.memory import Memory
 from ablate.launch.prices import fleet_of
-from ablate.launch.ray_files import ray_check, refuse_written_by_launch
+from ablate.launch.ray_files import ray_check, refuse_written_by_launch, require_ray_options
 from ablate.launch.ssh.hosts import Host, SshError, on_all, require_usable_key
 from ablate.launch.ssh.ray_cluster import RayCluster
 from ablate.launch.ssh.ray_jobs import SilentError
@@ -27,6 +27,9 @@ from ablate.words import counted
 
 TOOLS = ("find", "flock", "ps", "setsid", "sha256sum", "tar")
 """What `node.sh` calls on a machine."""
+
+PROVIDER_KEYS = ("type", "head_ip", "worker_ips")
+"""What the section `provider` of a file may hold; Ray itself takes any other key, and panics over a missing one."""
 
 JOIN_S = 120
 """Time for a worker that was started to join."""
@@ -66,6 +69,12 @@ class SshBackend(RayCluster):
         file, provider = self.file, self._provider()
         file.require_edited()
         refuse_written_by_launch(file)
+        for name in provider:
+            if name not in PROVIDER_KEYS:
+                file.refuse(
+                    ("provider", name),
+                    f"must be one of {', '.join(PROVIDER_KEYS)}; got '{name}'{nearest(name, PROVIDER_KEYS)}",
+                )
         workers = provider.get("worker_ips") or []
         if not isinstance(workers, list):
             file.refuse(("provider", "worker_ips"), f"must be a list of addresses; got {workers!r}")
@@ -79,6 +88,7 @@ class SshBackend(RayCluster):
         ray_check(file, file.document)
         if key := self._key():
             require_usable_key(key, agent_counts=True, where=file.where(("auth", "ssh_private_key")))
+        require_ray_options(file, self._metadata().get("ray_options", ""))
         port = self._metadata().get("port", 6379)
         if not isinstance(port, int) or not 1024 <= port <= 10_000:
             file.refuse(
@@ -117,12 +127,12 @@ class SshBackend(RayCluster):
         """Refuse machines that ssh does not reach."""
         look = f"for tool in {' '.join(TOOLS)}; do command -v $tool >/dev/null || {{ echo no $tool; exit 1; }}; done"
         answers = on_all(self.hosts(), lambda host: host.run(f"bash -c {shlex.quote(look)}"))
-        for address, answer in answers.items():
+        for host, answer in zip(self.hosts(), answers.values(), strict=True):
             if isinstance(answer, SshError):
                 raise InputError(
                     f"{self.file.path}: {answer}; every machine must let you in by ssh without a question "
-                    f"(try: ssh -o BatchMode=yes {address} true), and have {', '.join(TOOLS)} and bash; mend it, or "
-                    "take it off the list"
+                    f"(try: ssh -o BatchMode=yes {host.destination} true), and have {', '.join(TOOLS)} and bash; mend "
+                    "it, or take it off the list"
                 )
 
     def bring_up(self, say: Say) -> None:

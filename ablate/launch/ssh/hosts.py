@@ -34,6 +34,11 @@ class Host:
     key: Path | None = None
     known_hosts: Path | None = None  # of machines whose addresses were others' before, as in a cloud
 
+    @property
+    def destination(self) -> str:
+        """The machine as a word for ssh."""
+        return self.address if self.user is None else f"{self.user}@{self.address}"
+
     def words(self, *options: str) -> list[str]:
         """Return the ssh command up to the machine; it never asks anything."""
         settings = ["BatchMode=yes", f"ConnectTimeout={CONNECT_S}", "ServerAliveInterval=10", "ServerAliveCountMax=3"]
@@ -43,14 +48,13 @@ class Host:
         if self.key is not None:
             settings.append("IdentitiesOnly=yes")
         key = [] if self.key is None else ["-i", str(self.key)]
-        where = self.address if self.user is None else f"{self.user}@{self.address}"
-        return ["ssh", *(word for setting in settings for word in ("-o", setting)), *key, *options, where]
+        return ["ssh", *(word for setting in settings for word in ("-o", setting)), *key, *options, self.destination]
 
     def run(self, command: str, *, stdin: bytes | None = None, timeout_s: float = 60) -> str:
         """Return what a command prints on the machine.
 
         Raises:
-            SshError: no answer, or an exit code that is not 0; its last line says why.
+            SshError: no answer, or an exit code that is not 0; its first line with ERROR, else its last, says why.
         """
         try:
             done = subprocess.run(
@@ -59,8 +63,7 @@ class Host:
         except subprocess.TimeoutExpired:
             raise SshError(f"{self.address}: did not end within {timeout_s:g} s: {command}") from None
         if done.returncode:
-            said = [line for line in (done.stderr + done.stdout).decode(errors="replace").splitlines() if line.strip()]
-            reason = said[-1].strip() if said else f"exit code {done.returncode}"
+            reason = _reason((done.stderr + done.stdout).decode(errors="replace")) or f"exit code {done.returncode}"
             raise SshError(f"{self.address}: {'cannot be reached' if done.returncode == 255 else command}: {reason}")
         return done.stdout.decode(errors="replace")
 
@@ -69,6 +72,12 @@ class Host:
         place = folder.replace("~", "$HOME", 1) if folder.startswith("~") else shlex.quote(folder)
         unpack = f"umask 077; mkdir -p {place} && tar -xf - -C {place}"
         self.run(unpack, stdin=archive, timeout_s=300)
+
+
+def _reason(said: str) -> str | None:
+    """Return the line of a command's output that tells why it failed; None if it said nothing."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return next((line for line in lines if line.startswith("ERROR")), lines[-1] if lines else None)
 
 
 def on_all(hosts: Sequence[Host], work: Callable[[Host], T]) -> dict[str, T | SshError]:
@@ -113,7 +122,10 @@ def _tried(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 class Tunnel:
-    """A port of this machine that leads to a port on another's loopback; it is opened again when it breaks."""
+    """A port of this machine that leads to a port on another's loopback; it is opened again when it breaks.
+
+    It ends with the process that opened it, however that ends: the other machine runs `cat`, whose input closes then.
+    """
 
     def __init__(self, host: Host, port: int) -> None:
         self._host, self._remote = host, port
@@ -135,10 +147,10 @@ class Tunnel:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
-        forward = ("-N", "-o", "ExitOnForwardFailure=yes", "-L", f"127.0.0.1:{self._port}:127.0.0.1:{self._remote}")
+        forward = ("-o", "ExitOnForwardFailure=yes", "-L", f"127.0.0.1:{self._port}:127.0.0.1:{self._remote}")
         self._process = subprocess.Popen(
-            self._host.words(*forward),
-            stdin=subprocess.DEVNULL,
+            [*self._host.words(*forward), "cat"],
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for us, who close it
