@@ -715,6 +715,7 @@ def test_a_worker_tells_ray_that_it_goes_and_ends_with_its_last_work(tmp_path, m
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
+    monkeypatch.undo()  # in another home Ray's processes would not find the token that this process may know already
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "wait": False})
     worker = cluster.add_node(num_cpus=1, wait=False)
     cluster.wait_for_nodes(timeout=120)  # its own 30 s for each are short on a busy machine
