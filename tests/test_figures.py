@@ -79,8 +79,8 @@ def test_a_method_is_ranked_by_the_setting_that_was_run_at_the_most_shots(analys
     assert chart.methods == ("ddpm", "mocov3", "scratch")
 
 
-def test_every_method_has_a_colour_and_a_marker_of_its_own() -> None:
-    assert set(LOOKS) == set(METHODS)
+def test_every_fixed_look_has_a_colour_and_a_marker_of_its_own() -> None:
+    assert set(LOOKS) <= set(METHODS)
     assert len({look.colour for look in LOOKS.values()}) == len(LOOKS)
     assert len({look.marker for look in LOOKS.values()}) == len(LOOKS)
     assert look_of("of the future") == look_of("of the future")

@@ -67,6 +67,10 @@ class Network(nn.Module, ABC):
         """Return the tensors that self-supervision trains, named as in `state_dict()`."""
         return {name: tensor for name, tensor in self.state_dict().items() if name.startswith(self._encoder)}
 
+    def output_names(self) -> set[str]:
+        """Return the names, in `state_dict()`, of the tensors of the output layer."""
+        return {name for name in self.state_dict() if name.startswith(self._output)}
+
     @abstractmethod
     def keep_encoder_only(self) -> None:
         """Drop what `features` does not use; afterwards `state_dict()` is `encoder_state()` and `forward` fails."""
@@ -87,7 +91,7 @@ class Network(nn.Module, ABC):
         given = dict(tensors)
         if not any(name.startswith(self._prefix) for name in given):
             given = {self._prefix + name: tensor for name, tensor in given.items()}
-        output = {name for name in own if name.startswith(self._output)}
+        output = self.output_names()
         keep_output = self.head == "noise" and all(
             name in given and given[name].shape == own[name].shape for name in output
         )

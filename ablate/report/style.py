@@ -30,7 +30,7 @@ LOOKS: dict[str, Look] = {
     "byol": Look("#AA4499", "h", "hexagon"),
     "barlow_twins": Look("#999933", "P", "cross"),
 }
-"""Fixed look of each method of METHODS."""
+"""Fixed looks of methods of METHODS; the others get one by their names."""
 
 _OTHERS = (Look("#882255", "*", "star"), Look("#6699CC", ">", "triangle-right"), Look("#997700", "d", "diamond-tall"))
 

@@ -212,8 +212,16 @@ def plan_of(trials: Iterable[TrialSpec]) -> Plan:
 
 
 def axes_of(trials: Sequence[TrialSpec]) -> dict[str, list[Any]]:
-    """Return the fields that differ between trials, by flattened name, with their distinct values in order."""
-    rows = [flatten(trial) for trial in trials]
+    """Return the fields that differ between trials, by flattened name, with their distinct values in order.
+
+    Fields of a network that its kind does not use are left out.
+    """
+    rows = [_used(trial) for trial in trials]
     names = dict.fromkeys(itertools.chain(*rows))
     values = {name: list(dict.fromkeys(row[name] for row in rows if name in row)) for name in names}
     return {name: found for name, found in values.items() if len(found) > 1}
+
+
+def _used(trial: TrialSpec) -> dict[str, Any]:
+    used = {"network_kind", *(f"network_{name}" for name in trial.network.fields)}
+    return {name: value for name, value in flatten(trial).items() if not name.startswith("network_") or name in used}
