@@ -305,8 +305,8 @@ def test_a_trial_of_a_run_on_an_object_store_is_found_by_its_id(ablate, tmp_path
 
 
 DDPM_FIELDS = (
-    "accumulate, batch_size, beta_schedule, clip, dataset, ema, loss, lr, method, seed, steps, timesteps, warmup, "
-    "weight_decay, weights"
+    "accumulate, batch_size, beta_schedule, clip, dataset, ema, images, loss, lr, method, seed, steps, timesteps, "
+    "warmup, weight_decay, weights"
 )
 METHOD_NAMES = "ddpm, mocov3, mocov2, simclr, simclrv2, dino, byol, barlow_twins, imagenet, scratch"
 
@@ -356,7 +356,8 @@ def test_a_search_space_that_cannot_be_expanded_is_refused(ablate, tmp_path, cha
         ),
         (
             {"shots": 131},
-            "shots must be at most 130, the number of training images of synthetic; got 131; lower it or say all",
+            "shots must be at most 130, the number of annotated training images of synthetic; got 131; lower it or say "
+            "all",
         ),
         (
             {"network__channels": [7, 16]},
@@ -418,12 +419,14 @@ def damage_corrupt(folder):
 def damage_truncated(folder):
     path = folder / "images" / "2.png"
     data = io.BytesIO()
-    Image.effect_noise((64, 64), 50).save(data, "JPEG")
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+    Image.fromarray(noise).save(data, "JPEG")
     path.write_bytes(data.getvalue()[: len(data.getvalue()) // 2])
+    with pytest.raises(OSError, match="truncated") as error, Image.open(path) as image:
+        image.load()
     return (
-        f"{folder}/images/2.png: must be a complete image file; it cannot be decoded (image file is "
-        "truncated (12 bytes "
-        "not processed)); replace the file, or remove it together with its label"
+        f"{folder}/images/2.png: must be a complete image file; it cannot be decoded ({error.value}); replace the "
+        "file, or remove it together with its label"
     )
 
 
@@ -520,7 +523,7 @@ def checked(name, folder, *, images, splits, width, height, pairs, lines=(), lan
     """Return what `ablate data check` prints."""
     facts = {
         "data set": f"{name} ({folder})",
-        "images": images,
+        "images": f"{images} annotated, 0 unlabelled",
         "splits": "train {}, val {}, test {}".format(*splits),
         "landmarks": f"{landmarks} per image, 0 not annotated",
         "image width": f"{width} px",
@@ -569,7 +572,7 @@ def test_data_check_of_a_broken_set_says_everything_and_exits_2(ablate, tmp_path
             f"error: {folder}/images/4.png: must be a complete image file; it cannot be decoded (cannot identify image "
             "file '4.png'); replace the file, or remove it together with its label",
             f"error: {missing}",
-            "error: mine: splits train 3, val 1, test 2 need exactly 6 labelled images; found 4; change splits in "
+            "error: mine: splits train 3, val 1, test 2 need exactly 6 annotated images; found 4; change splits in "
             "dataset.yaml, or leave test out for the rest",
         ],
     )
@@ -627,7 +630,7 @@ def test_a_picture_in_two_splits_with_different_labels_is_found(ablate, tmp_path
     expected = checked(
         *("mine", folder),
         **{"images": 6, "splits": (3, 1, 2), "width": "16 to 50", "height": "20 to 60"},
-        pairs="1 pairs, 1 of them in two splits",
+        pairs="1 pair, 1 of them in two splits",
         lines=[
             "  0.png (train) = 5.png (test)",
             "warning: 0.png and 5.png are the same picture, but their landmarks lie 110% of the side apart: one of the "

@@ -136,7 +136,7 @@ def test_chest_leaves_out_the_papers_exclusions_and_images_without_label(tmp_pat
     assert len(names) == 59
     assert "CHNCXR_0059_0.png" not in names
     report = check_dataset("chest", tmp_path)
-    assert (report.excluded, report.unlabelled) == (1, 1)
+    assert (report.excluded, report.left_out, report.unlabelled) == (1, 1, 0)
 
 
 def test_hand_tolerates_the_one_spare_row_of_the_public_table_and_no_more(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_an_absent_public_set_says_where_it_is_obtained_and_how_laid_out(name: s
 )
 def test_fewer_images_than_the_splits_need_is_said_with_both_numbers(name: str, needed: str, tmp_path: Path) -> None:
     write_public(tmp_path, name, 5)
-    with pytest.raises(InputError, match=f"need {needed} labelled images; found 5"):
+    with pytest.raises(InputError, match=f"need {needed} annotated images; found 5"):
         load_dataset(name, tmp_path, 16)
     assert len(read_records(name, tmp_path)) == 5
 
@@ -401,6 +401,7 @@ def test_check_gathers_every_problem(small: Path) -> None:
         "image,x0,y0,x1,y1\n0.png,1,2,,\n1.png,1,2,3,4\n2.png,1,2,29.6,4\n3.png,,,,\n4.png,a,2,,\n5.png,1.1,2,,\n"
         "6.png,1,2,3,4\n"
     )
+    (small / "small" / "dataset.yaml").write_text("unit: mm\nmm_per_pixel: 0.5\nsplits: {train: 2, val: 1}\n")
     report = check_dataset("small", small)
     assert report.unreadable == ("1.png",)
     assert report.outside == ("2.png landmark 1 at (29.6, 4.0) of 30 x 20",)
@@ -411,12 +412,12 @@ def test_check_gathers_every_problem(small: Path) -> None:
         "landmarks.csv:8: image '6.png' is not in",
         "1.png: must be a complete image file",
         "0.png (train) = 5.png (test)",
-        "warning: 1 images have no annotated landmark: 3.png",
+        "images                         4 annotated, 1 unlabelled",
         "warning: 1 landmarks lie outside their image",
         "warning: 1 radiographs occur in two splits",
     ):
         assert part in text
-    assert report.not_annotated == 1 + 0 + 0 + 2 + 1
+    assert report.not_annotated == 1 + 0 + 0 + 1
 
 
 def test_check_of_sound_data_has_no_errors_and_counts_right(small: Path) -> None:
@@ -455,7 +456,7 @@ def test_preview_keeps_the_aspect_and_draws_landmarks_where_they_are(tmp_path: P
     (folder / "images").mkdir(parents=True)
     for index in range(3):
         Image.fromarray(np.zeros((20, 40), np.uint8)).save(folder / "images" / f"{index}.png")
-    (folder / "landmarks.csv").write_text("image,x0,y0\n0.png,29.5,4.5\n1.png,,\n2.png,29.5,4.5\n")
+    (folder / "landmarks.csv").write_text("image,x0,y0\n0.png,29.5,4.5\n1.png,60,60\n2.png,29.5,4.5\n")
     (folder / "dataset.yaml").write_text("unit: px\nsplits: {train: 1, val: 1, test: 1}\n")
     path = preview_dataset("wide", tmp_path, tmp_path / "new" / "sheet.png", columns=2, rows=2, cell_px=80)
     with Image.open(path) as sheet:
@@ -488,7 +489,7 @@ def test_the_nine_real_hands_are_read_with_the_wrist_at_50_mm(xray_data: Path) -
         np.testing.assert_array_equal(record.points_K2.ravel(), values)
         wrist_px = math.hypot(values[8] - values[0], values[9] - values[1])
         assert record.unit_per_pixel[0] * wrist_px == pytest.approx(50)
-    with pytest.raises(InputError, match="need at least 610 labelled images; found 9"):
+    with pytest.raises(InputError, match="need at least 610 annotated images; found 9"):
         load_dataset("hand", xray_data, 64)
     report = check_dataset("hand", xray_data)
     assert (report.num_images, report.outside, report.duplicates) == (9, (), ())

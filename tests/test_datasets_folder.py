@@ -121,9 +121,9 @@ PX = "unit: px\nsplits: {train: 2, val: 1}\n"
         ("unit: px\nsplits: {train: 2, vall: 1}\n", r"splits.val: splits.val is required|unknown key 'vall'"),
         ("unit: px\nsplits: {train: two, val: 1}\n", r"yaml:2: splits.train: train must be a whole number; got 'two'"),
         ("unit: px\nsplits: {train: 0, val: 1}\n", r"splits.train: train must be at least 1; got 0"),
-        ("unit: px\nsplits: {train: 3, val: 1}\n", r"need at least 5 labelled images; found 4; change splits in"),
-        ("unit: px\nsplits: {train: 2, val: 1, test: 2}\n", r"need exactly 5 labelled images; found 4"),
-        ("unit: px\nsplits: {train: 1, val: 1, test: 1}\n", r"need exactly 3 labelled images; found 4"),
+        ("unit: px\nsplits: {train: 3, val: 1}\n", r"need at least 5 annotated images; found 4; change splits in"),
+        ("unit: px\nsplits: {train: 2, val: 1, test: 2}\n", r"need exactly 5 annotated images; found 4"),
+        ("unit: px\nsplits: {train: 1, val: 1, test: 1}\n", r"need exactly 3 annotated images; found 4"),
         ("unit: px\n", r"dataset.yaml: splits is required, for example .* or give landmarks.csv a column split"),
         (
             "unit: mm\n" + PX[9:],
@@ -182,8 +182,8 @@ HEAD = "image,x0,y0,x1,y1\n"
         (SOUND_TABLE.replace("3,4,0,0", "inf,4,0,0"), r"column x0 must be a number of pixels; got 'inf'"),
         (SOUND_TABLE + "a.png,1,1,1,1\n", r"landmarks.csv:6: image 'a.png' already has a row in line 2"),
         (SOUND_TABLE + "e.png,1,1,1,1\n", r"landmarks.csv:6: image 'e.png' is not in .*images.*; add the image or"),
-        (SOUND_TABLE.replace("d.png", "d.jpg"), r"d.png: every image needs a label; .*did you mean 'd.jpg'"),
-        (SOUND_TABLE.replace("d.png,9,1,9,9\n", ""), r"images/d.png: every image needs a label"),
+        (SOUND_TABLE.replace("d.png", "d.jpg"), r":5: image 'd.jpg' is not in .*images.*did you mean 'd.png'"),
+        (SOUND_TABLE.replace("d.png,9,1,9,9\n", ""), r"need at least 4 annotated images; found 3"),
         (SOUND_TABLE.replace("d.png", ""), r"landmarks.csv:5: column image must be the name of a file"),
         (SOUND_TABLE.replace("3,4", '"3,4'), r"landmarks.csv:\d+: must be comma-separated values"),
         (SOUND_TABLE.replace("y1\n", "y1,split\n"), r"dataset.yaml:2: splits: must stand in one place"),
@@ -201,7 +201,7 @@ def test_a_misspelt_split_and_a_split_without_images_are_named(tmp_path: Path) -
     write(tmp_path, "unit: px\n", table.format("vall"))
     with pytest.raises(
         InputError,
-        match=r"landmarks.csv:3: column split must be one of train, val, test; got 'vall' "
+        match=r"landmarks.csv:3: column split must be one of train, val, test, unlabelled; got 'vall' "
         r"\(did you mean 'val'\?\) \(image b.png\)",
     ):
         require_dataset("mine", tmp_path)

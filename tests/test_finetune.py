@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ablate.datasets import Dataset, PaperScale, Split
+from ablate.datasets import Dataset, PaperScale, Pool, Split
 from ablate.errors import InputError
 from ablate.finetune import (
     FinetuneOutcome,
@@ -58,11 +58,14 @@ def split_of(num_images: int, seed: int, image_size: int = SIZE) -> Split:
     )
 
 
+NO_POOL = Pool((), np.zeros((0, 0, 0), np.uint8))
+
+
 @functools.cache
 def dataset(num_train: int = 5, num_val: int = 2, num_test: int = 6, image_size: int = SIZE) -> Dataset:
     parts = [split_of(count, seed, image_size) for seed, count in enumerate((num_train, num_val, num_test))]
     return Dataset(
-        "blobs", "mm", image_size, NUM_LANDMARKS, (2.0, 4.0), PaperScale((48.0, 16.0), None), *parts, "0" * 16
+        "blobs", "mm", image_size, NUM_LANDMARKS, (2.0, 4.0), PaperScale((48.0, 16.0), None), *parts, NO_POOL, "0" * 16
     )
 
 
@@ -210,21 +213,27 @@ def test_loss_of_an_epoch_is_the_mean_over_its_images_not_over_its_windows() -> 
 
 
 def test_first_shots_are_the_first_files_and_all_is_all() -> None:
-    assert select_shots(spec_of(shots=3), 8).tolist() == [0, 1, 2]
-    assert select_shots(spec_of(shots="all"), 4).tolist() == [0, 1, 2, 3]
-    assert select_shots(spec_of(shots=8), 8).tolist() == list(range(8))
+    assert select_shots(spec_of(shots=3).selection, 8, dataset="blobs").tolist() == [0, 1, 2]
+    assert select_shots(spec_of(shots="all").selection, 4, dataset="blobs").tolist() == [0, 1, 2, 3]
+    assert select_shots(spec_of(shots=8).selection, 8, dataset="blobs").tolist() == list(range(8))
 
 
 def test_random_shots_depend_on_the_seed_and_fewer_are_part_of_more() -> None:
-    few, more = (select_shots(spec_of(shots=shots, few_shot="random", seed=1), 50) for shots in (5, 20))
+    few, more = (
+        select_shots(spec_of(shots=shots, few_shot="random", seed=1).selection, 50, dataset="blobs")
+        for shots in (5, 20)
+    )
     assert set(few) < set(more)
     assert more.tolist() == sorted(set(more.tolist()))
-    assert few.tolist() != select_shots(spec_of(shots=5, few_shot="random", seed=2), 50).tolist()
+    assert (
+        few.tolist()
+        != select_shots(spec_of(shots=5, few_shot="random", seed=2).selection, 50, dataset="blobs").tolist()
+    )
 
 
 def test_more_shots_than_training_images_are_refused_with_both_numbers() -> None:
     with pytest.raises(InputError, match=r"shots must be at most 8.*blobs; got 9"):
-        select_shots(spec_of(shots=9), 8)
+        select_shots(spec_of(shots=9).selection, 8, dataset="blobs")
 
 
 def test_only_the_shots_are_trained_on() -> None:

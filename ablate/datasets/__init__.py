@@ -19,7 +19,7 @@ from ablate.datasets.loading import (
 )
 from ablate.datasets.preview import preview_dataset
 from ablate.datasets.source import absolute_data_folder, data_folder
-from ablate.datasets.types import Dataset, DatasetInfo, PaperScale, Record, Split
+from ablate.datasets.types import Dataset, DatasetInfo, PaperScale, Pool, Record, Split
 
 __all__ = [
     "DATASETS",
@@ -27,6 +27,7 @@ __all__ = [
     "Dataset",
     "DatasetInfo",
     "PaperScale",
+    "Pool",
     "Record",
     "Split",
     "absolute_data_folder",

@@ -26,7 +26,7 @@ from ablate.datasets.loading import (
     points_of,
     sizes_of,
 )
-from ablate.datasets.types import SPLITS, Problems, Record, SplitName, Unit
+from ablate.datasets.types import SPLITS, Part, Problems, Record, SplitName, Unit
 from ablate.errors import InputError
 from ablate.space import BUILT_IN_DATASETS
 from ablate.words import counted
@@ -40,14 +40,14 @@ class Duplicate:
 
     first: str
     second: str
-    first_split: SplitName | None
-    second_split: SplitName | None
+    first_split: Part | None
+    second_split: Part | None
     opposite: float  # share of opposite signs in the difference hash
     label_distance: float  # mean distance of the landmarks, as a share of the side; NaN: none in common
 
     @property
     def crosses(self) -> bool:
-        """Whether the two lie in different splits."""
+        """Whether the two lie in different splits, or one of them is unlabelled."""
         return self.first_split != self.second_split
 
 
@@ -59,10 +59,11 @@ class CheckReport:
     folder: str | None  # as printed, also of an address; None: generated
     unit: Unit | None
     num_landmarks: int
-    num_images: int  # labelled and in use
+    num_images: int  # annotated and in use
     splits: dict[SplitName, int]
+    unlabelled: int  # for pre-training alone
     excluded: int  # left out as in the paper
-    unlabelled: int  # left out because they have no label
+    left_out: int  # left out because they have no label
     widths: tuple[int, int] | None  # smallest and largest, px
     heights: tuple[int, int] | None
     unit_per_pixel: tuple[float, float] | None  # smallest and largest
@@ -78,12 +79,12 @@ class CheckReport:
         crossing = sum(pair.crosses for pair in self.duplicates)
         rows = [
             ("data set", self.name if self.folder is None else f"{self.name} ({self.folder})"),
-            ("images", str(self.num_images)),
+            ("images", f"{self.num_images} annotated, {self.unlabelled} unlabelled"),
             ("splits", ", ".join(f"{split} {count}" for split, count in self.splits.items())),
             ("landmarks", f"{self.num_landmarks} per image, {self.not_annotated} not annotated"),
         ]
-        if self.excluded or self.unlabelled:
-            rows.append(("left out", f"{self.excluded} excluded as in the paper, {self.unlabelled} without a label"))
+        if self.excluded or self.left_out:
+            rows.append(("left out", f"{self.excluded} excluded as in the paper, {self.left_out} without a label"))
         if self.widths and self.heights:
             rows.append(("image width", _range(*self.widths, "px")))
             rows.append(("image height", _range(*self.heights, "px")))
@@ -117,13 +118,13 @@ def check_dataset(name: str, data_dir: Path | str | None = None) -> CheckReport:
     problems = Problems(stop=False)
     try:
         with open_contents(name, data_dir, problems) as contents:
-            readable, hashes, unreadable = _decode(contents.records, problems)
+            readable, hashes, unreadable = _decode([*contents.records, *contents.unlabelled], problems)
     except InputError as error:
         if name not in BUILT_IN_DATASETS and name not in dataset_names(data_dir):
             raise
         return _empty(name, str(error))
     outside = [text for record in contents.records for text in outside_landmarks(record)]
-    splits = {id(record): split for split in SPLITS for record in contents.splits[split]}
+    parts = {id(record): part for part, record in zip(contents.parts, contents.ordered, strict=True)}
     duplicates: list[Duplicate] = []
     if readable:
         for pair in find_duplicates(np.stack(hashes), points_of(readable), sizes_of(readable)):
@@ -137,8 +138,8 @@ def check_dataset(name: str, data_dir: Path | str | None = None) -> CheckReport:
                 Duplicate(
                     first.name,
                     second.name,
-                    splits.get(id(first)),
-                    splits.get(id(second)),
+                    parts.get(id(first)),
+                    parts.get(id(second)),
                     pair.opposite,
                     pair.label_distance,
                 )
@@ -153,8 +154,9 @@ def check_dataset(name: str, data_dir: Path | str | None = None) -> CheckReport:
         num_landmarks=contents.num_landmarks,
         num_images=len(contents.records),
         splits={split: len(contents.splits[split]) for split in SPLITS},
+        unlabelled=len(contents.unlabelled),
         excluded=contents.excluded,
-        unlabelled=contents.unlabelled,
+        left_out=contents.left_out,
         widths=None if sizes is None else (int(sizes[:, 0].min()), int(sizes[:, 0].max())),
         heights=None if sizes is None else (int(sizes[:, 1].min()), int(sizes[:, 1].max())),
         unit_per_pixel=(min(scales), max(scales)) if scales else None,
@@ -204,9 +206,6 @@ def _decode(
 def _warn(contents: Contents, outside: Sequence[str], duplicates: Sequence[Duplicate], problems: Problems) -> None:
     if outside:
         problems.warn(f"{len(outside)} landmarks lie outside their image: {_some(outside)}")
-    blank = [record.name for record in contents.records if np.isnan(record.points_K2).all()]
-    if blank:
-        problems.warn(f"{len(blank)} images have no annotated landmark: {_some(blank)}")
     crossing = [pair for pair in duplicates if pair.crosses]
     if crossing:
         problems.warn(
@@ -229,8 +228,9 @@ def _empty(name: str, error: str) -> CheckReport:
         num_landmarks=0,
         num_images=0,
         splits=dict.fromkeys(SPLITS, 0),
-        excluded=0,
         unlabelled=0,
+        excluded=0,
+        left_out=0,
         widths=None,
         heights=None,
         unit_per_pixel=None,

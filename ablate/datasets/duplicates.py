@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ablate.datasets.images import resize
-from ablate.datasets.types import BoolArray, Float32Array, FloatArray, IntArray, SplitName
+from ablate.datasets.types import BoolArray, Float32Array, FloatArray, IntArray, Part
 
 SIDE = 32
 """Images are compared at this size."""
@@ -84,12 +84,12 @@ def find_duplicates(hashes_NE: npt.NDArray[np.int8], points_NK2: FloatArray, siz
     return pairs
 
 
-def seen_earlier(pairs: Sequence[DuplicatePair], splits: Sequence[SplitName]) -> BoolArray:
+def seen_earlier(pairs: Sequence[DuplicatePair], parts: Sequence[Part]) -> BoolArray:
     """Return (N,): whether the image also occurs in an earlier split (val: train; test: train or val)."""
-    rank = {"train": 0, "val": 1, "test": 2}
-    seen = np.zeros(len(splits), dtype=np.bool_)
+    rank: dict[Part, int] = {"train": 0, "val": 1, "test": 2, "unlabelled": 3}
+    seen = np.zeros(len(parts), dtype=np.bool_)
     for pair in pairs:
-        first, second = rank[splits[pair.first]], rank[splits[pair.second]]
+        first, second = rank[parts[pair.first]], rank[parts[pair.second]]
         if first != second:
             seen[pair.second if second > first else pair.first] = True
     return seen

@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from ablate.datasets.layout import Frame, Label, Layout, PerPixel, Reference, Scale, SplitCounts
-from ablate.datasets.types import SPLITS, Problems, SplitName, Unit
+from ablate.datasets.types import PARTS, UNLABELLED, Part, Problems, Unit
 from ablate.errors import InputError, nearest
 from ablate.space import Source, Spec
 from ablate.space.explain import explain
@@ -119,7 +119,7 @@ def read_folder(folder: Path) -> Layout:
     if not has_splits and description.splits is None:
         raise InputError(
             f"{path}: splits is required, for example splits: {{train: 130, val: 20}} by sorted file name "
-            f"(the rest is test), or give {LABELS} a column split with {', '.join(SPLITS)}"
+            f"(the rest is test), or give {LABELS} a column split with {', '.join(PARTS)}"
         )
     splits = description.splits
     return Layout(
@@ -134,6 +134,8 @@ def read_folder(folder: Path) -> Layout:
         label_key=str,
         read_labels=functools.partial(_read_labels, num_landmarks),
         splits=SplitCounts(splits.train, splits.val, splits.test) if splits is not None else None,
+        unlabelled="pre-train",
+        unlabelled_folder=UNLABELLED,
     )
 
 
@@ -239,6 +241,8 @@ def _read_labels(num_landmarks: int, folder: Path, problems: Problems) -> dict[s
             continue
         lines[image] = number
         labels[image] = None
+        if len(cells) < len(names) and not any(cell for cell in cells[:image_column] + cells[image_column + 1 :]):
+            cells += [""] * (len(names) - len(cells))  # nothing but the image's name
         if len(cells) != len(names):
             relation = "few" if len(cells) < len(names) else "many"
             problems.error(
@@ -246,16 +250,17 @@ def _read_labels(num_landmarks: int, folder: Path, problems: Problems) -> dict[s
                 f"too {relation} (image {image}); leave both fields of a landmark empty if it is not annotated"
             )
             continue
-        split: SplitName | None = None
+        coordinates = [cell for name, cell in zip(names, cells, strict=True) if name not in ("image", "split")]
+        split: Part | None = None
         if split_column is not None:
-            split = next((name for name in SPLITS if name == cells[split_column]), None)
+            given = cells[split_column] or (UNLABELLED if not any(coordinates) else "")
+            split = next((name for name in PARTS if name == given), None)
             if split is None:
                 problems.error(
-                    f"{where}: column split must be one of {', '.join(SPLITS)}; got {cells[split_column]!r}"
-                    f"{nearest(cells[split_column], SPLITS)} (image {image})"
+                    f"{where}: column split must be one of {', '.join(PARTS)}; got {given!r}"
+                    f"{nearest(given, PARTS)} (image {image})"
                 )
                 continue
-        coordinates = [cell for name, cell in zip(names, cells, strict=True) if name not in ("image", "split")]
         try:
             values = [_coordinate(coordinates[i : i + 2], i // 2) for i in range(0, len(coordinates), 2)]
         except ValueError as error:

@@ -16,8 +16,20 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from ablate.datasets.images import IMAGE_SUFFIXES, is_image, read_grey, read_size
-from ablate.datasets.types import SPLITS, Float32Array, FloatArray, PaperScale, Problems, Record, SplitName, Unit
+from ablate.datasets.types import (
+    SPLITS,
+    UNLABELLED,
+    Float32Array,
+    FloatArray,
+    PaperScale,
+    Part,
+    Problems,
+    Record,
+    SplitName,
+    Unit,
+)
 from ablate.errors import InputError, nearest
+from ablate.words import counted
 
 
 @dataclass(frozen=True)
@@ -62,7 +74,12 @@ class Label:
 
     points_K2: FloatArray
     where: str  # file, or file:line
-    split: SplitName | None = None
+    split: Part | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no landmark is annotated, or the image is declared unlabelled."""
+        return self.split == UNLABELLED or bool(np.isnan(self.points_K2).all())
 
 
 @dataclass(frozen=True)
@@ -82,7 +99,8 @@ class Layout:
     splits: SplitCounts | None  # None: the labels say
     fractions: bool = False  # labels are shares of width and height, not pixels
     excluded: frozenset[str] = field(default_factory=frozenset)  # label keys
-    unlabelled: Literal["refuse", "leave out"] = "refuse"  # what becomes of an image without a label
+    unlabelled: Literal["refuse", "leave out", "pre-train"] = "refuse"  # what becomes of an image without a label
+    unlabelled_folder: str | None = None  # further images without a label
     spare_labels: int = 0  # labels that may lack an image
     num_images: int | None = None  # as published, after exclusions
     paper: PaperScale | None = None
@@ -116,11 +134,12 @@ class FileRecord(Record):
 
 @dataclass(frozen=True)
 class Reading:
-    """The records of a data set, by sorted file name, and what was left out."""
+    """The records of a data set, by sorted file name, labelled and unlabelled, and what was left out."""
 
     records: tuple[FileRecord, ...]
-    excluded: int
-    unlabelled: int
+    unlabelled: tuple[FileRecord, ...] = ()  # images for pre-training alone
+    excluded: int = 0
+    left_out: int = 0  # images that are not used for want of a label
 
 
 def units_per_pixel(scale: Scale, size: tuple[int, int], points_K2: FloatArray) -> tuple[float, float]:
@@ -145,14 +164,18 @@ def units_per_pixel(scale: Scale, size: tuple[int, int], points_K2: FloatArray) 
 def read_layout(layout: Layout, folder: Path, problems: Problems) -> Reading:
     """Read labels and file headers of the data set in `folder`; pixels stay undecoded.
 
-    Reports to `problems` every unreadable header, label without image, image without label and label that
-    cannot be used.
+    Reports to `problems` every unreadable header, label without image and label that cannot be used, and an image
+    without a label where the layout refuses it.
     """
     images = _list_images(layout, folder, problems)
     if not images:
-        return Reading((), 0, 0)
+        return Reading(())
     labels = layout.read_labels(folder, problems)
-    records, unlabelled, excluded = [], [], 0
+    records: list[FileRecord] = []
+    without: list[Path] = []  # a row
+    pool: list[Path] = []  # without a landmark in their row
+    hidden: list[Path] = []  # of these, what stands in val or test
+    excluded = 0
     used = set()
     for path in images:
         key = layout.label_key(path.name)
@@ -163,24 +186,55 @@ def read_layout(layout: Layout, folder: Path, problems: Problems) -> Reading:
                 f"{path}: another image has the same label {key!r}; keep one file of each radiograph in {path.parent}"
             )
         elif key not in labels:
-            unlabelled.append(path)
+            without.append(path)
         else:
             used.add(key)
             label = labels[key]
-            record = _record(layout, path, label, problems) if label is not None else None
-            if record is not None:
+            if label is None:
+                continue  # reported when it was read
+            if layout.unlabelled == "pre-train" and label.is_empty:
+                (hidden if label.split in ("val", "test") else pool).append(path)
+            elif (record := _record(layout, path, label, problems)) is not None:
                 records.append(record)
-    if unlabelled and layout.unlabelled == "refuse":
-        for path in unlabelled:
+    if without and layout.unlabelled == "refuse":
+        for path in without:
             problems.error(
                 f"{path}: every image needs a label; there is none in {folder / layout.label_file}"
                 f"{nearest(layout.label_key(path.name), labels.keys() - used)}; add the label or remove the image"
             )
-    elif unlabelled:
-        problems.warn(f"{layout.name}: {len(unlabelled)} images without a label are left out")
+    elif without and layout.unlabelled == "leave out":
+        problems.warn(f"{layout.name}: {len(without)} images without a label are left out")
+    if hidden:
+        problems.warn(
+            f"{layout.name}: {counted(len(hidden), 'image')} of val and test without a landmark are left out, also of "
+            f"pre-training, for example {hidden[0].name}"
+        )
     spare = {key: label for key, label in labels.items() if key not in used and key not in layout.excluded}
-    _report_spare_labels(layout, folder, spare, unlabelled, problems)
-    return Reading(tuple(records), excluded, len(unlabelled))
+    _report_spare_labels(layout, folder, spare, without, problems)
+    unlabelled: list[FileRecord] = []
+    if layout.unlabelled == "pre-train":
+        unlabelled = _unlabelled_records(layout, folder, sorted([*pool, *without]), problems)
+    left_out = len(hidden) + (len(without) if layout.unlabelled == "leave out" else 0)
+    return Reading(tuple(records), tuple(unlabelled), excluded, left_out)
+
+
+def _unlabelled_records(layout: Layout, folder: Path, paths: Sequence[Path], problems: Problems) -> list[FileRecord]:
+    """Return records of images without landmarks: those at `paths`, then those in the layout's folder for them."""
+    named = [(path.name, path) for path in paths]
+    extra = folder / layout.unlabelled_folder if layout.unlabelled_folder is not None else None
+    if extra is not None and extra.is_dir():
+        found = sorted((path for path in extra.iterdir() if is_image(path)), key=lambda path: path.name)
+        named += [(f"{extra.name}/{path.name}", path) for path in found]
+    records = []
+    for name, path in named:
+        try:
+            size = read_size(path)
+        except InputError as error:
+            problems.error(str(error))
+        else:
+            points_K2 = np.full((layout.num_landmarks, 2), math.nan)
+            records.append(FileRecord(name, size, points_K2, (math.nan, math.nan), UNLABELLED, path))
+    return records
 
 
 def split_records(layout: Layout, records: Sequence[Record], problems: Problems) -> dict[SplitName, tuple[Record, ...]]:
@@ -202,8 +256,8 @@ def split_records(layout: Layout, records: Sequence[Record], problems: Problems)
         if layout.source:
             cure = f"complete the data set: {layout.source}"
         problems.error(
-            f"{layout.name}: splits train {counts.train}, val {counts.val}, test {rest} need {needed} labelled images; "
-            f"found {len(records)}; {cure}"
+            f"{layout.name}: splits train {counts.train}, val {counts.val}, test {rest} need {needed} annotated "
+            f"images; found {len(records)}; {cure}"
         )
         return parts
     parts["train"] = tuple(records[: counts.train])

@@ -23,17 +23,20 @@ from ablate.datasets.cache import Cache, Prepared, cache_path, open_cache, read_
 from ablate.datasets.duplicates import find_duplicates, image_hash, seen_earlier
 from ablate.datasets.folder import DESCRIPTION, read_folder
 from ablate.datasets.images import prepare
-from ablate.datasets.layout import FileRecord, read_layout, split_records
+from ablate.datasets.layout import read_layout, split_records
 from ablate.datasets.places import Copy, Place
 from ablate.datasets.source import place_of
 from ablate.datasets.types import (
     SPLITS,
+    UNLABELLED,
     ByteArray,
     Dataset,
     DatasetInfo,
     FloatArray,
     IntArray,
     PaperScale,
+    Part,
+    Pool,
     Problems,
     Record,
     Split,
@@ -58,20 +61,21 @@ class Contents:
     paper: PaperScale | None
     records: tuple[Record, ...]  # all that are labelled, by sorted name
     splits: Mapping[SplitName, tuple[Record, ...]]
+    unlabelled: tuple[Record, ...] = ()  # images for pre-training alone
     excluded: int = 0  # images left out as in the paper
-    unlabelled: int = 0  # images left out because they have no label
+    left_out: int = 0  # images left out because they have no label
     num_images: int | None = None  # as published
     restore: Callable[[], bool] = lambda: False  # mends files that were damaged since they were fetched, see `Copy`
 
     @property
     def ordered(self) -> list[Record]:
-        """The records in the order train, val, test."""
-        return [record for name in SPLITS for record in self.splits[name]]
+        """The records in the order train, val, test, unlabelled."""
+        return [*(record for name in SPLITS for record in self.splits[name]), *self.unlabelled]
 
     @property
-    def split_names(self) -> list[SplitName]:
-        """The split of each record in `ordered`."""
-        return [name for name in SPLITS for _ in self.splits[name]]
+    def parts(self) -> list[Part]:
+        """Where each record in `ordered` stands."""
+        return [*(name for name in SPLITS for _ in self.splits[name]), *([UNLABELLED] * len(self.unlabelled))]
 
 
 def dataset_names(data_dir: Path | str | None = None) -> list[str]:
@@ -141,10 +145,10 @@ def _read(copy: Copy, name: str, described: bool, problems: Problems, split_prob
     folder = copy.root / name
     layout = read_folder(folder) if described else DATASETS[name]
     reading = read_layout(layout, folder, problems)
-    records: list[FileRecord] = [
-        replace(record, sha256=copy.digests.get(record.path.relative_to(folder).as_posix()))
-        for record in reading.records
-    ]
+    records, unlabelled = (
+        tuple(replace(record, sha256=copy.digests.get(record.path.relative_to(folder).as_posix())) for record in found)
+        for found in (reading.records, reading.unlabelled)
+    )
     return Contents(
         name=name,
         folder=f"{copy.label}/{name}",
@@ -152,10 +156,11 @@ def _read(copy: Copy, name: str, described: bool, problems: Problems, split_prob
         unit=layout.unit,
         sdr_thresholds=layout.sdr_thresholds,
         paper=layout.paper,
-        records=tuple(records),
+        records=records,
         splits=split_records(layout, records, split_problems),
+        unlabelled=unlabelled,
         excluded=reading.excluded,
-        unlabelled=reading.unlabelled,
+        left_out=reading.left_out,
         num_images=layout.num_images,
         restore=copy.restore,
     )
@@ -220,6 +225,7 @@ def require_dataset(name: str, data_dir: Path | str | None = None) -> DatasetInf
         train=train,
         val=val,
         test=test,
+        unlabelled=len(contents.unlabelled),
         folder=contents.folder,
         warnings=tuple(problems.warnings),
     )
@@ -267,7 +273,7 @@ def _prepared(contents: Contents, cache: Cache, path: Path, image_size: int) -> 
         with cache.locked(path.name):
             prepared = kept()  # another process may have been first
             if prepared is None and not contents.restore():
-                prepared = _prepare(contents.ordered, contents.split_names, image_size)
+                prepared = _prepare(contents.ordered, contents.parts, image_size)
                 cache.make_room(path.name, prepared.images_NHW.nbytes)
                 write_cache(path, prepared)
     return prepared
@@ -298,6 +304,7 @@ def _dataset(contents: Contents, fingerprint: str, prepared: Prepared, image_siz
         train=parts[0],
         val=parts[1],
         test=parts[2],
+        unlabelled=Pool(tuple(record.name for record in contents.unlabelled), prepared.images_NHW[start:]),
         fingerprint=fingerprint,
     )
 
@@ -326,7 +333,7 @@ def num_threads() -> int:
     return min(4, os.cpu_count() or 1)
 
 
-def _prepare(records: Sequence[Record], splits: Sequence[SplitName], image_size: int) -> Prepared:
+def _prepare(records: Sequence[Record], parts: Sequence[Part], image_size: int) -> Prepared:
     def decode(record: Record) -> tuple[ByteArray, npt.NDArray[np.int8]]:
         grey_HW = record.grey()
         return prepare(grey_HW, image_size), image_hash(grey_HW)
@@ -339,7 +346,7 @@ def _prepare(records: Sequence[Record], splits: Sequence[SplitName], image_size:
     images_NHW = np.stack([image for image, _ in decoded])
     hashes_NE = np.stack([signs for _, signs in decoded])
     pairs = find_duplicates(hashes_NE, points_of(records), sizes_of(records))
-    return Prepared(images_NHW, seen_earlier(pairs, splits))
+    return Prepared(images_NHW, seen_earlier(pairs, parts))
 
 
 def _fingerprint(contents: Contents) -> str:
@@ -348,14 +355,14 @@ def _fingerprint(contents: Contents) -> str:
         digests = list(pool.map(lambda record: record.digest(), contents.ordered))
     rows = [
         [
-            split,
+            part,
             record.name,
             digest,
             record.size,
             [f"{value:.6f}" for value in record.points_K2.ravel()],
             [f"{value:.9g}" for value in record.unit_per_pixel],
         ]
-        for split, record, digest in zip(contents.split_names, contents.ordered, digests, strict=True)
+        for part, record, digest in zip(contents.parts, contents.ordered, digests, strict=True)
     ]
     text = json.dumps([contents.unit, contents.sdr_thresholds, rows], separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ablate.datasets.images import normalise, resize
 from ablate.datasets.loading import open_contents
-from ablate.datasets.types import Problems, Record, SplitName
+from ablate.datasets.types import Part, Problems, Record
 from ablate.errors import InputError
 from ablate.store.local_write import write_local
 
@@ -43,19 +43,19 @@ def preview_dataset(
     if path.suffix.lower() != ".png":
         raise InputError(f"the preview must be written to a .png file; got '{path}'")
     with open_contents(name, data_dir, Problems(stop=True)) as contents:
-        records, splits = contents.ordered, contents.split_names
+        records, parts = contents.ordered, contents.parts
         count = min(columns * rows, len(records))
         chosen = np.linspace(0, len(records) - 1, count).round().astype(int)
         columns = min(columns, count)
         sheet = Image.new("RGB", (columns * cell_px, -(-count // columns) * (cell_px + _CAPTION_PX)), "#202020")
         for position, index in enumerate(chosen):
-            cell = _draw(records[index], splits[index], cell_px)
+            cell = _draw(records[index], parts[index], cell_px)
             sheet.paste(cell, (position % columns * cell_px, position // columns * (cell_px + _CAPTION_PX)))
     _write(path, sheet)
     return path
 
 
-def _draw(record: Record, split: SplitName, cell_px: int) -> Image.Image:
+def _draw(record: Record, part: Part, cell_px: int) -> Image.Image:
     """Draw one radiograph, scaled to fit, with its landmarks and caption."""
     width, height = record.size
     scale = cell_px / max(width, height)
@@ -73,7 +73,7 @@ def _draw(record: Record, split: SplitName, cell_px: int) -> Image.Image:
         colour = _COLOURS[landmark % len(_COLOURS)]
         draw.ellipse((x - 2.5, y - 2.5, x + 2.5, y + 2.5), fill=colour, outline="black")
         draw.text((x + 4, y - 6), str(landmark), fill=colour, font=font, stroke_width=1, stroke_fill="black")
-    draw.text((4, cell_px + 2), f"{record.name}  {split}", fill="white", font=font)
+    draw.text((4, cell_px + 2), f"{record.name}  {part}", fill="white", font=font)
     return cell
 
 

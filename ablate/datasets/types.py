@@ -26,6 +26,11 @@ BoolArray: TypeAlias = npt.NDArray[np.bool_]
 Unit: TypeAlias = Literal["mm", "px"]
 SplitName: TypeAlias = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
+UNLABELLED: Literal["unlabelled"] = "unlabelled"
+"""Where an image without landmarks stands, in the column `split` and as a folder."""
+
+Part: TypeAlias = Literal["train", "val", "test", "unlabelled"]
+PARTS: tuple[Part, ...] = (*SPLITS, UNLABELLED)
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,14 @@ class Split:
     sizes_N2: IntArray  # (width, height) of the original files
     unit_per_pixel_N2: FloatArray  # units (mm or px) per original pixel, on x and y
     duplicates_N: BoolArray  # also occurs in an earlier split: for val in train, for test in train or val
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The images without landmarks, which take part in pre-training alone."""
+
+    names: tuple[str, ...]  # file names; `unlabelled/NAME` for those in a folder of their own
+    images_NHW: ByteArray  # as in a `Split`
 
 
 @dataclass(frozen=True)
@@ -61,6 +74,7 @@ class Dataset:
     train: Split
     val: Split
     test: Split
+    unlabelled: Pool
     fingerprint: str  # 16 hex digits over images, labels, splits and units; the same at every image_size
 
 
@@ -73,22 +87,23 @@ class DatasetInfo:
     num_landmarks: int
     sdr_thresholds: tuple[float, ...]
     paper: PaperScale | None
-    train: int  # number of images
+    train: int  # number of annotated images
     val: int
     test: int
+    unlabelled: int  # images for pre-training alone
     folder: str | None  # as printed, also of an address; None: generated
     warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Record(ABC):
-    """One labelled radiograph, its pixels not yet decoded."""
+    """One radiograph, its pixels not yet decoded."""
 
     name: str
     size: tuple[int, int]  # width, height
-    points_K2: FloatArray
-    unit_per_pixel: tuple[float, float]  # on x and y
-    split: SplitName | None  # as the labels say; None: by sorted name
+    points_K2: FloatArray  # all NaN for an unlabelled image
+    unit_per_pixel: tuple[float, float]  # on x and y; NaN for an unlabelled image
+    split: Part | None  # as the labels say; None: by sorted name
 
     @abstractmethod
     def grey(self) -> Float32Array:

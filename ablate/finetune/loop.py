@@ -28,7 +28,7 @@ from ablate.network.building import build_network
 from ablate.network.evaluation import as_input, logits_in_batches, read_points, run_network
 from ablate.network.heatmaps import targets, to_file, to_network
 from ablate.network.metrics import physical_errors
-from ablate.space import FinetuneSpec, NetworkSpec, TrialSpec
+from ablate.space import FinetuneSpec, NetworkSpec, Selection, TrialSpec
 from ablate.training import (
     Checkpoint,
     CurvePoint,
@@ -66,26 +66,30 @@ class FinetuneOutcome:
 # --- the training images ----------------------------------------------------------------------------
 
 
-def select_shots(spec: TrialSpec, num_train: int) -> np.ndarray:
-    """Return the ascending indices of the training images that are annotated in this trial.
+def select_shots(selection: Selection, num_train: int, *, dataset: str) -> np.ndarray:
+    """Return the ascending indices of the annotated training images that are the shots.
 
-    `first` takes the first by file name (paper), `random` draws them by `spec.seed`; fewer shots of the same
-    seed are then a part of more.
+    Without a draw they are the first by file name (paper). Fewer shots of a draw are a part of more.
+
+    Args:
+        selection: which shots.
+        num_train: annotated training images.
+        dataset: name of the data set, for the message.
 
     Raises:
-        InputError: there are fewer than `spec.shots` training images.
+        InputError: there are fewer annotated training images than shots.
     """
-    if spec.shots == "all":
+    if selection.shots == "all":
         return np.arange(num_train)
-    if spec.shots > num_train:
+    if selection.shots > num_train:
         raise InputError(
-            f"shots must be at most {num_train}, the number of training images of {spec.dataset}; "
-            f"got {spec.shots}; lower it or say all"
+            f"shots must be at most {num_train}, the number of annotated training images of {dataset}; "
+            f"got {selection.shots}; lower it or say all"
         )
-    if spec.few_shot == "first":
-        return np.arange(spec.shots)
-    order: np.ndarray = np.random.default_rng(seed_of(spec.seed, "shots")).permutation(num_train)
-    return np.sort(order[: spec.shots])
+    if selection.draw is None:
+        return np.arange(selection.shots)
+    order: np.ndarray = np.random.default_rng(seed_of(selection.draw, "shots")).permutation(num_train)
+    return np.sort(order[: selection.shots])
 
 
 def check_finetune(spec: TrialSpec, num_train: int) -> None:
@@ -95,7 +99,7 @@ def check_finetune(spec: TrialSpec, num_train: int) -> None:
         InputError: too few training images for `shots`; or a forward pass would hold a single image whose
             deepest feature map is one pixel, from which batch normalisation can estimate nothing.
     """
-    num_images = len(select_shots(spec, num_train))
+    num_images = len(select_shots(spec.selection, num_train, dataset=spec.dataset))
     batch_size = min(spec.finetune.batch_size, num_images)
     alone = batch_size == 1 or num_images % batch_size == 1
     if alone and not _takes_one_image(spec.network, spec.image_size):
@@ -223,7 +227,7 @@ def finetune(
     """
     check_finetune(spec, len(data.train.names))
     device = torch.device(device)
-    chosen = select_shots(spec, len(data.train.names))
+    chosen = select_shots(spec.selection, len(data.train.names), dataset=spec.dataset)
     train = Images.of(data.train, chosen, spec.image_size, device)
     val = Images.of(data.val, np.arange(len(data.val.names)), spec.image_size, device)
     network.to(device)

@@ -32,6 +32,7 @@ def check_trials(
     from ablate.network.building import check_network
     from ablate.network.imagenet import check_imagenet
     from ablate.network.weights import check_weights
+    from ablate.stage.trial import check_unlabelled
 
     for network, size in dict.fromkeys((trial.network, trial.image_size) for trial in trials):
         check_network(network, size)
@@ -39,6 +40,7 @@ def check_trials(
         check_finetune(trial, infos[trial.dataset].train)
     for trial in trials:
         if trial.pretraining is not None:
+            check_unlabelled(trial.pretraining, infos[trial.pretraining.fields.dataset].unlabelled)
             check_weights(trial.pretraining)
     for network, weights in dict.fromkeys(
         (trial.network, getattr(trial.pretrain, "weights", None)) for trial in trials if trial.method == "imagenet"

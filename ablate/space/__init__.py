@@ -29,6 +29,7 @@ from ablate.space.trial import (
     EvaluateSpec,
     FinetuneSpec,
     Pretraining,
+    Selection,
     TrialSpec,
     canonical,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "Pretrain",
     "Pretraining",
     "ScratchSpec",
+    "Selection",
     "SelfSupervised",
     "SimclrSpec",
     "SimclrV2Spec",

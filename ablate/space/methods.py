@@ -47,7 +47,12 @@ class Pretrain(StartingWeights):
     """Fields every pre-training has; the base of the specs that have a training run."""
 
     method: str
-    dataset: str = Field("", description="data set whose train and val images are used; default: the trial's own")
+    dataset: str = Field("", description="data set whose images are used; default: the trial's own")
+    images: Literal["all", "train", "unlabelled", "shots"] = Field(
+        "all",
+        description="which images: train, val and unlabelled together; the annotated ones of train; the unlabelled; or "
+        "the trial's shots",
+    )
     steps: Positive = Field(10_000, description="optimizer steps; the snapshot at this step is fine-tuned")
     seed: int = Field(0, ge=0, description="seed of initial weights, data order, noise and views")
     lr: PositiveNumber = Field(1e-4, description="AdamW learning rate, constant after the warm-up")

@@ -64,6 +64,13 @@ def _shots(value: object) -> object:
     raise ValueError(f"shots must be a whole number of at least 1, or all; got {value!r}")
 
 
+class Selection(Spec):
+    """Which annotated training images are a trial's shots."""
+
+    shots: int | Literal["all"]
+    draw: int | None = None  # seed of the random draw; None: the first by file name
+
+
 class TrialSpec(Spec):
     """One trial: pre-training, fine-tuning and evaluation on the whole test set."""
 
@@ -73,7 +80,10 @@ class TrialSpec(Spec):
         "all", description="annotated training images, or all"
     )
     few_shot: Literal["first", "random"] = Field(
-        "first", description="which training images: the first by file name (paper), or drawn by `seed`"
+        "first", description="which training images: the first by file name (paper), or drawn at random"
+    )
+    draw: int | None = Field(
+        None, ge=0, description="seed of the random draw of the shots (few_shot: random); default: `seed`"
     )
     seed: int = Field(0, ge=0, description="seed of fine-tuning: new weights, data order, augmentation")
     exclude_duplicates: bool = Field(
@@ -130,6 +140,17 @@ class TrialSpec(Spec):
                 f"image_size must be divisible by {multiple} for this network; got {self.image_size}; "
                 f"the nearest is {max(1, round(self.image_size / multiple)) * multiple}"
             )
+        if self.draw is not None and (self.few_shot == "first" or self.shots == "all"):
+            raise ValueError(
+                f"draw must be left out where no shots are drawn (few_shot {self.few_shot}, shots {self.shots}); got "
+                f"{self.draw}; set few_shot: random and a number of shots, or remove draw"
+            )
+        pretrain = self.pretrain
+        if isinstance(pretrain, Pretrain) and pretrain.images == "shots" and pretrain.dataset != self.dataset:
+            raise ValueError(
+                f"pretrain.images must not be shots where pretrain.dataset is another data set; got pretrain.dataset "
+                f"{pretrain.dataset!r} for dataset {self.dataset!r}; choose all or train"
+            )
         if isinstance(self.pretrain, SelfSupervised) and self.pretrain.batch_size < 2:
             raise ValueError(
                 f"pretrain.batch_size must be at least 2 for {self.method}, whose loss or batch statistics compare "
@@ -151,6 +172,13 @@ class TrialSpec(Spec):
     def shots_label(self) -> str:
         """The shots as text: `10`, `all`."""
         return str(self.shots)
+
+    @property
+    def selection(self) -> Selection:
+        """Which training images are the shots."""
+        drawn = self.few_shot == "random" and self.shots != "all"
+        draw = self.seed if self.draw is None else self.draw
+        return Selection(shots=self.shots, draw=draw if drawn else None)
 
     @functools.cached_property
     def trial_id(self) -> str:
@@ -238,11 +266,13 @@ class Pretraining(Spec):
     spec: AnyPretrain
     network: NetworkSpec
     image_size: int
+    selection: Selection | None = None  # the shots, where they are all it sees
 
     @classmethod
     def of(cls, trial: TrialSpec) -> Pretraining:
         """Return the pre-training of `trial`, to the trial's number of steps."""
-        return cls(spec=trial.pretrain, network=trial.network, image_size=trial.image_size)
+        selection = trial.selection if getattr(trial.pretrain, "images", None) == "shots" else None
+        return cls(spec=trial.pretrain, network=trial.network, image_size=trial.image_size, selection=selection)
 
     @property
     def fields(self) -> Pretrain:
@@ -253,11 +283,11 @@ class Pretraining(Spec):
     @functools.cached_property
     def key(self) -> str:
         """12 hex digits over everything the pre-training depends on except its number of steps."""
-        return _pretrain_key(self.fields, self.network, self.image_size)
+        return _pretrain_key(self.fields, self.network, self.image_size, self.selection)
 
 
 @functools.lru_cache(maxsize=4096)  # the trials of a search space have few pre-trainings
-def _pretrain_key(pretrain: Pretrain, network: NetworkSpec, image_size: int) -> str:
+def _pretrain_key(pretrain: Pretrain, network: NetworkSpec, image_size: int, selection: Selection | None) -> str:
     trial = TrialSpec.model_validate(
         {"dataset": pretrain.dataset, "image_size": image_size, "pretrain": pretrain, "network": network}
     )
@@ -265,4 +295,6 @@ def _pretrain_key(pretrain: Pretrain, network: NetworkSpec, image_size: int) -> 
     different = {name: value for name, value in identity.pop("pretrain", {}).items() if name != "steps"}
     if different:
         identity["pretrain"] = different
+    if selection is not None:
+        identity["selection"] = selection.model_dump(mode="json")
     return _digest({**identity, "kind": "pretraining"})

@@ -17,7 +17,9 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from ablate import tables
-from ablate.finetune import finetune
+from ablate.datasets import Dataset
+from ablate.errors import InputError
+from ablate.finetune import finetune, select_shots
 from ablate.network.base import Network
 from ablate.network.building import build_network, count_parameters
 from ablate.network.evaluation import evaluate
@@ -60,7 +62,7 @@ def perform_pretraining(task: Task, pretraining: Pretraining, snapshots: Sequenc
         return
     last = missing[-1]
     dataset = task.dataset(pretraining.fields.dataset, pretraining.image_size)
-    images_NHW = np.concatenate([dataset.train.images_NHW, dataset.val.images_NHW])
+    images_NHW = pretraining_images(pretraining, dataset)
     start, state = load_state(store, folder, at_most=missing[0])
     attempt.began_at(start)
     logger.info("pre-training %s goes from step %d to %d", folder, start, last)
@@ -100,7 +102,38 @@ def perform_pretraining(task: Task, pretraining: Pretraining, snapshots: Sequenc
             report(Progress("pretrain", last, last, published=step))
     attempt.row["to_step"] = last
     if pretraining.fields.method == "ddpm" and task.stage.kind == "pretrain":
-        write_strips(store, pretraining, final, dataset.train.images_NHW[0], device=attempt.device)
+        write_strips(store, pretraining, final, images_NHW[0], device=attempt.device)
+
+
+def pretraining_images(pretraining: Pretraining, dataset: Dataset) -> np.ndarray:
+    """Return the images (N, H, W), uint8, that a pre-training sees; labels play no part.
+
+    Raises:
+        InputError: there are none.
+    """
+    match pretraining.fields.images:
+        case "all":
+            parts = [dataset.train.images_NHW, dataset.val.images_NHW, dataset.unlabelled.images_NHW]
+            return np.concatenate(parts) if len(parts[-1]) else np.concatenate(parts[:-1])
+        case "train":
+            return dataset.train.images_NHW
+        case "unlabelled":
+            check_unlabelled(pretraining, len(dataset.unlabelled.names))
+            return dataset.unlabelled.images_NHW
+        case "shots":
+            assert pretraining.selection is not None
+            chosen = select_shots(pretraining.selection, len(dataset.train.names), dataset=dataset.name)
+            images_NHW: np.ndarray = dataset.train.images_NHW[chosen]
+            return images_NHW
+
+
+def check_unlabelled(pretraining: Pretraining, num_unlabelled: int) -> None:
+    """Refuse a pre-training on unlabelled images where there are none."""
+    if pretraining.fields.images == "unlabelled" and not num_unlabelled:
+        raise InputError(
+            f"pretrain.images must not be unlabelled for data set {pretraining.fields.dataset}, which has no image "
+            "without a label; choose all, train or shots"
+        )
 
 
 def _write_pretraining_curve(task: Task, key: str, curve: Sequence[CurvePoint]) -> None:
