@@ -63,8 +63,16 @@ INSIDE = {
         ("places",),
         ("remote",),
         ("source",),
-        ("loading",),
+        ("importing", "loading"),
         ("check", "preview"),
+    ),
+    "datasets.importing": (
+        ("options",),
+        ("exports",),
+        ("csv_heads", "cures", "matching"),
+        ("coco", "csv_table", "cvat", "labelme", "labelstudio", "slicer"),
+        ("formats", "report", "write"),
+        ("importer",),
     ),
     "network": (
         ("base", "heatmaps"),

@@ -110,7 +110,7 @@ def test_help_names_every_command(ablate):
         "  Distributed ablations of few-shot landmark detection in X-ray images.\n\n"
     )
     assert listed(out, "Commands") == list(COMMANDS)
-    assert listed(ablate("data", "--help")[1], "Commands") == ["check", "preview", "prepare"]
+    assert listed(ablate("data", "--help")[1], "Commands") == ["import", "check", "preview", "prepare"]
     assert listed(ablate("cluster", "--help")[1], "Commands") == ["status", "logs", "down"]
 
 

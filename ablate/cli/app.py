@@ -16,7 +16,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Check, look at and prepare data sets.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(
+    help="Import, check, look at and prepare data sets.", no_args_is_help=True, rich_markup_mode=None
+)
 cluster_app = typer.Typer(
     help="Look at a launched cluster, and take it down.", no_args_is_help=True, rich_markup_mode=None
 )
@@ -38,6 +40,7 @@ app.command()(looking.report)
 app.command()(looking.predict)
 app.command()(looking.clean)
 
+data_app.command("import", epilog=data.FORMATS)(data.data_import)
 data_app.command("check")(data.data_check)
 data_app.command("preview")(data.data_preview)
 data_app.command("prepare")(data.data_prepare)

@@ -8,6 +8,9 @@ themselves.
 
 from ablate.datasets.builtin import DATASETS
 from ablate.datasets.check import CheckReport, check_dataset
+from ablate.datasets.importing.importer import import_dataset
+from ablate.datasets.importing.options import ImportOptions
+from ablate.datasets.importing.report import ImportReport
 from ablate.datasets.loading import (
     dataset_fingerprint,
     dataset_names,
@@ -26,6 +29,8 @@ __all__ = [
     "CheckReport",
     "Dataset",
     "DatasetInfo",
+    "ImportOptions",
+    "ImportReport",
     "PaperScale",
     "Pool",
     "Record",
@@ -35,6 +40,7 @@ __all__ = [
     "data_folder",
     "dataset_fingerprint",
     "dataset_names",
+    "import_dataset",
     "load_dataset",
     "open_records",
     "prepare_dataset",

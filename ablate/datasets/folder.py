@@ -69,6 +69,9 @@ class Description(Spec):
         Field(None, description="thresholds of the successful detection rate, ascending, in `unit`")
     )
     splits: SplitsDescription | None = Field(None, description="left out: landmarks.csv has a column split")
+    landmark_names: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] | None = Field(
+        None, description="a name for each landmark, in the order of the columns of landmarks.csv"
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Description:
@@ -87,6 +90,12 @@ class Description(Spec):
         thresholds = self.sdr_thresholds
         if thresholds is not None and any(b <= a for a, b in itertools.pairwise(thresholds)):
             raise ValueError(f"sdr_thresholds must be ascending; got {list(thresholds)}; sort them")
+        names = self.landmark_names or ()
+        if any(not name.strip() for name in names):
+            raise ValueError(f"landmark_names must not be empty; got {list(names)}; give every landmark a name")
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"landmark_names must be different; got {twice!r} twice; rename one")
         return self
 
     @property
@@ -114,6 +123,12 @@ def read_folder(folder: Path) -> Layout:
                 ("reference", "landmarks"),
                 f"must be between 0 and {num_landmarks - 1}, the landmarks of {LABELS}; got {largest}",
             )
+    names = description.landmark_names
+    if names is not None and len(names) != num_landmarks:
+        source.refuse(
+            ("landmark_names",),
+            f"must have as many names as {LABELS} has landmarks, {num_landmarks}; got {len(names)}",
+        )
     if has_splits and description.splits is not None:
         source.refuse(("splits",), f"must stand in one place; {table} also has a column split; remove one of the two")
     if not has_splits and description.splits is None:
@@ -136,6 +151,7 @@ def read_folder(folder: Path) -> Layout:
         splits=SplitCounts(splits.train, splits.val, splits.test) if splits is not None else None,
         unlabelled="pre-train",
         unlabelled_folder=UNLABELLED,
+        landmark_names=names or (),
     )
 
 
@@ -178,9 +194,12 @@ def _model_at(path: list[str]) -> type[BaseModel]:
 
 # --- landmarks.csv ----------------------------------------------------------------------------------
 
+_KNOWN = ("image", "split")
+_COORDINATE = re.compile(r"[xy]\d+")
+
 
 def _read_head(path: Path) -> tuple[int, bool]:
-    """Return the number of landmarks and whether there is a column split."""
+    """Return the number of landmarks and whether there is a column split; other columns are the user's own."""
     rows = _rows(path)
     if not rows:
         raise InputError(f"{path}: must have a header image,x0,y0,x1,y1,... and a row for every image; it is empty")
@@ -190,19 +209,29 @@ def _read_head(path: Path) -> tuple[int, bool]:
         raise InputError(
             f"{path}:{number}: columns must be separated by commas; got {names[0]!r}; export the table as CSV"
         )
-    if names.count("split") > 1:
-        raise InputError(f"{path}:{number}: column split must stand once; got {names.count('split')}; remove one")
-    given = [name for name in names if name != "split"]
-    pairs = max(1, len(given) // 2)
-    expected = ["image", *(f"{axis}{index}" for index in range(pairs) for axis in "xy")]
+    rule = "the header is image,x0,y0,x1,y1,... and, if wanted, split and columns of your own"
+    for column, name in enumerate(names, start=1):
+        if not name:
+            raise InputError(f"{path}:{number}: column {column} must have a name; {rule}")
+        if names.count(name) > 1:
+            raise InputError(
+                f"{path}:{number}: column {name} must stand once; got {names.count(name)}; remove or rename one"
+            )
+        close = nearest(name, _KNOWN) if name not in _KNOWN else ""
+        if close:
+            raise InputError(f"{path}:{number}: column {column} must not be {name!r}{close}; rename it; {rule}")
+    if "image" not in names:
+        raise InputError(f"{path}:{number}: column 1 must be 'image'; got {names[0]!r}; {rule}")
+    given = [name for name in names if _COORDINATE.fullmatch(name)]
+    pairs = max(1, -(-len(given) // 2))
+    expected = [f"{axis}{index}" for index in range(pairs) for axis in "xy"]
     for position, name in enumerate(expected):
         got = given[position] if position < len(given) else None
         if got != name:
             column = names.index(got) + 1 if got is not None else len(names) + 1
             raise InputError(
                 f"{path}:{number}: column {column} must be {name!r}; "
-                f"got {'the end of the line' if got is None else repr(got)}{nearest(got, ['split']) if got else ''}; "
-                "the header is image,x0,y0,x1,y1,... and, if wanted, split"
+                f"got {'the end of the line' if got is None else repr(got)}; {rule}"
             )
     return pairs, "split" in names
 
@@ -250,7 +279,7 @@ def _read_labels(num_landmarks: int, folder: Path, problems: Problems) -> dict[s
                 f"too {relation} (image {image}); leave both fields of a landmark empty if it is not annotated"
             )
             continue
-        coordinates = [cell for name, cell in zip(names, cells, strict=True) if name not in ("image", "split")]
+        coordinates = [cell for name, cell in zip(names, cells, strict=True) if _COORDINATE.fullmatch(name)]
         split: Part | None = None
         if split_column is not None:
             given = cells[split_column] or (UNLABELLED if not any(coordinates) else "")

@@ -106,6 +106,7 @@ class Layout:
     paper: PaperScale | None = None
     source: str = ""  # where the data are obtained
     tree: str = ""  # how they are laid out
+    landmark_names: tuple[str, ...] = ()  # of every landmark, or none
 
 
 @dataclass(frozen=True)

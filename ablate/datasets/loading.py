@@ -65,6 +65,7 @@ class Contents:
     excluded: int = 0  # images left out as in the paper
     left_out: int = 0  # images left out because they have no label
     num_images: int | None = None  # as published
+    landmark_names: tuple[str, ...] = ()  # of every landmark, or none
     restore: Callable[[], bool] = lambda: False  # mends files that were damaged since they were fetched, see `Copy`
 
     @property
@@ -162,6 +163,7 @@ def _read(copy: Copy, name: str, described: bool, problems: Problems, split_prob
         excluded=reading.excluded,
         left_out=reading.left_out,
         num_images=layout.num_images,
+        landmark_names=layout.landmark_names,
         restore=copy.restore,
     )
 
@@ -228,6 +230,7 @@ def require_dataset(name: str, data_dir: Path | str | None = None) -> DatasetInf
         unlabelled=len(contents.unlabelled),
         folder=contents.folder,
         warnings=tuple(problems.warnings),
+        landmark_names=contents.landmark_names,
     )
 
 
@@ -306,6 +309,7 @@ def _dataset(contents: Contents, fingerprint: str, prepared: Prepared, image_siz
         test=parts[2],
         unlabelled=Pool(tuple(record.name for record in contents.unlabelled), prepared.images_NHW[start:]),
         fingerprint=fingerprint,
+        landmark_names=contents.landmark_names,
     )
 
 

@@ -76,6 +76,7 @@ class Dataset:
     test: Split
     unlabelled: Pool
     fingerprint: str  # 16 hex digits over images, labels, splits and units; the same at every image_size
+    landmark_names: tuple[str, ...] = ()  # of every landmark, or none
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ class DatasetInfo:
     unlabelled: int  # images for pre-training alone
     folder: str | None  # as printed, also of an address; None: generated
     warnings: tuple[str, ...] = ()
+    landmark_names: tuple[str, ...] = ()  # of every landmark, or none
 
 
 @dataclass(frozen=True)
