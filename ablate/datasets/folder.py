@@ -210,6 +210,8 @@ def _read_head(path: Path) -> tuple[int, bool]:
             f"{path}:{number}: columns must be separated by commas; got {names[0]!r}; export the table as CSV"
         )
     rule = "the header is image,x0,y0,x1,y1,... and, if wanted, split and columns of your own"
+    if "image" not in names:
+        raise InputError(f"{path}:{number}: column 1 must be 'image'; got {names[0]!r}; {rule}")
     for column, name in enumerate(names, start=1):
         if not name:
             raise InputError(f"{path}:{number}: column {column} must have a name; {rule}")
@@ -220,8 +222,6 @@ def _read_head(path: Path) -> tuple[int, bool]:
         close = nearest(name, _KNOWN) if name not in _KNOWN else ""
         if close:
             raise InputError(f"{path}:{number}: column {column} must not be {name!r}{close}; rename it; {rule}")
-    if "image" not in names:
-        raise InputError(f"{path}:{number}: column 1 must be 'image'; got {names[0]!r}; {rule}")
     given = [name for name in names if _COORDINATE.fullmatch(name)]
     pairs = max(1, -(-len(given) // 2))
     expected = [f"{axis}{index}" for index in range(pairs) for axis in "xy"]
