@@ -75,11 +75,12 @@ INSIDE = {
         ("importer",),
     ),
     "network": (
-        ("base", "heatmaps"),
+        ("base", "heatmaps", "matching"),
         modules_of(NETWORKS),
         ("building",),
         ("flops", "metrics", "weights"),
-        ("evaluation", "imagenet"),
+        ("evaluation", "starting"),
+        ("imagenet",),
     ),
     "schedule": (("fitting", "flops", "policy"), ("costs", "simulate"), ("forecast",)),
     "pretrain": (

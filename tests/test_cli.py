@@ -308,7 +308,7 @@ DDPM_FIELDS = (
     "accumulate, batch_size, beta_schedule, clip, dataset, ema, images, loss, lr, method, seed, steps, timesteps, "
     "warmup, weight_decay, weights"
 )
-METHOD_NAMES = "ddpm, mocov3, mocov2, simclr, simclrv2, dino, byol, barlow_twins, imagenet, scratch"
+METHOD_NAMES = "ddpm, mocov3, mocov2, simclr, simclrv2, dino, byol, barlow_twins, imagenet, weights, scratch"
 
 
 @pytest.mark.parametrize(

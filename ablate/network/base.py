@@ -63,6 +63,10 @@ class Network(nn.Module, ABC):
     def features(self, images_B1HW: Tensor) -> Tensor:
         """Return the encoder's last feature map, averaged over its positions: (B, C)."""
 
+    def output_names(self) -> set[str]:
+        """Return the names in `state_dict()` of the output layer's tensors."""
+        return {name for name in self.state_dict() if name.startswith(self._output)}
+
     def encoder_state(self) -> dict[str, Tensor]:
         """Return the tensors that self-supervision trains, named as in `state_dict()`."""
         return {name: tensor for name, tensor in self.state_dict().items() if name.startswith(self._encoder)}

@@ -14,6 +14,9 @@ from ablate.space import NetworkSpec
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0, 1], as all encoders with ImageNet weights expect them
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+_STAGED = ("mit_b0", "tu-pvt_v2_b0", "tu-swin_tiny_patch4_window7_224")
+"""Transformers that go down in stages, given where one that does not was asked for."""
+
 
 class EncoderUNet(Network):
     """segmentation_models_pytorch's U-Net on a named encoder, grey repeated to RGB.
@@ -30,8 +33,8 @@ class EncoderUNet(Network):
 
     def __init__(self, spec: NetworkSpec, image_size: int, head: Head) -> None:
         super().__init__(spec, image_size, head)
-        self.net = _encoder_unet(spec.encoder)
-        self.encoder = spec.encoder
+        self.net = _encoder_unet(spec.encoder, image_size)
+        self.encoder, self.image_size = spec.encoder, image_size
         encoder: Any = self.net.encoder  # segmentation_models_pytorch is untyped
         self.feature_dim, self.stride = int(encoder.out_channels[-1]), int(encoder.output_stride)
         self.register_buffer("mean_3", torch.tensor(IMAGENET_MEAN), persistent=False)
@@ -66,7 +69,7 @@ class EncoderUNet(Network):
         """Return the message that refuses this encoder."""
         return (
             f"network.encoder '{spec.encoder}' cannot be the encoder of a U-Net on {image_size} x {image_size} "
-            f"images: {reason}; choose another encoder, such as densenet161 or resnet18"
+            f"images: {_few_resolutions(spec.encoder) or f'{reason}; choose another, such as densenet161 or resnet18'}"
         )
 
     def replace_output(self, num_outputs: int) -> None:
@@ -79,11 +82,56 @@ class EncoderUNet(Network):
         net.segmentation_head = head
 
 
-def _encoder_unet(encoder: str) -> nn.Module:
+def _encoder_unet(encoder: str, image_size: int) -> nn.Module:
     import segmentation_models_pytorch
 
-    net: nn.Module = segmentation_models_pytorch.Unet(encoder, encoder_weights=None, in_channels=3, classes=1)
+    net: nn.Module = segmentation_models_pytorch.Unet(
+        encoder, encoder_weights=None, in_channels=3, classes=1, **encoder_options(encoder, image_size)
+    )
     return net
+
+
+def encoder_options(encoder: str, image_size: int) -> dict[str, Any]:
+    """Return what a model of timm must be told to take images of this size: nothing, or the size (Swin, Hiera)."""
+    import timm
+
+    config = timm.get_pretrained_cfg(encoder.removeprefix("tu-")) if encoder.startswith("tu-") else None
+    return {"img_size": image_size} if config is not None and config.fixed_input_size else {}
+
+
+def timm_names(encoder: str) -> frozenset[str]:
+    """Return the names of all tensors of the model of timm that `tu-NAME` is the encoder of; empty for others."""
+    import timm
+
+    if not encoder.startswith("tu-"):
+        return frozenset()
+    name = encoder.removeprefix("tu-")
+    try:
+        with torch.device("meta"):
+            return frozenset(timm.create_model(name).state_dict())
+    except (RuntimeError, NotImplementedError):  # its constructor reads the values of its tensors
+        return frozenset(timm.create_model(name).state_dict())
+
+
+def _few_resolutions(encoder: str) -> str:
+    """Return why a model of timm has not the feature maps that a U-Net needs, and what to take; empty if it has."""
+    import timm
+
+    if not encoder.startswith("tu-"):
+        return ""
+    try:
+        with torch.device("meta"):
+            strides: list[int] = timm.create_model(
+                encoder.removeprefix("tu-"), features_only=True
+            ).feature_info.reduction()
+    except Exception:  # timm gives no features of this model, or not without memory: its own reason is shown
+        return ""
+    if set(strides) >= {4, 8, 16, 32}:
+        return ""
+    return (
+        f"a U-Net needs feature maps at strides 4, 8, 16 and 32, and its are at {', '.join(map(str, strides))}, as a "
+        f"plain ViT's are; choose an encoder that goes down in stages, such as {', '.join(_STAGED)}"
+    )
 
 
 def check_encoder_name(encoder: str) -> None:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
-
-from torch import Tensor, nn
+from torch import nn
 
 from ablate.errors import InputError
 from ablate.network.base import Network
 from ablate.network.building import outline
-from ablate.network.encoder import EncoderUNet, check_encoder_name
-from ablate.network.weights import read_weights
-from ablate.space import NetworkSpec
+from ablate.network.encoder import EncoderUNet, check_encoder_name, encoder_options
+from ablate.network.starting import match_file, put, told
+from ablate.network.weights import read_file
+from ablate.space import PAPER_SIZE, NetworkSpec
 
 HUB_TIMEOUT_S = 5.0
 """How long a check waits for the server of the ImageNet weights."""
 
 
-def load_imagenet(network: Network, weights: str | None = None) -> None:
+def load_imagenet(network: Network, weights: str | None = None) -> str:
     """Load ImageNet weights into the encoder, from `weights` or through segmentation_models_pytorch.
 
     The latter takes them from the local cache of huggingface_hub and downloads them where they are missing.
@@ -26,27 +25,35 @@ def load_imagenet(network: Network, weights: str | None = None) -> None:
         network: an `EncoderUNet`.
         weights: file with the encoder's weights; None for those of segmentation_models_pytorch.
 
+    Returns:
+        What was loaded and what was not, by name and count.
+
     Raises:
         InputError: the file cannot be read or does not fit; there are no such weights, or they cannot be downloaded.
     """
     if not isinstance(network, EncoderUNet):
         raise InputError(f"pretrain.method imagenet needs network.kind encoder; got '{network.spec.kind}'")
     if weights is not None:
-        _load_encoder(network, read_weights(weights), weights)
-        return
+        found = read_file(weights)
+        matched = match_file(network, found, weights, field="weights", encoder_only=True)
+        put(network, matched)
+        return f"ImageNet: {told(matched, found, weights)}"
     import segmentation_models_pytorch.encoders as encoders
 
-    name = network.encoder
+    name, options = network.encoder, encoder_options(network.encoder, network.image_size)
     sources = imagenet_files(name)
     try:
-        loaded: nn.Module = encoders.get_encoder(name, weights=True if name.startswith("tu-") else "imagenet")
+        loaded: nn.Module = encoders.get_encoder(
+            name, weights=True if name.startswith("tu-") else "imagenet", **options
+        )
     except Exception as error:  # of the network, the server, the disk: in every case there are no weights
         raise InputError(_no_imagenet(name, sources, f"{type(error).__name__}: {error}")) from error
     encoder: nn.Module = network.get_submodule("net.encoder")
     nn.Module.load_state_dict(encoder, loaded.state_dict())
+    return f"ImageNet: all {len(loaded.state_dict())} tensors of the encoder {name} loaded from {sources[0][0]}"
 
 
-def check_imagenet(network: NetworkSpec, weights: str | None = None) -> None:
+def check_imagenet(network: NetworkSpec, weights: str | None = None, *, image_size: int = PAPER_SIZE) -> None:
     """Refuse, before anything is trained, ImageNet weights that `load_imagenet` could not load.
 
     Without `weights` they must be in the local cache or on a server that answers within `HUB_TIMEOUT_S`;
@@ -59,9 +66,8 @@ def check_imagenet(network: NetworkSpec, weights: str | None = None) -> None:
         raise InputError(f"pretrain.method imagenet needs network.kind encoder; got '{network.kind}'")
     check_encoder_name(network.encoder)
     if weights is not None:
-        built, device = outline(network, 64)
-        tensors = {name: tensor.to(device) for name, tensor in read_weights(weights).items()}
-        _load_encoder(built, tensors, weights)
+        built, _ = outline(network, image_size)
+        match_file(built, read_file(weights), weights, field="weights", encoder_only=True)
         return
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 
@@ -75,24 +81,6 @@ def check_imagenet(network: NetworkSpec, weights: str | None = None) -> None:
         except Exception as error:  # no route, no name, refused, not found, offline mode
             reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             raise InputError(_no_imagenet(network.encoder, sources, reason)) from error
-
-
-def _load_encoder(network: Network, tensors: dict[str, Tensor], file: str) -> None:
-    """Load the tensors of an encoder, named as segmentation_models_pytorch or torchvision name them."""
-    encoder = network.get_submodule("net.encoder")
-    for prefix in ("net.encoder.", "encoder."):
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    try:
-        with warnings.catch_warnings():  # a check loads into an encoder without memory
-            warnings.filterwarnings("ignore", message=".*copying from a non-meta parameter.*")
-            encoder.load_state_dict(tensors)  # the encoder's own: drops the classifier, knows older names
-    except (RuntimeError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"pretrain.weights '{file}' must hold the tensors of the encoder {network.spec.encoder}: "
-            f"{reason[:600]}{' ...' if len(reason) > 600 else ''}"
-        ) from error
 
 
 def imagenet_files(encoder: str) -> list[tuple[str, str | None, str]]:

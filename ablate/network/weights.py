@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,9 +16,42 @@ from ablate.network.base import Head, Network
 from ablate.network.building import outline
 from ablate.space import Pretraining
 
+CONTAINERS = (
+    "teacher",  # DINO evaluates its teacher
+    "ema",
+    "model_ema",
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "module",
+    "student",
+)
+"""Keys under which training code puts a network's tensors beside other things, the one to prefer first."""
+
+
+class WeightsFile(NamedTuple):
+    """The tensors of a file."""
+
+    tensors: dict[str, Tensor]  # in the file's order
+    container: str = ""  # the keys they were under, such as `teacher`
+    beside: tuple[str, ...] = ()  # further containers, which are not used
+    is_ordered: bool = False  # the order is the network's own
+
 
 def read_weights(file: str | Path) -> dict[str, Tensor]:
-    """Return the tensors of a .safetensors, .pth or .pt file by name; code in a file is never run.
+    """Return the tensors of a file by name, see `read_file`."""
+    return read_file(file).tensors
+
+
+def read_file(file: str | Path, field: str = "weights") -> WeightsFile:
+    """Read the tensors of a .safetensors, .pth or .pt file, out of one of `CONTAINERS` where they are in one.
+
+    Code in a file is never run.
+
+    Args:
+        file: its path.
+        field: the field of `pretrain` that names it, for messages.
 
     Raises:
         InputError: the file is missing, damaged, or holds something else than tensors by name.
@@ -25,23 +60,33 @@ def read_weights(file: str | Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     path = Path(file).expanduser()
-    if path.suffix not in (".safetensors", ".pth", ".pt"):
-        raise InputError(f"pretrain.weights must be a .safetensors, .pth or .pt file; got '{file}'")
+    is_ordered = path.suffix in (".pth", ".pt")
+    if path.suffix != ".safetensors" and not is_ordered:
+        raise InputError(f"pretrain.{field} must be a .safetensors, .pth or .pt file; got '{file}'")
     try:
-        content: object = (
-            load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-        )
+        with torch.serialization.safe_globals([argparse.Namespace]):  # many training scripts keep their options
+            content: object = torch.load(path, "cpu", weights_only=True) if is_ordered else load_file(path)
     except FileNotFoundError as error:
-        raise InputError(f"pretrain.weights must be a readable file; '{file}' does not exist") from error
+        raise InputError(f"pretrain.{field} must be a readable file; '{file}' does not exist") from error
     except (OSError, RuntimeError, EOFError, ValueError, SafetensorError, pickle.UnpicklingError) as error:
         reason = str(error).partition("\n")[0]
-        raise InputError(f"pretrain.weights '{file}' cannot be read: {reason}; give a file of tensors only") from error
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
+        raise InputError(f"pretrain.{field} '{file}' cannot be read: {reason}; give a file of tensors only") from error
+    opened: list[str] = []
+    beside: list[str] = []
+    while isinstance(content, Mapping):
+        inner = [name for name in CONTAINERS if isinstance(content.get(name), Mapping)]
+        if not inner:
+            break
+        opened.append(inner[0])
+        beside += inner[1:]
+        content = content[inner[0]]
     tensors: dict[str, Tensor] = dict(content) if isinstance(content, Mapping) else {}
     if not tensors or not all(isinstance(item, Tensor) for item in tensors.values()):
-        raise InputError(f"pretrain.weights '{file}' must hold tensors by name (a state_dict); it holds something else")
-    return tensors
+        raise InputError(
+            f"pretrain.{field} '{file}' must hold tensors by name (a state_dict), by themselves or in one of "
+            f"{', '.join(CONTAINERS)}; it holds something else"
+        )
+    return WeightsFile(tensors, ".".join(opened), tuple(beside), is_ordered)
 
 
 def check_weights(pretraining: Pretraining) -> None:

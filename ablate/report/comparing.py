@@ -12,7 +12,7 @@ import pandas as pd
 
 from ablate.report.analysis import NUM_RESAMPLES, SEED
 from ablate.report.estimates import estimate_text
-from ablate.report.grouping import INITIALISATION, group_trials, plain, record_value, value_label
+from ablate.report.grouping import INITIALISATION, group_trials, initialisations, plain, record_value, value_label
 from ablate.report.render import Cell, Table, check_format, render_table, slug
 from ablate.report.run_data import RunData, read_run
 from ablate.stats import Resamples, error_sums, paired_difference
@@ -100,6 +100,7 @@ class _Move:
 def _finished(run: RunData) -> dict[str, Mapping[str, Any]]:
     trials = run.trials[run.trials["status"] == "finished"]
     names = ("trial_id", *_ABOUT, *RESULTS)
+    trials = trials.assign(**{INITIALISATION: initialisations(trials)})
     return {
         str(values[0]): dict(zip(names, map(plain, values), strict=True))
         for values in zip(*(trials[name] for name in names), strict=True)

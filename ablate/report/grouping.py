@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from ablate.errors import InputError, nearest
-from ablate.space import METHODS
+from ablate.space import FILES_OF_WEIGHTS, METHODS, method_label
 from ablate.tables import TABLES, shots_of_number
 
 Value: TypeAlias = str | int | float | bool | tuple[object, ...] | None
@@ -35,9 +35,13 @@ _NAMES = TABLES["trials"].names
 FIELDS: tuple[str, ...] = tuple(
     name
     for name in _NAMES[_NAMES.index("pretrain_key") + 1 : _NAMES.index("status")]
-    if name not in ("shots_label", "pretrain_weights")  # the same as shots and as the weights' SHA-256
+    # the same as shots, and as the weights' SHA-256
+    if name not in ("shots_label", *(f"pretrain_{field}" for field in FILES_OF_WEIGHTS))
 )
 """The fields of a trial that two trials can differ in, as columns of the table `trials`."""
+
+_NAME = "pretrain_name"
+"""The field that names a starting point of one's own; tables have it as a part of the initialisation."""
 
 MISSING = "missing"
 """Status of a trial that is planned and has no row in `trials` yet."""
@@ -101,6 +105,13 @@ def plain(value: object) -> Value:
     return str(value)
 
 
+def initialisations(trials: pd.DataFrame) -> pd.Series:
+    """Return each trial's initialisation as tables have it: its method, or `weights:NAME` for a starting point."""
+    pairs = zip(map(plain, trials[INITIALISATION]), map(plain, trials[_NAME]), strict=True)
+    found = [f"{method}:{name}" if name else method for method, name in pairs]
+    return pd.Series(found, index=trials.index, dtype=object)
+
+
 def value_label(field: str, value: Value) -> str:
     """Return a field's value as text for a reader."""
     if field == "shots":
@@ -108,7 +119,8 @@ def value_label(field: str, value: Value) -> str:
     if value is None:
         return "–"
     if field == INITIALISATION:
-        return METHODS[str(value)].label if value in METHODS else str(value)
+        method, _, name = str(value).partition(":")
+        return method_label(method, name) if method in METHODS else str(value)
     if field == "pretrain_weights_sha256":
         return str(value)[:8]
     if isinstance(value, bool):
@@ -131,6 +143,7 @@ _FIELD_LABELS = {
     "pretrain_steps": "pre-training steps",
     "pretrain_timesteps": "timesteps",
     "pretrain_weights_sha256": "weights",
+    _NAME: "starting point",
     "dataset": "data set",
     "network_kind": "network",
 }
@@ -153,7 +166,8 @@ def order_of(field: str, value: Value) -> tuple[object, ...]:
         return (0, value) if isinstance(value, int) else (1, 0)
     if field == INITIALISATION:
         names = list(METHODS)
-        return (names.index(str(value)), "") if value in METHODS else (len(names), str(value))
+        method, _, name = str(value).partition(":")
+        return (names.index(method), name) if method in METHODS else (len(names), str(value))
     if value is None:
         return (2, 0.0, "")
     if isinstance(value, (bool, int, float)):
@@ -267,12 +281,13 @@ def group_trials(
         raise InputError(f"--rows and --columns must be two fields; got {rows!r} for both")
     frame = filter_trials(trials, filters)
     columns_of = {name: [plain(value) for value in frame[name]] for name in FIELDS}
+    columns_of[INITIALISATION] = list(initialisations(frame))
     records: list[_Record] = [
         dict(zip(columns_of, values, strict=True)) for values in zip(*columns_of.values(), strict=True)
     ]
     axes = (rows, columns)
     varying = [name for name in FIELDS if len({record[name] for record in records}) > 1]
-    varying = [name for name in varying if name not in axes and name not in SEED_FIELDS]
+    varying = [name for name in varying if name not in (*axes, *SEED_FIELDS, _NAME)]
     splits: list[str] = []
     variants: list[str] = []
     for name in sorted(varying, key=lambda name: name.startswith("pretrain_")):  # what is not the method's first

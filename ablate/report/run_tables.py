@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ablate.report.analysis import Analysis, Panel, best_rates
-from ablate.report.grouping import INITIALISATION, Key, field_label, plain, value_label
+from ablate.report.grouping import INITIALISATION, Key, field_label, initialisations, plain, value_label
 from ablate.report.metrics import METRICS, Metric, rate_metric, thresholds_of
 from ablate.report.pivot import Pivot, as_tables, pivot, pivot_of
 from ablate.report.render import Cell, Table, slug
@@ -260,6 +260,7 @@ def status_tables(analysis: Analysis) -> Iterator[Table]:
     without = trials[trials["status"] != "finished"]
     if not len(without):
         return
+    without = without.assign(**{INITIALISATION: initialisations(without)})
     rows = []
     records = []
     for _, trial in without.iterrows():

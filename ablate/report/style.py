@@ -24,6 +24,7 @@ LOOKS: dict[str, Look] = {
     "simclrv2": Look("#009E73", "^", "triangle-up"),
     "dino": Look("#CC79A7", "D", "diamond"),
     "imagenet": Look("#E69F00", "v", "triangle-down"),
+    "weights": Look("#CC6677", "H", "hexagon2"),
     "scratch": Look("#7A7A7A", "X", "x"),
     "mocov2": Look("#56B4E9", "p", "pentagon"),
     "simclr": Look("#44AA99", "<", "triangle-left"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from ablate.datasets import Dataset, load_dataset, require_dataset
-from ablate.space import Pretrain, TrialSpec
+from ablate.space import ImagenetSpec, Pretrain, TrialSpec, WeightsSpec
 
 WARNINGS_SHOWN = 5
 """Warnings of a data set that are shown before a run; the others are counted."""
@@ -31,6 +31,7 @@ def check_trials(
     from ablate.finetune import check_finetune
     from ablate.network.building import check_network
     from ablate.network.imagenet import check_imagenet
+    from ablate.network.starting import check_start
     from ablate.network.weights import check_weights
     from ablate.stage.trial import check_unlabelled
 
@@ -42,10 +43,12 @@ def check_trials(
         if trial.pretraining is not None:
             check_unlabelled(trial.pretraining, infos[trial.pretraining.fields.dataset].unlabelled)
             check_weights(trial.pretraining)
-    for network, weights in dict.fromkeys(
-        (trial.network, getattr(trial.pretrain, "weights", None)) for trial in trials if trial.method == "imagenet"
-    ):
-        check_imagenet(network, weights)
+    starts = dict.fromkeys((trial.network, trial.image_size, trial.pretrain) for trial in trials)
+    for network, size, start in starts:
+        if isinstance(start, ImagenetSpec):
+            check_imagenet(network, start.weights, image_size=size)
+        elif isinstance(start, WeightsSpec):
+            check_start(network, size, start)
 
 
 def _datasets_of(trial: TrialSpec) -> Iterator[str]:

@@ -4,6 +4,7 @@ from ablate.space.fields import TrialField, flatten, nest, trial_fields
 from ablate.space.files import Source, find_grid, shipped_folder, shipped_grids
 from ablate.space.grid import Grid, Plan, axes_of, load_grid, load_trial, plan_of
 from ablate.space.methods import (
+    FILES_OF_WEIGHTS,
     METHODS,
     BarlowTwinsSpec,
     ByolSpec,
@@ -18,6 +19,9 @@ from ablate.space.methods import (
     SelfSupervised,
     SimclrSpec,
     SimclrV2Spec,
+    WeightsSpec,
+    method_label,
+    missing_field,
 )
 from ablate.space.networks import NETWORKS, NetworkRow, NetworkSpec
 from ablate.space.spec import Spec
@@ -36,6 +40,7 @@ from ablate.space.trial import (
 
 __all__ = [
     "BUILT_IN_DATASETS",
+    "FILES_OF_WEIGHTS",
     "METHODS",
     "NETWORKS",
     "PAPER_SIZE",
@@ -66,12 +71,15 @@ __all__ = [
     "Spec",
     "TrialField",
     "TrialSpec",
+    "WeightsSpec",
     "axes_of",
     "canonical",
     "find_grid",
     "flatten",
     "load_grid",
     "load_trial",
+    "method_label",
+    "missing_field",
     "nest",
     "plan_of",
     "shipped_folder",

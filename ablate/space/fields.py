@@ -16,7 +16,7 @@ METHOD_FIELD: FieldPath = ("pretrain", "method")
 """The field that says which other fields `pretrain` has."""
 
 FILLED_IN = "weights_sha256"
-"""A field that a user does not write: the identity of the file `weights`."""
+"""A field that a user does not write: the identity of the file of weights."""
 
 
 class TrialField(NamedTuple):

@@ -15,7 +15,7 @@ from ablate.errors import InputError, nearest
 from ablate.space.explain import explain
 from ablate.space.fields import METHOD_FIELD, fields_beside, flatten, nest, trial_fields
 from ablate.space.files import Place, Source
-from ablate.space.methods import METHODS
+from ablate.space.methods import METHODS, missing_field
 from ablate.space.trial import Pretraining, TrialSpec
 
 
@@ -62,7 +62,7 @@ def _leaves(value: Any, path: tuple[str, ...], place: Place) -> Iterator[Leaf]:
 def _validate(data: dict[str, Any], refuse: Callable[[tuple[str, ...], str], NoReturn]) -> TrialSpec:
     """Validate one trial; hand the first problem's path and message to `refuse`."""
     try:
-        return TrialSpec.model_validate(data)
+        trial = TrialSpec.model_validate(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         pretrain = data.get("pretrain")
@@ -71,6 +71,9 @@ def _validate(data: dict[str, Any], refuse: Callable[[tuple[str, ...], str], NoR
         of_method = method if path[:1] == METHOD_FIELD[:1] and method in METHODS else None
         place, message = explain(first, fields_beside(path, of_method), of_method and f"method {of_method}")
         refuse(tuple(str(part) for part in place), message)
+    if missing := missing_field(trial.pretrain):
+        refuse(("pretrain", missing[0]), missing[1])
+    return trial
 
 
 def load_trial(source: Source) -> TrialSpec:

@@ -14,6 +14,39 @@ from ablate.errors import nearest
 from ablate.space.networks import NETWORKS
 from ablate.space.spec import Fraction, Positive, PositiveNumber, Spec
 
+FILES_OF_WEIGHTS = ("weights", "file")
+"""The fields of `pretrain` that name a file of weights; its path is no part of an identity, `weights_sha256` is."""
+
+
+def _identify(spec: Spec, field: str, given: str | None, expected: str | None) -> None:
+    """Put the absolute path of the file that `field` names and its SHA-256 into a spec that has just been validated.
+
+    Args:
+        spec: has `field` and `weights_sha256`.
+        field: one of `FILES_OF_WEIGHTS`.
+        given: its value.
+        expected: the value of `weights_sha256`.
+
+    Raises:
+        ValueError: the file cannot be read, or is another one than expected.
+    """
+    if given is None:
+        return
+    path = Path(given).expanduser().resolve()
+    try:
+        with path.open("rb") as file:
+            sha = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        if expected:  # the identity is known; whoever loads the file reports that it is gone
+            return
+        raise ValueError(
+            f"{field} must be a readable file; got '{given}' ({error.strerror}); give its path from the current folder"
+        ) from error
+    if expected not in (None, sha):
+        raise ValueError(f"{field} '{given}' has changed: SHA-256 {sha}, expected {expected}")
+    object.__setattr__(spec, field, str(path))
+    object.__setattr__(spec, "weights_sha256", sha)
+
 
 class StartingWeights(Spec):
     """A file of weights to start from, identified by its content."""
@@ -23,23 +56,7 @@ class StartingWeights(Spec):
 
     @model_validator(mode="after")
     def _hash_weights(self) -> Self:
-        if self.weights is None:
-            return self
-        path = Path(self.weights).expanduser().resolve()
-        try:
-            with path.open("rb") as file:
-                sha = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            if self.weights_sha256:  # the identity is known; whoever loads the file reports that it is gone
-                return self
-            raise ValueError(
-                f"weights must be a readable file; got '{self.weights}' ({error.strerror}); "
-                "give its path from the current folder"
-            ) from error
-        if self.weights_sha256 not in (None, sha):
-            raise ValueError(f"weights '{self.weights}' has changed: SHA-256 {sha}, expected {self.weights_sha256}")
-        object.__setattr__(self, "weights", str(path))
-        object.__setattr__(self, "weights_sha256", sha)
+        _identify(self, "weights", self.weights, self.weights_sha256)
         return self
 
 
@@ -156,6 +173,25 @@ class ImagenetSpec(StartingWeights):
     method: Literal["imagenet"] = "imagenet"
 
 
+class WeightsSpec(Spec):
+    """A starting point of one's own: the weights in a file, under a name of their own in every table."""
+
+    method: Literal["weights"] = "weights"
+    name: str = Field(
+        "",
+        max_length=40,
+        pattern=r"^([\w.+/-]+( [\w.+/-]+)*)?$",
+        description="what tables call it, such as RadImageNet",
+    )
+    file: str | None = Field(None, description="file (.safetensors, .pth, .pt) with the weights of the encoder")
+    weights_sha256: str | None = Field(None, description="SHA-256 of `file`; filled in, checked when given")
+
+    @model_validator(mode="after")
+    def _hash_file(self) -> Self:
+        _identify(self, "file", self.file, self.weights_sha256)
+        return self
+
+
 class ScratchSpec(Spec):
     """Random initial weights."""
 
@@ -171,6 +207,7 @@ class MethodRow:
     code: str | None  # module of the implementation; None: there is nothing to train
     label: str  # as printed in tables
     only: bool = False  # it runs on that kind alone
+    needs: tuple[str, ...] = ()  # fields of the spec that a user has to give
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -188,9 +225,32 @@ METHODS: dict[str, MethodRow] = {
     "byol": MethodRow(ByolSpec, "encoder", "ablate.pretrain.byol", "BYOL"),
     "barlow_twins": MethodRow(BarlowTwinsSpec, "encoder", "ablate.pretrain.barlow_twins", "Barlow Twins"),
     "imagenet": MethodRow(ImagenetSpec, "encoder", None, "ImageNet", only=True),
+    "weights": MethodRow(WeightsSpec, "encoder", None, "own weights", needs=("name", "file")),
     "scratch": MethodRow(ScratchSpec, "unet", None, "scratch"),
 }
 """Every initialisation. A new method is one file under `ablate/pretrain/` and one row here."""
+
+
+def method_label(method: str, name: str = "") -> str:
+    """Return what a reader calls an initialisation: the label of its method, or the name of a starting point.
+
+    A starting point that is named like a method is told apart from it: `ImageNet (own weights)`.
+    """
+    own = METHODS[method].label
+    if not name:
+        return own
+    labels = {text.casefold() for key, row in METHODS.items() for text in (key, row.label)}
+    return f"{name} ({own})" if name.casefold() in labels else name
+
+
+def missing_field(spec: Spec) -> tuple[str, str] | None:
+    """Return the first field that an initialisation needs and was not given, and the message that refuses that."""
+    method = str(getattr(spec, "method"))  # noqa: B009
+    for field in METHODS[method].needs:
+        if not getattr(spec, field):
+            rule = type(spec).model_fields[field].description
+            return field, f"pretrain.method {method} needs pretrain.{field}: {rule}; it is not given"
+    return None
 
 
 def _pretrain_of(value: object) -> object:

@@ -11,7 +11,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from ablate.space.methods import METHODS, AnyPretrain, DdpmSpec, Pretrain, ScratchSpec, SelfSupervised
+from ablate.space.methods import (
+    FILES_OF_WEIGHTS,
+    METHODS,
+    AnyPretrain,
+    DdpmSpec,
+    Pretrain,
+    ScratchSpec,
+    SelfSupervised,
+)
 from ablate.space.networks import NETWORKS, NetworkSpec
 from ablate.space.spec import Positive, PositiveNumber, Spec
 
@@ -187,7 +195,7 @@ class TrialSpec(Spec):
 
     @functools.cached_property
     def pretraining(self) -> Pretraining | None:
-        """The pre-training this trial starts from; None for scratch and imagenet."""
+        """The pre-training this trial starts from; None for scratch, imagenet and weights."""
         return Pretraining.of(self) if isinstance(self.pretrain, Pretrain) else None
 
     @property
@@ -212,7 +220,8 @@ def _full(spec: Spec) -> dict[str, Any]:
     data["network"] = {name: value for name, value in data["network"].items() if name in ("kind", *used.fields)}
     if not used.has_timesteps:
         data["finetune"].pop("timestep")
-    data["pretrain"].pop("weights", None)  # identified by its SHA-256
+    for name in FILES_OF_WEIGHTS:  # identified by the SHA-256
+        data["pretrain"].pop(name, None)
     return data
 
 

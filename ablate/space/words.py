@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from ablate.space.methods import METHODS, Pretrain
+from ablate.space.methods import Pretrain, method_label
 from ablate.space.spec import Spec
 from ablate.space.trial import TrialSpec
 
 
 def initialisation(spec: Spec) -> str:
-    """Return a pre-training in a few words: `DDPM T=500, 8000 steps`."""
-    words = METHODS[getattr(spec, "method")].label  # noqa: B009
+    """Return an initialisation in a few words: `DDPM T=500, 8000 steps`, `RadImageNet`."""
+    words = method_label(str(getattr(spec, "method")), str(getattr(spec, "name", "")))  # noqa: B009
     timesteps = f" T={spec.timesteps}" if hasattr(spec, "timesteps") else ""
     steps = f", {spec.steps} steps" if isinstance(spec, Pretrain) else ""
     return words + timesteps + steps

@@ -24,9 +24,10 @@ from ablate.network.base import Network
 from ablate.network.building import build_network, count_parameters
 from ablate.network.evaluation import evaluate
 from ablate.network.imagenet import load_imagenet
+from ablate.network.starting import load_start
 from ablate.pretrain import run_pretraining
 from ablate.schedule.policy import Stage
-from ablate.space import Pretraining, TrialSpec
+from ablate.space import ImagenetSpec, Pretraining, TrialSpec, WeightsSpec
 from ablate.stage.attempt import Attempt, cause_of
 from ablate.stage.checkpoints import SnapshotMissing, load_snapshot, load_state, saving
 from ablate.stage.log import StageLog
@@ -150,7 +151,7 @@ def _write_pretraining_curve(task: Task, key: str, curve: Sequence[CurvePoint]) 
 def initial_network(spec: TrialSpec, num_landmarks: int, store: Store, folder: str | None) -> tuple[Network, float]:
     """Return the network a trial's fine-tuning starts from, and the seconds of pre-training in it.
 
-    `folder` holds the pre-training's snapshots; None for scratch and imagenet.
+    `folder` holds the pre-training's snapshots; None where nothing was pre-trained.
     """
     network = build_network(spec.network, num_outputs=num_landmarks, image_size=spec.image_size, seed=spec.seed)
     pretraining = spec.pretraining
@@ -159,8 +160,10 @@ def initial_network(spec: TrialSpec, num_landmarks: int, store: Store, folder: s
         network.load_initial(load_snapshot(store, folder, steps))
         manifest = store.manifest(step_folder(folder, steps))
         return network, float(manifest.facts.get("seconds", 0.0)) if manifest else 0.0
-    if spec.method == "imagenet":
-        load_imagenet(network, getattr(spec.pretrain, "weights", None))
+    if isinstance(spec.pretrain, ImagenetSpec):
+        logger.info("%s", load_imagenet(network, spec.pretrain.weights))
+    elif isinstance(spec.pretrain, WeightsSpec):
+        logger.info("%s", load_start(network, spec.pretrain))
     return network, 0.0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from ablate.space import TrialSpec, flatten, nest, trial_fields
+from ablate.space import FILES_OF_WEIGHTS, TrialSpec, flatten, nest, trial_fields
 from ablate.tables.schemas import SPEC_COLUMNS
 
 ALL: Literal["all"] = "all"
@@ -42,7 +42,7 @@ def trial_of_row(row: Mapping[str, Any]) -> TrialSpec:
     """Return the trial that a row of `trials` describes, but for the file of weights it may have started from."""
     values = {field.path: row.get(field.column) for field in trial_fields(row["pretrain_method"])}
     values[("shots",)] = shots_of_number(row["shots"])
-    not_kept = {("pretrain", "weights"), ("pretrain", "weights_sha256")}
+    not_kept = {("pretrain", name) for name in (*FILES_OF_WEIGHTS, "weights_sha256")}
     return TrialSpec.model_validate(
         nest((path, value) for path, value in values.items() if value is not None and path not in not_kept)
     )

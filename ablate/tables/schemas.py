@@ -75,7 +75,7 @@ TABLES: dict[str, Any] = {
         [
             _column("trial_id", pa.string(), "12 hex digits that name the trial", nullable=False),
             _column(
-                "pretrain_key", pa.string(), "12 hex digits that name the pre-training; null for scratch and imagenet"
+                "pretrain_key", pa.string(), "12 hex digits that name the pre-training; null where nothing is trained"
             ),
             *SPEC_COLUMNS,
             _column("status", pa.string(), "finished or failed", nullable=False),
