@@ -17,7 +17,7 @@ from ablate.network.imagenet import check_imagenet, load_imagenet
 from ablate.network.matching import Target, match
 from ablate.network.starting import check_start, load_start
 from ablate.network.weights import read_file
-from ablate.report.grouping import INITIALISATION, group_trials
+from ablate.report.grouping import INITIALISATION, filter_trials, group_trials
 from ablate.running.checks import check_trials
 from ablate.space import NetworkSpec, TrialSpec, WeightsSpec, load_trial, method_label
 from ablate.space.files import Source
@@ -345,6 +345,9 @@ def test_two_names_are_two_rows_and_a_name_of_a_method_is_told_apart(tmp_path: P
         )
     )
     assert [len(positions) for positions in group.cells.values()] == [2, 2, 1, 1, 1]
+    assert len(filter_trials(frame, ["method=RadImageNet"])) == 2
+    assert len(filter_trials(frame, ["method=weights"])) == 6
+    assert len(filter_trials(frame, ["method=imagenet"])) == 1
     assert method_label("weights", "scratch") == "scratch (own weights)"
 
 

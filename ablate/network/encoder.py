@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -99,6 +100,7 @@ def encoder_options(encoder: str, image_size: int) -> dict[str, Any]:
     return {"img_size": image_size} if config is not None and config.fixed_input_size else {}
 
 
+@functools.lru_cache(maxsize=8)
 def timm_names(encoder: str) -> frozenset[str]:
     """Return the names of all tensors of the model of timm that `tu-NAME` is the encoder of; empty for others."""
     import timm

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from torch import nn
 
@@ -85,10 +85,5 @@ def _targets(network: Network) -> Sequence[Target]:
     name = network.spec.label
     return (
         Target(f"the network on {name} without its output layer", body),
-        Target(f"the encoder {name}", encoder, functools.partial(_beyond, name)),
+        Target(f"the encoder {name}", encoder, functools.partial(timm_names, name)),
     )
-
-
-@functools.lru_cache(maxsize=8)
-def _beyond(encoder: str) -> Collection[str]:
-    return timm_names(encoder)

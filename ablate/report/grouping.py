@@ -213,7 +213,7 @@ def filter_trials(trials: pd.DataFrame, filters: Sequence[str]) -> pd.DataFrame:
             column = name.strip()
         else:
             column = check_axis(f"--filter {text}: the field", name)
-        values = [plain(value) for value in trials[column]]
+        values = [plain(value) for value in (initialisations(trials) if column == INITIALISATION else trials[column])]
         texts = {value: _spellings(column, value) for value in set(values)}
         chosen: set[Value] = set()
         for part in [wanted] if any(wanted.strip() in found for found in texts.values()) else wanted.split(","):
@@ -235,6 +235,8 @@ def _spellings(column: str, value: Value) -> set[str]:
         found.add("none")
     if isinstance(value, bool):
         found.add(str(value).lower())
+    if column == INITIALISATION:
+        found.add(str(value).partition(":")[0])
     return found
 
 
