@@ -71,10 +71,6 @@ class Network(nn.Module, ABC):
         """Return the tensors that self-supervision trains, named as in `state_dict()`."""
         return {name: tensor for name, tensor in self.state_dict().items() if name.startswith(self._encoder)}
 
-    def output_names(self) -> set[str]:
-        """Return the names, in `state_dict()`, of the tensors of the output layer."""
-        return {name for name in self.state_dict() if name.startswith(self._output)}
-
     @abstractmethod
     def keep_encoder_only(self) -> None:
         """Drop what `features` does not use; afterwards `state_dict()` is `encoder_state()` and `forward` fails."""
