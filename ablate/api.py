@@ -24,6 +24,7 @@ class Results:
 
     trials: pd.DataFrame  # one row a trial
     errors: pd.DataFrame  # one row for each test image and annotated landmark
+    baselines: pd.DataFrame  # one row for each mean shape of shots
     curves: pd.DataFrame  # learning curves
     stages: pd.DataFrame  # one row for each attempt at a stage
 
@@ -76,4 +77,6 @@ def read_results(run: str | Path) -> Results:
         CorruptArtifact: a part file is damaged.
     """
     store = open_run(run)
-    return Results(**{name: tables.read_frame(store, name) for name in ("trials", "errors", "curves", "stages")})
+    return Results(
+        **{name: tables.read_frame(store, name) for name in ("trials", "errors", "baselines", "curves", "stages")}
+    )

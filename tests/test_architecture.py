@@ -89,7 +89,7 @@ INSIDE = {
         (*modules_of(METHODS), "methods"),
         ("loop",),
     ),
-    "finetune": (("augment", "losses"), ("loop",)),
+    "finetune": (("augment", "losses"), ("loop",), ("mean_shape",)),
     "stage": (
         ("log", "pictures", "settings"),
         ("checkpoints", "machine"),
@@ -100,7 +100,8 @@ INSIDE = {
     ),
     "report": (
         ("grouping", "metrics", "render", "style"),
-        ("pivot", "run_data"),
+        ("mean_shapes", "run_data"),
+        ("pivot",),
         ("analysis",),
         ("estimates", "rankings", "run_tables"),
         ("comparison_tables",),

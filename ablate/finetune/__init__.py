@@ -13,6 +13,7 @@ from ablate.finetune.loop import (
     select_shots,
 )
 from ablate.finetune.losses import LOSSES, LossFunction
+from ablate.finetune.mean_shape import mean_shape, mean_shape_errors
 
 __all__ = [
     "LOSSES",
@@ -23,5 +24,7 @@ __all__ = [
     "draw_targets",
     "finetune",
     "learning_rate",
+    "mean_shape",
+    "mean_shape_errors",
     "select_shots",
 ]

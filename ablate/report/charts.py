@@ -13,7 +13,8 @@ import pandas as pd
 from ablate.report.analysis import SEED, Analysis, Arm, Panel
 from ablate.report.estimates import numeric_shots
 from ablate.report.grouping import INITIALISATION, Key, field_label, plain, value_label
-from ablate.report.metrics import thresholds_of
+from ablate.report.mean_shapes import mean_shapes
+from ablate.report.metrics import MEAN_SHAPE, METRICS, rate_metric, thresholds_of
 from ablate.report.rankings import rankings
 from ablate.report.render import slug
 from ablate.report.run_tables import fullest, trial_costs
@@ -116,6 +117,17 @@ def _interval_note(arms: Sequence[Arm]) -> str:
     return text.replace("over seeds (1) and test images", "over test images (one seed)")
 
 
+def _mean_shape_line(x: Sequence[float], y: Sequence[float]) -> Line:
+    """Return the line of the mean shape, which no method should lie above."""
+    return Line(MEAN_SHAPE.replace("_", " "), MEAN_SHAPE, 1, tuple(x), tuple(y))
+
+
+def _constants(analysis: Analysis, panel: Panel) -> dict[Key, float]:
+    """Return the MRE of the mean shape of the shots by column, over all draws of the shots."""
+    found = mean_shapes(analysis.grouping, panel.group, METRICS["mre"])
+    return {column: sum(values) / len(values) for column, values in found.items()}
+
+
 def shot_charts(analysis: Analysis) -> Iterator[Chart]:
     """MRE against shots, one line per initialisation."""
     for panel in analysis.panels:
@@ -133,6 +145,9 @@ def shot_charts(analysis: Analysis) -> Iterator[Chart]:
                     tuple(_value(arm) for arm in arms), lower, upper,
                     tuple(f"{arm.shots} shots, {arm.mre.num_seeds} seeds" for arm in arms),
                 ))  # fmt: skip
+        constants = {where[column]: value for column, value in _constants(analysis, panel).items()}
+        if constants:
+            lines.append(_mean_shape_line(list(constants), list(constants.values())))
         yield LineChart(
             slug("mre-shots", panel.title), panel.title, "annotated training images", f"MRE ({panel.unit})",
             tuple(lines), x_log=True, x_ticks=tuple((x, column.label("shots")) for column, x in where.items()),
@@ -169,6 +184,13 @@ def rate_charts(analysis: Analysis) -> Iterator[Chart]:
                     tuple((100 * curve.values_M).tolist()), tuple((100 * curve.lower_M).tolist()),
                     tuple((100 * curve.upper_M).tolist()),
                 ))  # fmt: skip
+            rates = [
+                (threshold, 100 * sum(values[column]) / len(values[column]))
+                for threshold in thresholds
+                if column in (values := mean_shapes(analysis.grouping, panel.group, rate_metric("sdr", threshold)))
+            ]
+            if rates:  # it is known at the thresholds alone
+                lines.append(_mean_shape_line([x for x, _ in rates], [y for _, y in rates]))
             yield LineChart(
                 slug("sdr", panel.title, column.label("shots")), f"{panel.title}, {column.label('shots')} shots",
                 f"distance ({panel.unit})", "landmarks within distance (%)", tuple(lines), rules=tuple(thresholds),
@@ -200,6 +222,8 @@ def _setting_charts(analysis: Analysis, field: str) -> Iterator[Chart]:
                 ))  # fmt: skip
             if drawn:
                 values = sorted({x for line in drawn for x in line.x})
+                if (constant := _constants(analysis, panel).get(column)) is not None:
+                    drawn.append(_mean_shape_line(values, [constant] * len(values)))
                 yield LineChart(
                     slug("mre", field.removeprefix("pretrain_"), panel.title, column.label("shots")),
                     f"{panel.title}, {column.label('shots')} shots", field_label(field), f"MRE ({panel.unit})",

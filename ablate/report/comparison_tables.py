@@ -10,20 +10,26 @@ import numpy as np
 from ablate.report.analysis import Analysis
 from ablate.report.estimates import estimate_record, estimate_text, interval_notes, numeric_shots
 from ablate.report.grouping import INITIALISATION, plain
-from ablate.report.metrics import METRICS
+from ablate.report.mean_shapes import NO_BETTER_NOTE, mark, mean_shapes
+from ablate.report.metrics import MEAN_SHAPE, METRICS
 from ablate.report.render import Cell, Table, slug
 from ablate.stats import WILCOXON_CAPTION, label_efficiency, leakage, select_by_validation
 
 
 def interval_tables(analysis: Analysis) -> Iterator[Table]:
     """Yield the MRE with its interval, initialisation by shots."""
+    metric = METRICS["mre"]
     for panel in analysis.panels:
         rows, records = [], []
+        constants = mean_shapes(analysis.grouping, panel.group, metric)
+        notes = [*interval_notes(panel, analysis.num_resamples)]
         for row in panel.group.rows:
             cells = []
             for column in panel.group.columns:
                 arm = panel.arms.get((row, column))
-                cells.append(Cell(estimate_text(arm.mre), arm.mre.value) if arm else Cell("–", None))
+                below = mark(metric, arm.mre.value, constants.get(column)) if arm else ""
+                notes += [NO_BETTER_NOTE] if below and NO_BETTER_NOTE not in notes else []
+                cells.append(Cell(estimate_text(arm.mre) + below, arm.mre.value) if arm else Cell("–", None))
                 if arm:
                     names = {
                         "initialisation": row.label(INITIALISATION),
@@ -32,13 +38,18 @@ def interval_tables(analysis: Analysis) -> Iterator[Table]:
                     }
                     records.append({**names, **estimate_record(arm.mre)})
             rows.append((Cell(row.label(INITIALISATION)), *cells))
+        if constants:
+            found = [constants.get(column) for column in panel.group.columns]
+            means = [None if values is None else sum(values) / len(values) for values in found]
+            cells = [Cell("–" if mean is None else metric.text(mean), mean) for mean in means]
+            rows.append((Cell("mean shape", MEAN_SHAPE), *cells))
         yield Table(
             slug("mre-intervals", panel.title),
             f"MRE ({panel.unit}) with its 95 % interval by initialisation and shots: {panel.title}.",
             ("initialisation", *(column.label("shots") for column in panel.group.columns)),
             tuple(rows),
             tuple(records),
-            interval_notes(panel, analysis.num_resamples),
+            tuple(notes),
         )
 
 

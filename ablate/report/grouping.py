@@ -25,7 +25,7 @@ Value: TypeAlias = str | int | float | bool | tuple[object, ...] | None
 INITIALISATION = "pretrain_method"
 """The field that most tables and figures have a row or a line for."""
 
-SEED_FIELDS = ("seed", "pretrain_seed")
+SEED_FIELDS = ("seed", "pretrain_seed", "draw")
 """Fields that are averaged over: another value is another draw of the same thing."""
 
 ALWAYS_SPLIT = ("dataset",)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import pandas as pd
 
 from ablate.errors import InputError, nearest
 from ablate.tables import TABLES
+
+MEAN_SHAPE = "mean_shape"
+"""The constant prediction that every initialisation is held against, see `ablate.finetune.mean_shape`."""
 
 Better: TypeAlias = Literal["lower", "higher"]
 
@@ -111,6 +114,12 @@ def metric_values(trials: pd.DataFrame, metric: Metric) -> list[float | None]:
         found = [float(rate["rate"]) for rate in pairs if rate["threshold"] == metric.threshold]
         values.append(found[0] if found else None)
     return values
+
+
+def mean_shape_values(trials: pd.DataFrame, metric: Metric) -> list[float | None]:
+    """Return the metric of the mean shape of every trial's shots, None where it has none."""
+    column = f"{MEAN_SHAPE}_{metric.column}"
+    return metric_values(trials, replace(metric, column=column)) if column in trials else [None] * len(trials)
 
 
 def _is_list(value: object) -> bool:

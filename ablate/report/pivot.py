@@ -19,7 +19,8 @@ from ablate.report.grouping import (
     plain,
     record_value,
 )
-from ablate.report.metrics import Metric, metric_of, metric_values
+from ablate.report.mean_shapes import NO_BETTER_NOTE, mark, mean_shapes
+from ablate.report.metrics import MEAN_SHAPE, Metric, metric_of, metric_values
 from ablate.report.render import Cell, Table, check_format, render_table, slug, unique_names
 from ablate.stats.samples import over_seeds
 from ablate.words import counted
@@ -49,6 +50,7 @@ class PivotTable:
     group: Group
     unit: str | None  # of the trials, if they share one
     cells: Mapping[tuple[Key, Key], Summary]
+    mean_shapes: Mapping[Key, tuple[float, ...]]  # by column, see `mean_shapes`
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ def pivot_of(grouping: Grouping, metric: Metric) -> Pivot:
     for group in grouping.groups:
         cells = {key: _summary(positions, values, status) for key, positions in group.cells.items()}
         found = {str(units[p]) for positions in group.cells.values() for p in positions if units[p] is not None}
-        tables.append(PivotTable(group, found.pop() if len(found) == 1 else None, cells))
+        unit = found.pop() if len(found) == 1 else None
+        tables.append(PivotTable(group, unit, cells, mean_shapes(grouping, group, metric)))
     return Pivot(metric, grouping, tuple(tables))
 
 
@@ -148,6 +151,7 @@ def _table(
     counts = [cell.num for cell in table.cells.values()]
     usual = max(set(counts), key=lambda n: (counts.count(n), n), default=0)
     body = []
+    worse = False
     records: list[dict[str, object]] = []
     for row in group.rows:
         line = [Cell(_with_unit(grouping.rows, row, grouping, table), row.label(grouping.rows))]
@@ -156,11 +160,19 @@ def _table(
             if cell is None:
                 line.append(Cell("", None))
                 continue
-            mark = marks.get((number, row, column))
-            shown = Cell(_text(cell, metric, usual), cell.mean, best=mark == "best", tied=mark == "tied")
+            found = marks.get((number, row, column))
+            text = _text(cell, metric, usual)
+            if below := mark(metric, cell.mean, table.mean_shapes.get(column)):
+                text, worse = text + below, True
+            shown = Cell(text, cell.mean, best=found == "best", tied=found == "tied")
             line.append(shown)
             records.append(_record(pivot, table, row, column, cell))
         body.append(tuple(line))
+    if table.mean_shapes:
+        constants = {column: _over(values) for column, values in table.mean_shapes.items()}
+        by_column = (constants.get(column) for column in group.columns)
+        body.append((Cell("mean shape", MEAN_SHAPE), *(_constant_cell(constant, metric) for constant in by_column)))
+        records += [_record(pivot, table, Key(MEAN_SHAPE), column, constants[column]) for column in constants]
     name, unit = metric.label, metric.unit_text(table.unit)
     fixed = group.title
     caption = (
@@ -176,11 +188,22 @@ def _table(
     axes = (grouping.rows, grouping.columns)
     default_axes = axes == (INITIALISATION, "shots")
     file = slug(metric.name, *(() if default_axes else axes), *(str(value) for _, value in group.fixed))
-    return Table(file, caption, header, tuple(body), tuple(records), (*group.notes, *notes))
+    return Table(
+        file, caption, header, tuple(body), tuple(records), (*group.notes, *notes, *([NO_BETTER_NOTE] * worse))
+    )
+
+
+def _over(values: tuple[float, ...]) -> Summary:
+    over = over_seeds(list(values))
+    return Summary(over.mean, over.sd, values, num_failed=0, num_missing=0, trials=())
+
+
+def _constant_cell(constant: Summary | None, metric: Metric) -> Cell:
+    return Cell("", None) if constant is None else Cell(_text(constant, metric, constant.num), constant.mean)
 
 
 def _averaged(grouping: Grouping) -> str:
-    names = {"seed": "seeds", "pretrain_seed": "seeds of the pre-training"}
+    names = {"seed": "seeds", "pretrain_seed": "seeds of the pre-training", "draw": "draws of the shots"}
     varied = [names[field] for field in SEED_FIELDS if grouping.trials[field].nunique() > 1]
     return " and ".join(varied) or "seeds"
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from ablate import tables
 from ablate.report.grouping import INITIALISATION, MISSING, plain
+from ablate.report.metrics import MEAN_SHAPE
 from ablate.stats.samples import BoolArray, FloatArray
 from ablate.store import Store
 from ablate.store.layout import PICTURES, STRIPS
@@ -71,6 +72,24 @@ def read_trials(store: Store) -> pd.DataFrame:
     return _read_trials(store, read_run_file(store))[0]
 
 
+_MEASURED = ("mre", "mre_median", "sdr")
+_TOLD = ["dataset", "shots", "few_shot", "seed", "draw", "exclude_duplicates"]
+
+
+def _with_baselines(trials: pd.DataFrame, store: Store) -> pd.DataFrame:
+    """Return trials with the errors of the mean shape of their shots, in columns that begin with `mean_shape_`."""
+    known: dict[tuple[object, ...], dict[str, Any]] = {
+        tuple(plain(row[name]) for name in tables.BASELINE_KEY): {name: row[name] for name in _MEASURED}
+        for row in tables.read_frame(store, "baselines").to_dict("records")
+    }
+    if not known:
+        return trials
+    given = [dict(zip(_TOLD, map(plain, row), strict=True)) for row in trials[_TOLD].itertuples(index=False)]
+    found = [known.get(tuple(tables.baseline_columns(row).values()), {}) for row in given]
+    columns = {f"{MEAN_SHAPE}_{name}": [row.get(name) for row in found] for name in _MEASURED}
+    return pd.concat([trials, pd.DataFrame(columns, index=trials.index)], axis="columns")
+
+
 def _read_trials(store: Store, described: Mapping[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return recorded and planned trials together, and the recorded ones alone."""
     recorded = tables.read_frame(store, "trials").sort_values("trial_id", ignore_index=True)
@@ -80,7 +99,7 @@ def _read_trials(store: Store, described: Mapping[str, Any]) -> tuple[pd.DataFra
         if len(planned)
         else recorded
     )
-    return trials, recorded
+    return _with_baselines(trials, store), recorded
 
 
 def read_run(store: Store) -> RunData:

@@ -35,12 +35,16 @@ LOOKS: dict[str, Look] = {
 
 _OTHERS = (Look("#882255", "*", "star"), Look("#6699CC", ">", "triangle-right"), Look("#997700", "d", "diamond-tall"))
 
+_MEAN_SHAPE = Look("#000000", "_", "line-ew-open")
+
 DASHES = ("solid", "dash", "dot", "dashdot")
 """Line styles of several settings of one method, as plotly calls them."""
 
 
 def look_of(method: str) -> Look:
     """Return how a method looks; one that is not in `LOOKS` gets a look that depends on its name alone."""
+    if method == "mean_shape":
+        return _MEAN_SHAPE
     return LOOKS.get(method) or _OTHERS[sum(map(ord, method)) % len(_OTHERS)]
 
 

@@ -11,7 +11,7 @@ import torch
 
 from ablate import __version__, tables
 from ablate.datasets import Dataset
-from ablate.finetune import FinetuneOutcome
+from ablate.finetune import FinetuneOutcome, mean_shape_errors
 from ablate.network.evaluation import Evaluation
 from ablate.network.metrics import Summary
 from ablate.revision import git_revision
@@ -84,6 +84,17 @@ def _identity_columns(attempt: Attempt) -> dict[str, object]:
 
 def _sdr_column(summary: Summary) -> list[dict[str, float]]:
     return [{"threshold": rate.threshold, "rate": rate.rate} for rate in summary.sdr]
+
+
+def write_baseline(spec: TrialSpec, dataset: Dataset, store: Store) -> None:
+    """Write the row of `baselines` that a trial is held against, if another trial has not written it."""
+    columns = tables.baseline_columns(tables.field_columns(spec))
+    part = tables.baseline_part(columns)
+    if tables.read_part(store, "baselines", part):
+        return
+    found = mean_shape_errors(spec, dataset)
+    measured = {"unit": dataset.unit, "mre": found.mre, "mre_median": found.median, "sdr": _sdr_column(found)}
+    tables.write_rows(store, "baselines", part, [columns | measured])
 
 
 def error_rows(spec: TrialSpec, evaluation: Evaluation) -> list[dict[str, object]]:

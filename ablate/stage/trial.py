@@ -33,7 +33,7 @@ from ablate.stage.checkpoints import SnapshotMissing, load_snapshot, load_state,
 from ablate.stage.log import StageLog
 from ablate.stage.machine import release_memory, thread_count
 from ablate.stage.pictures import write_strips
-from ablate.stage.rows import curve_rows, error_rows, trial_row, write_failed_trial
+from ablate.stage.rows import curve_rows, error_rows, trial_row, write_baseline, write_failed_trial
 from ablate.stage.settings import Settings, StageResult
 from ablate.stage.task import Data, Task
 from ablate.store import TROUBLES, CorruptArtifact, Store, StoreTrouble
@@ -207,6 +207,7 @@ def perform_finetuning(task: Task, spec: TrialSpec, attempt: Attempt) -> None:
     metrics = {"mre": found.mre, "mre_median": found.median, "val_mre": outcome.val_mre}
     task.report(Progress("evaluate", done, done, metrics))
     curve = curve_rows(outcome.curve, "finetune", trial_id=spec.trial_id, pretrain_key=None)
+    write_baseline(spec, dataset, store)
     tables.commit_trial(store, row, error_rows(spec, evaluation), curve)
     store.delete(state_folder(home))
 

@@ -3,7 +3,16 @@
 Whoever writes or reads results uses this room; it knows search spaces and the store, and needs no torch.
 """
 
-from ablate.tables.columns import field_columns, shots_number, shots_of_number, spec_columns, trial_of_row
+from ablate.tables.columns import (
+    BASELINE_KEY,
+    baseline_columns,
+    baseline_part,
+    field_columns,
+    shots_number,
+    shots_of_number,
+    spec_columns,
+    trial_of_row,
+)
 from ablate.tables.comparison import RESULTS, unequal
 from ablate.tables.parts import (
     Filters,
@@ -21,6 +30,7 @@ from ablate.tables.parts import (
 from ablate.tables.schemas import PROVENANCE, SCHEMA_VERSION, TABLES, VOLATILE, blank
 
 __all__ = [
+    "BASELINE_KEY",
     "PROVENANCE",
     "RESULTS",
     "SCHEMA_VERSION",
@@ -28,6 +38,8 @@ __all__ = [
     "VOLATILE",
     "Filters",
     "Row",
+    "baseline_columns",
+    "baseline_part",
     "blank",
     "commit_trial",
     "field_columns",

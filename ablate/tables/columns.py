@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -9,6 +11,9 @@ from ablate.space import FILES_OF_WEIGHTS, TrialSpec, flatten, nest, trial_field
 from ablate.tables.schemas import SPEC_COLUMNS
 
 ALL: Literal["all"] = "all"
+
+BASELINE_KEY = ("dataset", "shots", "draw", "fold", "exclude_duplicates")
+"""The columns of `baselines` that tell its rows apart."""
 
 
 def shots_number(shots: int | Literal["all"]) -> int | None:
@@ -36,6 +41,24 @@ def field_columns(trial: TrialSpec | Mapping[str, Any]) -> dict[str, object]:
 def spec_columns(trial: TrialSpec) -> dict[str, object]:
     """Return the columns of `trials` that describe the trial: identity, and every spec field."""
     return {"trial_id": trial.trial_id, "pretrain_key": trial.pretrain_key, **field_columns(trial)}
+
+
+def baseline_columns(trial: Mapping[str, Any]) -> dict[str, object]:
+    """Return the columns of `baselines` that tell which mean shape a trial is held against.
+
+    Args:
+        trial: the trial's columns of `trials`; None for what is null.
+    """
+    drawn = trial["few_shot"] == "random" and trial["shots"] is not None
+    draw = trial["seed"] if trial["draw"] is None else trial["draw"]
+    values = (trial["dataset"], trial["shots"], draw if drawn else None, None, trial["exclude_duplicates"])
+    return dict(zip(BASELINE_KEY, values, strict=True))
+
+
+def baseline_part(columns: Mapping[str, object]) -> str:
+    """Return the part of `baselines` for one mean shape, see `baseline_columns`."""
+    text = json.dumps(columns, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def trial_of_row(row: Mapping[str, Any]) -> TrialSpec:

@@ -106,6 +106,20 @@ TABLES: dict[str, Any] = {
             _column("git_revision", pa.string(), "git revision of the checkout; null outside one"),
         ],
     ),
+    "baselines": _schema(
+        "baselines",
+        [
+            _column("dataset", pa.string(), "the data set", nullable=False),
+            _column("shots", pa.int32(), "annotated training images; null: all of them"),
+            _column("draw", pa.int64(), "seed of the random draw of the shots; null: the first by file name"),
+            _column("fold", pa.int64(), "fold of the data set; null where it has none"),
+            _column("exclude_duplicates", pa.bool_(), "are test images left out that also occur in train or val"),
+            _column("unit", pa.string(), "unit of mre and of the SDR thresholds: mm or px"),
+            _column("mre", pa.float64(), "mean radial error of the mean shape of the shots on the test images"),
+            _column("mre_median", pa.float64(), "median of its radial errors"),
+            _column("sdr", _SDR, "its success detection rates: share (0 to 1) of errors of at most the threshold"),
+        ],
+    ),
     "errors": _schema(
         "errors",
         [
