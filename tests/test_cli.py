@@ -257,7 +257,9 @@ def test_a_trial_from_the_shell_and_what_follows(ablate, tmp_path):
     assert size_of(found / "1.png.png") == (64, 16)
 
     (row,) = tables.read_table(store, "trials").to_pylist()
-    table = f"metric,unit,pretrain_method,shots,mean,sd,n,failed,missing\nmre,mm,scratch,3,{row['mre']},,1,0,0\n\n"
+    (constant,) = tables.read_table(store, "baselines").to_pylist()
+    table = f"metric,unit,pretrain_method,shots,mean,sd,n,failed,missing\nmre,mm,scratch,3,{row['mre']},,1,0,0\n"
+    table += f"mre,mm,mean_shape,3,{constant['mre']},,1,0,0\n\n"
     assert ablate("results", run, "--format", "csv") == (0, table, "")
 
 
