@@ -172,7 +172,7 @@ ONLY_IN = {
     "pydicom": {"datasets"},
     "obstore": {"store", "datasets"},
     "tenacity": {"store.patience", "datasets.remote"},
-    "filelock": {"store.lock_file", "datasets"},
+    "filelock": {"store.lock_file", "datasets", "launch.memory"},
     "psutil": {"store.owner"},
 }
 """Libraries that are wrapped once."""

@@ -100,6 +100,17 @@ def test_a_dry_run_refuses_an_address_that_cannot_be_one(ablate, tmp_path, out, 
     refused(result, "--out must", rule, f"got '{out}'")
 
 
+def test_one_launch_at_a_time_brings_a_cluster_up(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with Memory("lab").launching():
+        with Memory("other").launching():
+            pass
+        with pytest.raises(InputError, match=r"lab is being brought up by another launch.*ablate attach lab"):
+            Memory("lab").launching().__enter__()
+    with Memory("lab").launching():
+        pass
+
+
 def test_credentials_in_an_address_are_refused_and_not_repeated(ablate, tmp_path):
     result = ablate(
         "launch", edited("ssh.yaml", tmp_path), "--grid", "demo", "--out", "s3://k:s3cr3t@bucket/x", "--yes"

@@ -170,6 +170,21 @@ def test_a_launch_outlives_a_dead_host_a_cut_cable_and_its_own_end(lab, tmp_path
 
 
 @pytest.mark.slow
+def test_a_launch_whose_cluster_is_taken_down_elsewhere_ends_too(lab, tmp_path):
+    grid, _ = small(tmp_path, seeds=2, steps=400)
+    launched = lab.ablate("launch", lab.file, "--grid", grid, "--out", out(), "--yes")
+    launched.until("started the driver")
+    lab.wait_for_stages(out())
+    down = lab.ablate("cluster", "down", lab.file)
+    assert down.end() == 0, down.said
+    assert launched.end(60) == 5, launched.said
+    assert "taken down by another command" in launched.said[-1]
+    assert [lab.rayish(number) for number in lab.machines] == [[], [], []]
+    wait_until(lambda: lab.tunnels() == (0, 0))
+    assert lab.laptop("ls ~/.ablate/clusters") == ""
+
+
+@pytest.mark.slow
 def test_after_the_loss_of_the_head_the_same_launch_goes_on(lab, tmp_path):
     grid, trials = small(tmp_path, seeds=2, steps=100)
     words = ("launch", lab.file, "--grid", grid, "--out", out(), "--checkpoint-minutes", "0", "--yes")

@@ -21,7 +21,7 @@ from ablate.launch.outlook import outlook, rehearsal
 from ablate.space import Grid, load_grid
 from ablate.space.files import Source
 from ablate.store import Store, StoreAway
-from ablate.store.addresses import absolute, is_remote, label_of, require_address
+from ablate.store.addresses import absolute, is_remote, label_of, require_address, word_of
 from ablate.store.lock import RunLock
 
 POLL_S = 5.0
@@ -74,13 +74,15 @@ def launch(
     if not yes and console.input("Launch it? [y/N] ").strip().lower() not in ("y", "yes"):
         say("nothing was started")
         return 2
-    _wait_for_lock(store, memory, say)
-    _remember(memory, request)
-    try:
-        backend.start(say)
-    except (CameUpWrongError, KeyboardInterrupt) as error:
-        say(f"ablate: {error}" if str(error) else "interrupted: everything is taken down")
-        return 130 if _take_down(backend, memory, say) == 0 and isinstance(error, KeyboardInterrupt) else 6
+    with memory.launching():
+        _check_memory(memory, request)
+        _wait_for_lock(store, memory, say)
+        _remember(memory, request)
+        try:
+            backend.start(say)
+        except (CameUpWrongError, KeyboardInterrupt) as error:
+            say(f"ablate: {error}" if str(error) else "interrupted: everything is taken down")
+            return 130 if _take_down(backend, memory, say) == 0 and isinstance(error, KeyboardInterrupt) else 6
     return _follow(backend, memory, store, console, keep=request.keep)
 
 
@@ -96,7 +98,7 @@ def cluster_status(word: str) -> list[str]:
     """Return the machines and the driver of a launch, a line each."""
     memory = recall(word)
     state = memory.state()
-    began = f"launched {state.get('started', '?')}: grid {state['grid']}, out {label_of(state['out'])}"
+    began = f"launched {state.get('started', '?')}: grid {state['grid']}, out {word_of(state['out'])}"
     return [f"{memory.name} {began}", *restored(memory).status()]
 
 
@@ -156,7 +158,7 @@ def _check_memory(memory: Memory, request: LaunchRequest) -> None:
         raise InputError(
             f"{request.file.path}: the cluster {memory.name} is in use for {label_of(state['out'])} since "
             f"{state['started']}; watch it with ablate attach {memory.name}, take it down with ablate cluster "
-            f"down {memory.name}, or give another cluster_name"
+            f"down {memory.name}, or give the cluster another name in the file"
         )
 
 
@@ -258,12 +260,17 @@ def _follow(backend: Backend, memory: Memory, store: Store, console: Console, *,
     """Show the run until its driver has ended, fetch the report, and take the cluster down."""
     say = _sayer(console)
     try:
-        state = _show(backend, store, console, say)
+        state = _show(backend, memory, store, console, say)
     except KeyboardInterrupt:
-        say(
-            f"the run goes on without you; ablate attach {memory.name} shows it again, ablate stop {store.word} ends it"
-        )
+        if memory.exists:
+            say(
+                f"the run goes on without you; ablate attach {memory.name} shows it again, ablate stop {store.word} "
+                "ends it"
+            )
         return 130
+    if not memory.exists:
+        say(f"the cluster {memory.name} was taken down by another command; launch again to go on")
+        return 5
     if state is None:
         say(
             f"ablate: the head is lost: neither it nor its driver gave a sign for {LOST_S:.0f} s; taking down what is "
@@ -282,8 +289,11 @@ def _follow(backend: Backend, memory: Memory, store: Store, console: Console, *,
     return _take_down(backend, memory, say) or code
 
 
-def _show(backend: Backend, store: Store, console: Console, say: Say) -> DriverState | None:
-    """Show the run until its driver has ended; return how, or None if the head is lost."""
+def _show(backend: Backend, memory: Memory, store: Store, console: Console, say: Say) -> DriverState | None:
+    """Show the run until its driver has ended, or another command has taken the cluster down.
+
+    Returns how the driver ended, or None if the head is lost.
+    """
     from ablate.running.watching import show_run
 
     view = Store.connect(store.address, patience_s=OFFLINE_S)
@@ -295,6 +305,9 @@ def _show(backend: Backend, store: Store, console: Console, say: Say) -> DriverS
         if time.monotonic() - looked[0] < POLL_S:
             return caption[0]
         looked[0] = time.monotonic()
+        if not memory.exists:
+            ended.append(DriverState("ended"))
+            return None
         backend.tend(say)
         state = backend.driver()
         if state.phase == "ended":

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from ablate.errors import InputError
 from ablate.store.local_write import write_local
@@ -30,6 +34,28 @@ class Memory:
     def exists(self) -> bool:
         """Whether something is remembered: a launch that has not been taken down."""
         return (self.folder / STATE).is_file()
+
+    @contextlib.contextmanager
+    def launching(self) -> Iterator[None]:
+        """Keep every other launch of this cluster on this machine out while the block runs.
+
+        Raises:
+            InputError: another launch is at it.
+        """
+        path = clusters_folder().parent / "locks" / self.name
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(
+                f"the cluster {self.name} is being brought up by another launch on this machine; wait until its run "
+                f"is shown, then watch it with ablate attach {self.name}"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def create(self) -> None:
         """Make the folder."""

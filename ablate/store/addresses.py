@@ -15,6 +15,7 @@ import contextlib
 import importlib.util
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,12 @@ def label_of(address: str) -> str:
         return address
     parts = urlsplit(address)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def word_of(address: str) -> str:
+    """Return an address as a word of a command line, to be copied: without credentials, with its query."""
+    _, _, query = address.partition("?")
+    return shlex.quote(f"{label_of(address)}?{query}" if query and is_remote(address) else label_of(address))
 
 
 def locate(address: str, *, option: str = "--out", retry_s: int = 120) -> Location:

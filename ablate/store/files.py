@@ -20,7 +20,6 @@ import errno
 import hashlib
 import os
 import re
-import shlex
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -30,7 +29,7 @@ from typing import Any, Protocol, TypeAlias
 from pyarrow import fs
 
 from ablate.errors import InputError
-from ablate.store.addresses import explained, is_remote, label_of, locate
+from ablate.store.addresses import explained, is_remote, label_of, locate, word_of
 from ablate.store.errors import CorruptArtifact, StoreAway, StoreFull, trouble_of
 from ablate.store.layout import step_folder
 from ablate.store.local_write import TEMPORARY_PATTERN, write_local
@@ -109,8 +108,7 @@ class Store:
     @property
     def word(self) -> str:
         """The address as a word of a command line, to be copied: without credentials, with its query."""
-        _, _, query = self.address.partition("?")
-        return shlex.quote(f"{self.label}?{query}" if query and not self.is_local else self.label)
+        return word_of(self.address)
 
     def __repr__(self) -> str:
         return f"Store({self.label!r})"
