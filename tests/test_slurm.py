@@ -473,7 +473,7 @@ def test_a_launch_that_nobody_watches_goes_on_is_attached_to_and_taken_down_with
 @pytest.mark.timeout(2400)
 def test_workers_that_come_late_are_cancelled_and_come_back_give_the_same_tables(lab, place):
     blocks = [{"seed": [0, 1], "pretrain": [pretrain(4000), pretrain(4000, batch_size=2)]}]
-    case = Case(lab, place, "slurm-elastic.sbatch", (blocks, "simclr"), array="1-2", time="10")
+    case = Case(lab, place, "slurm-elastic.sbatch", (blocks, "simclr"), array="1-2", time="60")
     busy = lab.run("sbatch", "--parsable", "--nodes=2", "--gres=gpu:1", "--wrap=sleep 30").stdout.strip()
     head = case.submit()
     wait_until(lambda: "waiting for the first worker" in case.log(), 60, every=0.5)
