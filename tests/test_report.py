@@ -28,9 +28,10 @@ from ablate.report.comparison_tables import (
     selection_tables,
 )
 from ablate.report.pictures import cases, read_points, shown_trials, thumbnails
+from ablate.report.pivot import pivot, render
 from ablate.report.rankings import rank_tables
 from ablate.report.render import latex_document, render_table, to_csv
-from ablate.report.run_data import read_run
+from ablate.report.run_data import read_run, read_trials
 from ablate.report.run_tables import cost_tables, landmark_tables, metric_tables, status_tables
 from ablate.report.viewer import build_gallery
 from ablate.stats import hit_sums
@@ -55,6 +56,19 @@ class Tags(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.names.append(tag)
         self.attributes += [(name, value or "") for name, value in attrs]
+
+
+def test_rows_of_an_earlier_version_stand_beside_new_ones(tmp_path: Path) -> None:
+    trials = specs(**FEW)
+    store = write_fake_run(tmp_path / "run", trials, shapes=SMALL)
+    (row,) = tables.read_part(store, "trials", trials[0].trial_id)
+    assert row["pretrain_images"] == "all"
+    tables.write_rows(
+        store, "trials", trials[0].trial_id, [{**row, "pretrain_images": None}]
+    )  # as it had no such field
+    made = render(pivot(read_trials(store)), "plain")
+    assert "images" not in made
+    assert [line.split()[0] for line in made.splitlines() if "±" in line and "Mean" not in line] == ["DDPM", "scratch"]
 
 
 def test_a_finished_run_gives_tables_figures_pictures_and_a_page(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from ablate import tables
 from ablate.report.grouping import INITIALISATION, MISSING, plain
 from ablate.report.metrics import MEAN_SHAPE
+from ablate.space import METHODS
 from ablate.stats.samples import BoolArray, FloatArray
 from ablate.store import Store
 from ablate.store.layout import PICTURES, STRIPS
@@ -72,6 +73,18 @@ def read_trials(store: Store) -> pd.DataFrame:
     return _read_trials(store, read_run_file(store))[0]
 
 
+def _with_defaults(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return trials with the default of every field of their method that was added after their rows were written."""
+    filled = trials.copy()
+    for method, row in METHODS.items():
+        own = filled[INITIALISATION] == method
+        for name, field in row.spec.model_fields.items():
+            column = f"pretrain_{name}"
+            if column in filled and isinstance(field.default, (str, int, float)):
+                filled.loc[own & filled[column].isna(), column] = field.default
+    return filled
+
+
 _MEASURED = ("mre", "mre_median", "sdr")
 _TOLD = ["dataset", "shots", "few_shot", "seed", "draw", "exclude_duplicates"]
 
@@ -99,7 +112,7 @@ def _read_trials(store: Store, described: Mapping[str, Any]) -> tuple[pd.DataFra
         if len(planned)
         else recorded
     )
-    return _with_baselines(trials, store), recorded
+    return _with_baselines(_with_defaults(trials), store), recorded
 
 
 def read_run(store: Store) -> RunData:
