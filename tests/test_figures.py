@@ -15,6 +15,7 @@ from ablate.report.analysis import Analysis, analyse
 from ablate.report.charts import FIGURES, Line, LineChart, RankChart, rank_charts, shot_charts, step_charts
 from ablate.report.figures import FORMATS, draw, drawable, files_of
 from ablate.report.interactive import chart_json
+from ablate.report.metrics import MEAN_SHAPE
 from ablate.report.run_data import read_run
 from ablate.report.style import LOOKS, WIDTH_IN, look_of
 from ablate.space import METHODS
@@ -80,7 +81,7 @@ def test_a_method_is_ranked_by_the_setting_that_was_run_at_the_most_shots(analys
 
 
 def test_every_fixed_look_has_a_colour_and_a_marker_of_its_own() -> None:
-    assert set(LOOKS) <= set(METHODS)
+    assert set(LOOKS) <= {*METHODS, MEAN_SHAPE}
     assert len({look.colour for look in LOOKS.values()}) == len(LOOKS)
     assert len({look.marker for look in LOOKS.values()}) == len(LOOKS)
     assert look_of("of the future") == look_of("of the future")

@@ -58,14 +58,12 @@ def split_of(num_images: int, seed: int, image_size: int = SIZE) -> Split:
     )
 
 
-NO_POOL = Pool((), np.zeros((0, 0, 0), np.uint8))
-
-
 @functools.cache
 def dataset(num_train: int = 5, num_val: int = 2, num_test: int = 6, image_size: int = SIZE) -> Dataset:
     parts = [split_of(count, seed, image_size) for seed, count in enumerate((num_train, num_val, num_test))]
+    pool = Pool((), np.zeros((0, image_size, image_size), np.uint8))
     return Dataset(
-        "blobs", "mm", image_size, NUM_LANDMARKS, (2.0, 4.0), PaperScale((48.0, 16.0), None), *parts, NO_POOL, "0" * 16
+        "blobs", "mm", image_size, NUM_LANDMARKS, (2.0, 4.0), PaperScale((48.0, 16.0), None), *parts, pool, "0" * 16
     )
 
 

@@ -71,6 +71,20 @@ def test_rows_of_an_earlier_version_stand_beside_new_ones(tmp_path: Path) -> Non
     assert [line.split()[0] for line in made.splitlines() if "±" in line and "Mean" not in line] == ["DDPM", "scratch"]
 
 
+def test_trials_of_one_draw_are_one_unit_of_the_bootstrap(tmp_path: Path) -> None:
+    trials = [
+        spec.model_copy(update={"few_shot": "random", "draw": draw})
+        for spec in specs(methods=["scratch"], shots=[5], seeds=[0, 1])
+        for draw in (3, 4, 5)
+    ]
+    store = write_fake_run(tmp_path / "run", trials, shapes=SMALL)
+    (panel,) = analyse(read_run(store)).panels
+    (arm,) = panel.arms.values()
+    assert arm.clusters is not None
+    assert sorted(arm.clusters) == [3, 3, 4, 4, 5, 5]
+    assert arm.mre.num_seeds == 3
+
+
 def test_a_finished_run_gives_tables_figures_pictures_and_a_page(tmp_path: Path) -> None:
     store = write_fake_run(tmp_path, specs(**FEW), shapes=SMALL)  # type: ignore[arg-type]
     summary = write_report(store)

@@ -75,7 +75,7 @@ def launch(
         say("nothing was started")
         return 2
     with memory.launching():
-        _check_memory(memory, request)
+        _check_memory(memory, request)  # again: another launch may have been here since
         _wait_for_lock(store, memory, say)
         _remember(memory, request)
         try:

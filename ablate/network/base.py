@@ -7,14 +7,16 @@ Images are float (B, 1, H, W) in [0, 1]; each network normalises them inside `fo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal, TypeAlias, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from ablate.space import NetworkSpec
 
 Head: TypeAlias = Literal["landmarks", "noise"]
+T = TypeVar("T")
 
 _LISTED = 4  # names given in a message before it says how many more there are
 
@@ -23,6 +25,19 @@ def _some(names: Iterable[str]) -> str:
     listed = list(names)
     more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
     return ", ".join(listed[:_LISTED]) + more
+
+
+def without_memory(build: Callable[[], T]) -> tuple[T, torch.device]:
+    """Return what `build` builds on the meta device, without memory for its weights, and the device it is on.
+
+    A network whose constructor reads the values of its tensors is built on the CPU instead.
+    """
+    device = torch.device("meta")
+    try:
+        with device:
+            return build(), device
+    except (RuntimeError, NotImplementedError):
+        return build(), torch.device("cpu")
 
 
 class Network(nn.Module, ABC):
@@ -38,9 +53,9 @@ class Network(nn.Module, ABC):
     _output: tuple[str, ...]  # prefixes of the output layer in `state_dict`
     _encoder: tuple[str, ...]  # prefixes of what self-supervision trains in `state_dict`
 
-    def __init__(self, spec: NetworkSpec, image_size: int, head: Head) -> None:  # `image_size` matters to `unet` only
+    def __init__(self, spec: NetworkSpec, image_size: int, head: Head) -> None:
         super().__init__()
-        self.spec, self.head = spec, head
+        self.spec, self.image_size, self.head = spec, image_size, head
 
     @abstractmethod
     def forward(self, images_B1HW: Tensor, timesteps_B: Tensor | None = None) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ablate.errors import InputError
-from ablate.network.base import Head, Network
+from ablate.network.base import Head, Network, without_memory
 from ablate.network.unet import UNet
 from ablate.space import NETWORKS, NetworkSpec
 from ablate.training import seed_of
@@ -102,9 +102,7 @@ def check_network(network: NetworkSpec, image_size: int) -> None:
 def outline(
     network: NetworkSpec, image_size: int, head: Head = "landmarks", *, num_outputs: int = 1
 ) -> tuple[Network, torch.device]:
-    """Build a network on the meta device, without memory for its weights; return it and the device it is on.
-
-    A network whose constructor reads the values of its tensors is built on the CPU instead.
+    """Build a network without memory for its weights; return it and the device it is on, see `without_memory`.
 
     Args:
         network: which network, see `check_network`.
@@ -112,13 +110,6 @@ def outline(
         head: see `build_network`.
         num_outputs: K; must be 1 for the noise head.
     """
-
-    def build() -> Network:
-        return build_network(network, num_outputs=num_outputs, image_size=image_size, seed=0, head=head)
-
-    device = torch.device("meta")
-    try:
-        with device:
-            return build(), device
-    except (RuntimeError, NotImplementedError):
-        return build(), torch.device("cpu")
+    return without_memory(
+        lambda: build_network(network, num_outputs=num_outputs, image_size=image_size, seed=0, head=head)
+    )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ablate.errors import InputError, nearest
-from ablate.network.base import Head, Network
+from ablate.network.base import Head, Network, without_memory
 from ablate.space import NetworkSpec
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0, 1], as all encoders with ImageNet weights expect them
@@ -35,7 +35,7 @@ class EncoderUNet(Network):
     def __init__(self, spec: NetworkSpec, image_size: int, head: Head) -> None:
         super().__init__(spec, image_size, head)
         self.net = _encoder_unet(spec.encoder, image_size)
-        self.encoder, self.image_size = spec.encoder, image_size
+        self.encoder = spec.encoder
         encoder: Any = self.net.encoder  # segmentation_models_pytorch is untyped
         self.feature_dim, self.stride = int(encoder.out_channels[-1]), int(encoder.output_stride)
         self.register_buffer("mean_3", torch.tensor(IMAGENET_MEAN), persistent=False)
@@ -107,12 +107,8 @@ def timm_names(encoder: str) -> frozenset[str]:
 
     if not encoder.startswith("tu-"):
         return frozenset()
-    name = encoder.removeprefix("tu-")
-    try:
-        with torch.device("meta"):
-            return frozenset(timm.create_model(name).state_dict())
-    except (RuntimeError, NotImplementedError):  # its constructor reads the values of its tensors
-        return frozenset(timm.create_model(name).state_dict())
+    model, _ = without_memory(lambda: timm.create_model(encoder.removeprefix("tu-")))
+    return frozenset(model.state_dict())
 
 
 def _few_resolutions(encoder: str) -> str:

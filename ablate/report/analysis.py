@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from ablate.report.grouping import INITIALISATION, Group, Grouping, Key, field_label, group_trials, plain, value_label
 from ablate.report.run_data import Errors, RunData
@@ -125,9 +126,19 @@ def analyse(run: RunData, *, num_resamples: int | None = None) -> Analysis:
     return Analysis(run, grouping, tuple(panels), chosen)
 
 
+def _clusters(trials: pd.DataFrame) -> tuple[int, ...] | None:
+    """Return the unit of each trial for the bootstrap: its pre-training, or its draw of the shots; None: itself."""
+    seeds = [plain(seed) for seed in trials["pretrain_seed"]]
+    if len(set(seeds)) > 1:
+        return tuple(int(str(seed)) for seed in seeds if seed is not None)
+    pairs = zip(trials["draw"], trials["seed"], strict=True)
+    draws = tuple(int(seed) if plain(draw) is None else int(draw) for draw, seed in pairs)
+    return draws if trials["draw"].notna().any() and len(set(draws)) < len(draws) else None
+
+
 def _panel(group: Group, grouping: Grouping, errors: Errors, resamples: Resamples) -> Panel:
     arms: dict[tuple[Key, Key], Arm] = {}
-    laid_out = grouping.trials[["trial_id", "status", "seed", "pretrain_seed"]]
+    laid_out = grouping.trials[["trial_id", "status", "seed", "pretrain_seed", "draw"]]
     for row in group.rows:
         for column in group.columns:
             positions = group.cells.get((row, column), ())
@@ -137,8 +148,7 @@ def _panel(group: Group, grouping: Grouping, errors: Errors, resamples: Resample
             errors_SIK = errors.of(trial_ids)
             if not np.isfinite(errors_SIK).any():
                 continue
-            seeds = [plain(seed) for seed in trials["pretrain_seed"]]
-            clusters = tuple(int(str(seed)) for seed in seeds if seed is not None) if len(set(seeds)) > 1 else None
+            clusters = _clusters(trials)
             scores = error_sums(errors_SIK, clusters)
             mre = crossed_bootstrap(scores, resamples, arm=len(arms))
             arms[row, column] = Arm(row, column, len(arms), trial_ids, errors_SIK, clusters, scores, mre)

@@ -13,8 +13,8 @@ import pandas as pd
 from ablate.report.analysis import SEED, Analysis, Arm, Panel
 from ablate.report.estimates import numeric_shots
 from ablate.report.grouping import INITIALISATION, Key, field_label, plain, value_label
-from ablate.report.mean_shapes import mean_shapes
-from ablate.report.metrics import MEAN_SHAPE, METRICS, rate_metric, thresholds_of
+from ablate.report.mean_shapes import LABEL, average_mean_shapes
+from ablate.report.metrics import MEAN_SHAPE, METRICS, Metric, rate_metric, thresholds_of
 from ablate.report.rankings import rankings
 from ablate.report.render import slug
 from ablate.report.run_tables import fullest, trial_costs
@@ -119,13 +119,12 @@ def _interval_note(arms: Sequence[Arm]) -> str:
 
 def _mean_shape_line(x: Sequence[float], y: Sequence[float]) -> Line:
     """Return the line of the mean shape, which no method should lie above."""
-    return Line(MEAN_SHAPE.replace("_", " "), MEAN_SHAPE, 1, tuple(x), tuple(y))
+    return Line(LABEL, MEAN_SHAPE, 1, tuple(x), tuple(y))
 
 
-def _constants(analysis: Analysis, panel: Panel) -> dict[Key, float]:
-    """Return the MRE of the mean shape of the shots by column, over all draws of the shots."""
-    found = mean_shapes(analysis.grouping, panel.group, METRICS["mre"])
-    return {column: sum(values) / len(values) for column, values in found.items()}
+def _constants(analysis: Analysis, panel: Panel, metric: Metric = METRICS["mre"]) -> dict[Key, float]:
+    """Return what the mean shape of the shots reaches, by column."""
+    return average_mean_shapes(analysis.grouping, panel.group, metric)
 
 
 def shot_charts(analysis: Analysis) -> Iterator[Chart]:
@@ -185,9 +184,9 @@ def rate_charts(analysis: Analysis) -> Iterator[Chart]:
                     tuple((100 * curve.upper_M).tolist()),
                 ))  # fmt: skip
             rates = [
-                (threshold, 100 * sum(values[column]) / len(values[column]))
+                (threshold, 100 * rate)
                 for threshold in thresholds
-                if column in (values := mean_shapes(analysis.grouping, panel.group, rate_metric("sdr", threshold)))
+                if (rate := _constants(analysis, panel, rate_metric("sdr", threshold)).get(column)) is not None
             ]
             if rates:  # it is known at the thresholds alone
                 lines.append(_mean_shape_line([x for x, _ in rates], [y for _, y in rates]))

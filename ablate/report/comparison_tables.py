@@ -10,7 +10,7 @@ import numpy as np
 from ablate.report.analysis import Analysis
 from ablate.report.estimates import estimate_record, estimate_text, interval_notes, numeric_shots
 from ablate.report.grouping import INITIALISATION, plain
-from ablate.report.mean_shapes import NO_BETTER_NOTE, mark, mean_shapes
+from ablate.report.mean_shapes import LABEL, NO_BETTER_NOTE, average_mean_shapes, mark
 from ablate.report.metrics import MEAN_SHAPE, METRICS
 from ablate.report.render import Cell, Table, slug
 from ablate.stats import WILCOXON_CAPTION, label_efficiency, leakage, select_by_validation
@@ -21,7 +21,7 @@ def interval_tables(analysis: Analysis) -> Iterator[Table]:
     metric = METRICS["mre"]
     for panel in analysis.panels:
         rows, records = [], []
-        constants = mean_shapes(analysis.grouping, panel.group, metric)
+        constants = average_mean_shapes(analysis.grouping, panel.group, metric)
         notes = [*interval_notes(panel, analysis.num_resamples)]
         for row in panel.group.rows:
             cells = []
@@ -39,10 +39,13 @@ def interval_tables(analysis: Analysis) -> Iterator[Table]:
                     records.append({**names, **estimate_record(arm.mre)})
             rows.append((Cell(row.label(INITIALISATION)), *cells))
         if constants:
-            found = [constants.get(column) for column in panel.group.columns]
-            means = [None if values is None else sum(values) / len(values) for values in found]
+            means = [constants.get(column) for column in panel.group.columns]
             cells = [Cell("–" if mean is None else metric.text(mean), mean) for mean in means]
-            rows.append((Cell("mean shape", MEAN_SHAPE), *cells))
+            rows.append((Cell(LABEL, MEAN_SHAPE), *cells))
+            records += [
+                {"initialisation": LABEL, "shots": column.label("shots"), "unit": panel.unit, "value": value}
+                for column, value in constants.items()
+            ]
         yield Table(
             slug("mre-intervals", panel.title),
             f"MRE ({panel.unit}) with its 95 % interval by initialisation and shots: {panel.title}.",

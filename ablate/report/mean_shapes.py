@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from ablate.report.grouping import INITIALISATION, Group, Grouping, Key, plain
-from ablate.report.metrics import Metric, mean_shape_values
+from statistics import fmean
+
+from ablate.report.grouping import INITIALISATION, Group, Grouping, Key
+from ablate.report.metrics import MEAN_SHAPE, Metric, mean_shape_values
+
+LABEL = "mean shape"
+"""What readers call it."""
 
 NO_BETTER = "‡"
 """Mark of an initialisation whose mean over seeds does not beat the mean shape."""
@@ -11,8 +16,6 @@ NO_BETTER = "‡"
 NO_BETTER_NOTE = (
     f"{NO_BETTER} no better than the mean shape: the average place of each landmark in the shots, without any training"
 )
-
-_WHICH = ("dataset", "exclude_duplicates", "few_shot", "seed", "draw")
 
 
 def mean_shapes(grouping: Grouping, group: Group, metric: Metric) -> dict[Key, tuple[float, ...]]:
@@ -23,27 +26,27 @@ def mean_shapes(grouping: Grouping, group: Group, metric: Metric) -> dict[Key, t
         group: one of its tables.
         metric: `mre`, `mre_median` or an `sdr`; of others there is none.
     """
-    if (grouping.rows, grouping.columns) != (INITIALISATION, "shots"):
-        return {}
     values = mean_shape_values(grouping.trials, metric)
-    draws = [tuple(map(plain, row)) for row in grouping.trials[[*_WHICH]].itertuples(index=False)]
+    if (grouping.rows, grouping.columns) != (INITIALISATION, "shots") or not any(v is not None for v in values):
+        return {}
+    parts = list(grouping.trials[f"{MEAN_SHAPE}_part"])
     found: dict[Key, tuple[float, ...]] = {}
     for column in group.columns:
         positions = [p for (_, other), members in group.cells.items() if other == column for p in members]
-        distinct = {
-            draws[p] if draws[p][2] == "random" else draws[p][:2]: value
-            for p in positions
-            if (value := values[p]) is not None
-        }
+        distinct = {parts[p]: value for p in positions if (value := values[p]) is not None}
         if distinct:
             found[column] = tuple(distinct.values())
     return found
 
 
-def mark(metric: Metric, value: float | None, constants: tuple[float, ...] | None) -> str:
+def average_mean_shapes(grouping: Grouping, group: Group, metric: Metric) -> dict[Key, float]:
+    """Return what the mean shape reaches on average over the draws of the shots, see `mean_shapes`."""
+    return {column: fmean(values) for column, values in mean_shapes(grouping, group, metric).items()}
+
+
+def mark(metric: Metric, value: float | None, reference: float | None) -> str:
     """Return the mark of a mean that does not beat the mean shape of the same shots, with a space before; else ''."""
-    if value is None or not constants:
+    if value is None or reference is None:
         return ""
-    reference = sum(constants) / len(constants)
     worse = value <= reference if metric.better == "higher" else value >= reference
     return f" {NO_BETTER}" if worse else ""

@@ -19,7 +19,7 @@ from ablate.report.grouping import (
     plain,
     record_value,
 )
-from ablate.report.mean_shapes import NO_BETTER_NOTE, mark, mean_shapes
+from ablate.report.mean_shapes import LABEL, NO_BETTER_NOTE, mark, mean_shapes
 from ablate.report.metrics import MEAN_SHAPE, Metric, metric_of, metric_values
 from ablate.report.render import Cell, Table, check_format, render_table, slug, unique_names
 from ablate.stats.samples import over_seeds
@@ -152,6 +152,7 @@ def _table(
     usual = max(set(counts), key=lambda n: (counts.count(n), n), default=0)
     body = []
     worse = False
+    constants = {column: _over(values) for column, values in table.mean_shapes.items()}
     records: list[dict[str, object]] = []
     for row in group.rows:
         line = [Cell(_with_unit(grouping.rows, row, grouping, table), row.label(grouping.rows))]
@@ -162,16 +163,15 @@ def _table(
                 continue
             found = marks.get((number, row, column))
             text = _text(cell, metric, usual)
-            if below := mark(metric, cell.mean, table.mean_shapes.get(column)):
+            if below := mark(metric, cell.mean, constants[column].mean if column in constants else None):
                 text, worse = text + below, True
             shown = Cell(text, cell.mean, best=found == "best", tied=found == "tied")
             line.append(shown)
             records.append(_record(pivot, table, row, column, cell))
         body.append(tuple(line))
-    if table.mean_shapes:
-        constants = {column: _over(values) for column, values in table.mean_shapes.items()}
+    if constants:
         by_column = (constants.get(column) for column in group.columns)
-        body.append((Cell("mean shape", MEAN_SHAPE), *(_constant_cell(constant, metric) for constant in by_column)))
+        body.append((Cell(LABEL, MEAN_SHAPE), *(_constant_cell(constant, metric) for constant in by_column)))
         records += [_record(pivot, table, Key(MEAN_SHAPE), column, constants[column]) for column in constants]
     name, unit = metric.label, metric.unit_text(table.unit)
     fixed = group.title

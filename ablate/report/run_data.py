@@ -80,26 +80,31 @@ def _with_defaults(trials: pd.DataFrame) -> pd.DataFrame:
         own = filled[INITIALISATION] == method
         for name, field in row.spec.model_fields.items():
             column = f"pretrain_{name}"
-            if column in filled and isinstance(field.default, (str, int, float)):
-                filled.loc[own & filled[column].isna(), column] = field.default
+            known = column in filled and isinstance(field.default, (str, int, float))
+            if known and (lacking := own & filled[column].isna()).any():
+                filled.loc[lacking, column] = field.default
     return filled
 
 
 _MEASURED = ("mre", "mre_median", "sdr")
-_TOLD = ["dataset", "shots", "few_shot", "seed", "draw", "exclude_duplicates"]
 
 
 def _with_baselines(trials: pd.DataFrame, store: Store) -> pd.DataFrame:
-    """Return trials with the errors of the mean shape of their shots, in columns that begin with `mean_shape_`."""
+    """Return trials with the errors of the mean shape of their shots, in columns that begin with `mean_shape_`.
+
+    `mean_shape_part` tells equal ones.
+    """
     known: dict[tuple[object, ...], dict[str, Any]] = {
         tuple(plain(row[name]) for name in tables.BASELINE_KEY): {name: row[name] for name in _MEASURED}
         for row in tables.read_frame(store, "baselines").to_dict("records")
     }
     if not known:
         return trials
-    given = [dict(zip(_TOLD, map(plain, row), strict=True)) for row in trials[_TOLD].itertuples(index=False)]
-    found = [known.get(tuple(tables.baseline_columns(row).values()), {}) for row in given]
+    given = trials[["dataset", "shots", "few_shot", "seed", "draw", "exclude_duplicates"]].to_dict("records")
+    keys = [tables.baseline_columns({str(name): plain(value) for name, value in row.items()}) for row in given]
+    found = [known.get(tuple(key.values()), {}) for key in keys]
     columns = {f"{MEAN_SHAPE}_{name}": [row.get(name) for row in found] for name in _MEASURED}
+    columns[f"{MEAN_SHAPE}_part"] = [tables.baseline_part(key) for key in keys]
     return pd.concat([trials, pd.DataFrame(columns, index=trials.index)], axis="columns")
 
 

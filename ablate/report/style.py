@@ -30,12 +30,11 @@ LOOKS: dict[str, Look] = {
     "simclr": Look("#44AA99", "<", "triangle-left"),
     "byol": Look("#AA4499", "h", "hexagon"),
     "barlow_twins": Look("#999933", "P", "cross"),
+    "mean_shape": Look("#000000", "_", "line-ew-open"),
 }
-"""Fixed looks of methods of METHODS; the others get one by their names."""
+"""Fixed looks of methods of METHODS, and of the mean shape; the others get one by their names."""
 
 _OTHERS = (Look("#882255", "*", "star"), Look("#6699CC", ">", "triangle-right"), Look("#997700", "d", "diamond-tall"))
-
-_MEAN_SHAPE = Look("#000000", "_", "line-ew-open")
 
 DASHES = ("solid", "dash", "dot", "dashdot")
 """Line styles of several settings of one method, as plotly calls them."""
@@ -43,8 +42,6 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 
 def look_of(method: str) -> Look:
     """Return how a method looks; one that is not in `LOOKS` gets a look that depends on its name alone."""
-    if method == "mean_shape":
-        return _MEAN_SHAPE
     return LOOKS.get(method) or _OTHERS[sum(map(ord, method)) % len(_OTHERS)]
 
 

@@ -115,7 +115,7 @@ def pretraining_images(pretraining: Pretraining, dataset: Dataset) -> np.ndarray
     match pretraining.fields.images:
         case "all":
             parts = [dataset.train.images_NHW, dataset.val.images_NHW, dataset.unlabelled.images_NHW]
-            return np.concatenate(parts) if len(parts[-1]) else np.concatenate(parts[:-1])
+            return np.concatenate(parts)
         case "train":
             return dataset.train.images_NHW
         case "unlabelled":

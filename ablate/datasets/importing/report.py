@@ -37,7 +37,6 @@ class ImportReport:
     def rows(self) -> list[tuple[str, str]]:
         """Return what there is to print as (what, value)."""
         total = self.num_annotated + self.num_unlabelled
-        place = "corner" if self.origin == "corner" else "centre"
         rows = [
             ("export", f"{self.source} ({self.format_name})"),
             ("images", f"{total}: {self.num_annotated} annotated, {self.num_unlabelled} without annotation"),
@@ -45,7 +44,7 @@ class ImportReport:
             ("not annotated", str(self.not_annotated)),
             ("image width", _range(*self.widths)),
             ("image height", _range(*self.heights)),
-            ("points", f"(0, 0) is the {place} of the top-left pixel; {', '.join(self.applied)}"),
+            ("points", f"(0, 0) is the {self.origin} of the top-left pixel; {', '.join(self.applied)}"),
             ("splits", self.splits),
             ("unit", self.unit),
         ]
