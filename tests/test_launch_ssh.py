@@ -234,7 +234,7 @@ def test_thirty_kills_lose_double_and_change_nothing(lab, tmp_path):
     """Workers, hosts, the head, the driver, the launch and the way to the store die at random, one at a time."""
     draw = random.Random(SEED)
     through = f"s3://runs/run?endpoint_override=http://10.77.0.1:{lab.start_proxy()}"
-    grid, trials = small(tmp_path, seeds=12, steps=20_000)
+    grid, trials = small(tmp_path, seeds=12, steps=3000)
     options = ("--checkpoint-minutes", "0", "--max-failures", "9", "--yes")
     words = ("launch", lab.file, "--grid", grid, "--out", through, *options)
     launched = lab.ablate(*words)

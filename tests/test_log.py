@@ -216,7 +216,7 @@ def test_the_log_of_a_killed_stage_reaches_to_one_of_its_last_reports_and_the_ne
     assert "killed: finetune 5" in out.splitlines()
     assert "killed: native 5" in err.splitlines()
     kept = lines()
-    assert [line for line in kept if "step 5 is a warning" in line]
+    assert [line for line in kept if "step 4 is a warning" in line]  # the log may end between the prints of step 5
     assert "killed: native 4" in kept
     with process(TRAINS, tmp_path, spec.model_dump_json(), "second", 0) as started:
         _, err = started.communicate(timeout=120)
