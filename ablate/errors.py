@@ -10,7 +10,7 @@ class InputError(Exception):
     """Something the user gave cannot be used: the message says where, the rule, the value and the cure."""
 
 
-def nearest(value: object, choices: Iterable[str]) -> str:
-    """Return ` (did you mean 'x'?)` for the closest of `choices`, or an empty string."""
-    close = difflib.get_close_matches(str(value), list(choices), n=1, cutoff=0.55)
+def nearest(value: object, choices: Iterable[str], *, cutoff: float = 0.55) -> str:
+    """Return ` (did you mean 'x'?)` for the closest of `choices`, if it is as alike as `cutoff`, or an empty string."""
+    close = difflib.get_close_matches(str(value), list(choices), n=1, cutoff=cutoff)
     return f" (did you mean '{close[0]}'?)" if close else ""

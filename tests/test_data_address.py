@@ -471,7 +471,7 @@ def test_every_reader_gives_the_same_by_address_and_from_the_folder(
     assert dataset_names(shelf.address) == dataset_names(mine) == [*BUILT_IN_DATASETS, "mine"]
     info, local = require_dataset("mine", shelf.address), require_dataset("mine", mine)
     assert (
-        (info.train, info.val, info.test, info.unit)
+        (info.of(None).train, info.of(None).val, info.of(None).test, info.unit)
         == (local.train, local.val, local.test, local.unit)
         == (
             6,
@@ -621,7 +621,7 @@ def test_a_store_that_does_not_answer_for_a_while_is_asked_again_and_that_is_sai
     shelf: Shelf, mine: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shelf.gateway.num_failures = 35  # pyarrow itself tries for six seconds, five times in each
-    assert require_dataset("mine", shelf.address).train == 6
+    assert require_dataset("mine", shelf.address).of(None).train == 6
     (record,) = caplog.records
     assert record.getMessage().startswith(f"{shelf.label} does not answer, trying for 15 minutes: ")
 

@@ -72,15 +72,19 @@ def test_every_built_in_set_is_read_from_its_public_layout(name: str, tmp_path: 
     write_public(tmp_path, name, num_images, size=(20, 24) if name != "hand" else (40, 50))
     info = require_dataset(name, tmp_path)
     excluded = 4 if name == "chest" else 0  # 0059, 0178, 0228 and 0267 lie below 0273
-    assert (info.train, info.val) == (train, val)
-    assert info.test == (test if name != "chest" else num_images - excluded - train - val)
+    assert (info.of(None).train, info.of(None).val) == (train, val)
+    assert info.of(None).test == (test if name != "chest" else num_images - excluded - train - val)
     dataset = load_dataset(name, tmp_path, 16)
     layout = DATASETS[name]
     assert dataset.num_landmarks == layout.num_landmarks == dataset.test.points_NK2.shape[1]
     assert dataset.unit == layout.unit
     assert dataset.sdr_thresholds == layout.sdr_thresholds
     assert dataset.paper == layout.paper is not None
-    for split, count in ((dataset.train, info.train), (dataset.val, info.val), (dataset.test, info.test)):
+    for split, count in (
+        (dataset.train, info.of(None).train),
+        (dataset.val, info.of(None).val),
+        (dataset.test, info.of(None).test),
+    ):
         assert len(split.names) == count
         assert list(split.names) == sorted(split.names)
         assert split.images_NHW.shape == (count, 16, 16)
@@ -504,7 +508,7 @@ def test_the_real_chest_labels_are_read_for_pictures_of_any_size(xray_data: Path
         Image.new("L", sizes[index % 3], 5).save(folder / "pngs" / f"{path.stem}.png")
     records = read_records("chest", tmp_path)
     info = require_dataset("chest", tmp_path)
-    assert (len(records), info.train, info.val, info.test) == (270, 195, 34, 41)
+    assert (len(records), info.of(None).train, info.of(None).val, info.of(None).test) == (270, 195, 34, 41)
     for record in records:
         shares = np.loadtxt(folder / "labels" / f"{Path(record.name).stem}.txt", skiprows=1)
         np.testing.assert_allclose((record.points_K2 + 0.5) / record.size, shares, atol=1e-12)

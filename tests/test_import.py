@@ -290,7 +290,13 @@ def test_points_come_through_and_the_data_set_is_accepted(format_name, images, t
     assert report.landmark_names == LANDMARKS
     assert (report.num_annotated, report.num_unlabelled, report.not_annotated) == (8, 0, 1)
     info = require_dataset("mine", tmp_path / "data")
-    assert (info.unit, info.num_landmarks, info.train, info.val, info.test) == ("px", 4, 5, 1, 2)
+    assert (info.unit, info.num_landmarks, info.of(None).train, info.of(None).val, info.of(None).test) == (
+        "px",
+        4,
+        5,
+        1,
+        2,
+    )
     assert info.landmark_names == LANDMARKS
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["mine"]
     assert {path.name for path in (tmp_path / "data" / "mine").iterdir()} == {"images", "landmarks.csv", "dataset.yaml"}
@@ -612,11 +618,11 @@ def test_a_split_column_is_accepted_and_counts_may_take_its_place(images, truth,
     frame(truth).assign(split=["train"] * 5 + ["val", "val", "test"]).to_csv(tmp_path / "t.csv", index=False)
     bring("csv", tmp_path / "t.csv", tmp_path)
     info = require_dataset("mine", tmp_path / "data")
-    assert (info.train, info.val, info.test) == (5, 2, 1)
+    assert (info.of(None).train, info.of(None).val, info.of(None).test) == (5, 2, 1)
     shutil.rmtree(tmp_path / "data")
     bring("csv", tmp_path / "t.csv", tmp_path, splits="2,3")
     info = require_dataset("mine", tmp_path / "data")
-    assert (info.train, info.val, info.test) == (2, 3, 3)
+    assert (info.of(None).train, info.of(None).val, info.of(None).test) == (2, 3, 3)
     shutil.rmtree(tmp_path / "data")
     frame(truth).assign(split="train").to_csv(tmp_path / "t.csv", index=False)
     refused("it gives none to val; complete it, or give --splits TRAIN,VAL", "csv", tmp_path / "t.csv", tmp_path)
@@ -764,7 +770,7 @@ def test_values_of_options_come_from_the_command_line(ablate, images, truth, tmp
     line = ("data", "import", "csv", source, "--out", "mine", "--data", tmp_path / "data", "--images", images)
     assert ablate(*line, "--missing=-1", "--swap-xy", "--splits", "3,2", "--origin", "corner")[0] == 0
     info = require_dataset("mine", tmp_path / "data")
-    assert (info.train, info.val, info.test) == (3, 2, 3)
+    assert (info.of(None).train, info.of(None).val, info.of(None).test) == (3, 2, 3)
     x, y = truth["x_1.png"]["sella"]
     assert points_of(tmp_path)["x_1.png"]["sella"] == pytest.approx((x - 0.5, y - 0.5), abs=1e-6)
 
@@ -772,7 +778,7 @@ def test_values_of_options_come_from_the_command_line(ablate, images, truth, tmp
 def test_an_empty_folder_is_filled(images, truth, tmp_path):
     (tmp_path / "data" / "mine").mkdir(parents=True)
     bring("csv", as_csv(tmp_path, truth), tmp_path)
-    assert require_dataset("mine", tmp_path / "data").train == 5
+    assert require_dataset("mine", tmp_path / "data").of(None).train == 5
 
 
 def new_dataset(folder, content):

@@ -278,7 +278,7 @@ def test_points_on_thumbnails_keep_the_centre_of_pixels(tmp_path: Path) -> None:
     found, _ = thumbnails(store, "cephalo", panel.errors.images)
     halved = {n: type(t)(n, t.jpeg, t.width, t.height, 2 * t.width, 2 * t.height) for n, t in found.items()}
     shown = next(iter(shown_trials(analyse(run, num_resamples=50), panel, halved).values()))
-    original = read_points(store, [spec[0].trial_id], list(halved), 3)[0]
+    original = read_points(run, [spec[0].trial_id], list(halved), 3)[0]
     assert np.allclose(shown.truth_IK2, (original[..., :2] + 0.5) / 2 - 0.5)
     assert np.allclose(shown.predicted_IK2, (original[..., 2:] + 0.5) / 2 - 0.5)
 

@@ -44,7 +44,7 @@ def test_an_image_without_a_row_or_with_an_empty_row_is_for_pretraining_alone(tm
     assert data.unlabelled.images_NHW.shape == (6, 16, 16)
     assert not np.array_equal(data.unlabelled.images_NHW[0], data.unlabelled.images_NHW[1])
     info = require_dataset("mine", tmp_path)
-    assert (info.train, info.val, info.test, info.unlabelled) == (2, 1, 1, 6)
+    assert (info.of(None).train, info.of(None).val, info.of(None).test, info.of(None).unlabelled) == (2, 1, 1, 6)
     assert ("images", "4 annotated, 6 unlabelled") in check_dataset("mine", tmp_path).rows()
 
 

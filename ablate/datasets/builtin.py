@@ -12,7 +12,8 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from ablate.datasets.layout import Frame, Label, Layout, Reference, SplitCounts
+from ablate.datasets.layout import Frame, Label, Layout, Reference
+from ablate.datasets.splitting import SplitRule
 from ablate.datasets.types import FloatArray, PaperScale, Problems
 
 CEPHALO_FILM_MM = (193.5, 240.0)
@@ -176,7 +177,7 @@ DATASETS: dict[str, Layout] = {
         label_file="labels",
         label_key=_stem,
         read_labels=read_chest,
-        splits=SplitCounts(195, 34),
+        splits=SplitRule(195, 34),
         fractions=True,
         excluded=frozenset(f"CHNCXR_{number}_0" for number in CHEST_EXCLUDED),
         unlabelled="leave out",  # the public folder also holds radiographs that nobody annotated
@@ -198,7 +199,7 @@ DATASETS: dict[str, Layout] = {
         label_file="400_junior",
         label_key=_stem,
         read_labels=read_cephalo,
-        splits=SplitCounts(130, 20, 250),
+        splits=SplitRule(130, 20, 250),
         num_images=400,
         paper=PaperScale(frame=(240.0, 193.5), reference=None),  # axes exchanged, as in the authors' code
         source="http://www-o.ntust.edu.tw/~cweiwang/ISBI2015/challenge1/",
@@ -215,7 +216,7 @@ DATASETS: dict[str, Layout] = {
         label_file="labels/all.csv",
         label_key=_hand_key,
         read_labels=read_hand,
-        splits=SplitCounts(550, 59),
+        splits=SplitRule(550, 59),
         unlabelled="leave out",  # as in the paper
         spare_labels=1,  # the public table has 910 rows for 909 images
         num_images=909,

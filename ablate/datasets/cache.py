@@ -29,11 +29,11 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
-from ablate.datasets.types import BoolArray, ByteArray
+from ablate.datasets.types import ByteArray, IntArray
 from ablate.errors import InputError
 from ablate.store.local_write import replacing
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 """Raised when decoding, resizing, normalising or the search for duplicates changes."""
 
 DEFAULT_LIMIT_GB = 50.0
@@ -53,10 +53,10 @@ _FETCHED = re.compile(r".+-[0-9a-f]{24}(\.partial)?")
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is kept of the images of a data set, train before val before test."""
+    """What is kept of the images of a data set, train before val before test (of the first fold)."""
 
     images_NHW: ByteArray
-    duplicates_N: BoolArray
+    duplicates_P2: IntArray  # the pairs of images that show the same radiograph
 
 
 @dataclass(frozen=True)
@@ -212,11 +212,11 @@ def read_cache(path: Path, *, num_images: int, image_size: int) -> Prepared | No
     """Return what lies at `path`, and note that it was used; None if nothing whole does."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            prepared = Prepared(arrays["images_NHW"], arrays["duplicates_N"])
+            prepared = Prepared(arrays["images_NHW"], arrays["duplicates_P2"])
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
         return None  # absent, or damaged on disk: prepared anew and replaced
     whole = prepared.images_NHW.shape == (num_images, image_size, image_size)
-    whole &= prepared.images_NHW.dtype == np.uint8 and prepared.duplicates_N.shape == (num_images,)
+    whole &= prepared.images_NHW.dtype == np.uint8 and prepared.duplicates_P2.shape[1:] == (2,)
     if whole:
         touch(path)
     return prepared if whole else None
@@ -227,7 +227,7 @@ def write_cache(path: Path, prepared: Prepared) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path, durable=False) as file:  # what a power cut damages is found by `read_cache`
-            np.savez(file, images_NHW=prepared.images_NHW, duplicates_N=prepared.duplicates_N)
+            np.savez(file, images_NHW=prepared.images_NHW, duplicates_P2=prepared.duplicates_P2)
     except OSError as error:
         raise unwritable(path.parent, error) from error
 

@@ -6,7 +6,8 @@ keeps the data from being used; a warning does not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,19 +15,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ablate.datasets.balance import PREFIX, in_two_splits, unlike_splits
+from ablate.datasets.contents import Contents, num_threads, outside_landmarks
 from ablate.datasets.duplicates import MAX_LABEL_DISTANCE, find_duplicates, image_hash
 from ablate.datasets.images import has_orientation
 from ablate.datasets.layout import FileRecord
-from ablate.datasets.loading import (
-    Contents,
-    dataset_names,
-    num_threads,
-    open_contents,
-    outside_landmarks,
-    points_of,
-    sizes_of,
-)
-from ablate.datasets.types import SPLITS, Part, Problems, Record, SplitName, Unit
+from ablate.datasets.loading import dataset_names, open_contents, points_of, sizes_of
+from ablate.datasets.types import DESCRIPTION, SPLITS, Part, Problems, Record, SplitName, Unit
 from ablate.errors import InputError
 from ablate.space import BUILT_IN_DATASETS
 from ablate.words import counted
@@ -60,7 +55,9 @@ class CheckReport:
     unit: Unit | None
     num_landmarks: int
     num_images: int  # annotated and in use
-    splits: dict[SplitName, int]
+    splits: dict[SplitName, int]  # of the first fold, where there are folds
+    folds: int | None  # None: it has no folds
+    scales: Mapping[str, int]  # images by what gave their scale, where that differs between images
     unlabelled: int  # for pre-training alone
     excluded: int  # left out as in the paper
     left_out: int  # left out because they have no label
@@ -77,10 +74,11 @@ class CheckReport:
     def rows(self) -> list[tuple[str, str]]:
         """Return what there is to print as (what, value)."""
         crossing = sum(pair.crosses for pair in self.duplicates)
+        splits = ", ".join(f"{split} {count}" for split, count in self.splits.items())
         rows = [
             ("data set", self.name if self.folder is None else f"{self.name} ({self.folder})"),
             ("images", f"{self.num_images} annotated, {self.unlabelled} unlabelled"),
-            ("splits", ", ".join(f"{split} {count}" for split, count in self.splits.items())),
+            ("splits", ("" if self.folds is None else f"{self.folds} folds; of the first ") + splits),
             ("landmarks", f"{self.num_landmarks} per image, {self.not_annotated} not annotated"),
         ]
         if self.excluded or self.left_out:
@@ -90,6 +88,7 @@ class CheckReport:
             rows.append(("image height", _range(*self.heights, "px")))
         if self.unit_per_pixel and self.unit:
             rows.append(("scale", _range(*self.unit_per_pixel, f"{self.unit} per pixel")))
+        rows += [("scale from", f"{source}: {counted(count, 'image')}") for source, count in self.scales.items()]
         rows += [
             ("unreadable", ", ".join(self.unreadable) or "none"),
             ("landmarks outside their image", str(len(self.outside))),
@@ -124,7 +123,10 @@ def check_dataset(name: str, data_dir: Path | str | None = None) -> CheckReport:
             raise
         return _empty(name, str(error))
     outside = [text for record in contents.records for text in outside_landmarks(record)]
-    parts = {id(record): part for part, record in zip(contents.parts, contents.ordered, strict=True)}
+    division = contents.divisions[0]
+    parts: dict[int, Part] = {}
+    if contents.folds is None:
+        parts = {id(record): part for part, record in zip(division.parts, division.ordered, strict=True)}
     duplicates: list[Duplicate] = []
     if readable:
         for pair in find_duplicates(np.stack(hashes), points_of(readable), sizes_of(readable)):
@@ -153,7 +155,9 @@ def check_dataset(name: str, data_dir: Path | str | None = None) -> CheckReport:
         unit=contents.unit,
         num_landmarks=contents.num_landmarks,
         num_images=len(contents.records),
-        splits={split: len(contents.splits[split]) for split in SPLITS},
+        splits={split: len(division.splits[split]) for split in SPLITS},
+        folds=contents.folds,
+        scales=Counter(record.scale_from for record in contents.records if record.scale_from),
         unlabelled=len(contents.unlabelled),
         excluded=contents.excluded,
         left_out=contents.left_out,
@@ -212,12 +216,41 @@ def _warn(contents: Contents, outside: Sequence[str], duplicates: Sequence[Dupli
             f"{len(crossing)} radiographs occur in two splits, listed above; with exclude_duplicates: true, test "
             "images that also occur in train or val are left out of the evaluation"
         )
+    if contents.described:
+        _warn_of_splits(contents, problems)
     published = contents.num_images
     if published is not None and len(contents.records) != published:
         problems.warn(
             f"{contents.name}: the published set has {published} labelled radiographs; found {len(contents.records)}; "
             "splits and results are not comparable with the paper's"
         )
+
+
+def _warn_of_splits(contents: Contents, problems: Problems) -> None:
+    """Warn where splits that were not drawn at random differ, where a person is in two, and of unlabelled images."""
+    rule, division = contents.rule, contents.divisions[0]
+    if rule is None or rule.random is None:
+        how = "the split column" if rule is None else "sorted file name"
+        for name, said in unlike_splits(division):
+            what = name if name == PREFIX else f"column {name}"
+            cure = "random: 0" if name == PREFIX else f"random: 0, stratify: {name}"
+            problems.warn(
+                f"splits by {how} differ in {what}: {said}; a result on test then says little about train; "
+                f"for alike splits write {cure} into splits of {DESCRIPTION}"
+            )
+    if rule is None or rule.group is None:
+        for name, twice in in_two_splits(division):
+            problems.warn(
+                f"{counted(len(twice), 'value')} of column {name} occur in two splits ({_some(twice)}); to keep each "
+                f"in one write random: 0, group: {name} into splits of {DESCRIPTION}"
+            )
+    if rule is not None and rule.group is not None:
+        without = [record.name for record in contents.unlabelled if not record.columns.get(rule.group)]
+        if without:
+            problems.warn(
+                f"{counted(len(without), 'unlabelled image')} without a value in column {rule.group} may show a group "
+                f"of val or test, and take part in pre-training: {_some(without)}"
+            )
 
 
 def _empty(name: str, error: str) -> CheckReport:
@@ -228,6 +261,8 @@ def _empty(name: str, error: str) -> CheckReport:
         num_landmarks=0,
         num_images=0,
         splits=dict.fromkeys(SPLITS, 0),
+        folds=None,
+        scales={},
         unlabelled=0,
         excluded=0,
         left_out=0,

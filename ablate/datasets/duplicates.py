@@ -84,12 +84,17 @@ def find_duplicates(hashes_NE: npt.NDArray[np.int8], points_NK2: FloatArray, siz
     return pairs
 
 
-def seen_earlier(pairs: Sequence[DuplicatePair], parts: Sequence[Part]) -> BoolArray:
-    """Return (N,): whether the image also occurs in an earlier split (val: train; test: train or val)."""
+def seen_earlier(pairs_P2: IntArray, parts: Sequence[Part | None]) -> BoolArray:
+    """Return (N,): whether the image also occurs in an earlier split (val: train; test: train or val).
+
+    Args:
+        pairs_P2: indices of the two images of each pair.
+        parts: where each image stands; None: in no part.
+    """
     rank: dict[Part, int] = {"train": 0, "val": 1, "test": 2, "unlabelled": 3}
     seen = np.zeros(len(parts), dtype=np.bool_)
-    for pair in pairs:
-        first, second = rank[parts[pair.first]], rank[parts[pair.second]]
-        if first != second:
-            seen[pair.second if second > first else pair.first] = True
+    for first, second in pairs_P2.tolist():
+        one, other = parts[first], parts[second]
+        if one is not None and other is not None and rank[one] != rank[other]:
+            seen[second if rank[other] > rank[one] else first] = True
     return seen

@@ -6,28 +6,21 @@ Shape suffixes: K landmarks, 2 = (x, y).
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
 import itertools
-import math
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
-from ablate.datasets.layout import Frame, Label, Layout, PerPixel, Reference, Scale, SplitCounts
-from ablate.datasets.types import PARTS, UNLABELLED, Part, Problems, Unit
+from ablate.datasets.landmark_table import KNOWN_COLUMNS, is_coordinate, read_head, read_labels, read_text
+from ablate.datasets.layout import Frame, Layout, PerImage, PerPixel, Reference, Scale
+from ablate.datasets.splitting import SplitRule
+from ablate.datasets.types import DESCRIPTION, IMAGES, LABELS, PARTS, UNLABELLED, Unit
 from ablate.errors import InputError, nearest
 from ablate.space import Source, Spec
 from ablate.space.explain import explain
-from ablate.space.spec import Positive, PositiveNumber, as_tuple
-
-DESCRIPTION = "dataset.yaml"
-LABELS = "landmarks.csv"
-IMAGES = "images"
+from ablate.space.spec import PositiveNumber, as_tuple
 
 DEFAULT_SDR_THRESHOLDS: dict[Unit, tuple[float, ...]] = {"mm": (2.0, 2.5, 3.0, 4.0), "px": (3.0, 6.0, 9.0)}
 """Thresholds in use for cephalograms (ISBI 2015) and for chest X-rays at 256 x 256."""
@@ -48,12 +41,57 @@ class ReferenceDescription(Spec):
     mm: PositiveNumber = Field(description="millimetres between them")
 
 
-class SplitsDescription(Spec):
-    """Images of each split, by sorted file name."""
+def _amount(value: object) -> object:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return value
+    if isinstance(value, float) and 0 < value < 1:
+        return value
+    raise ValueError(f"must be a number of images, such as 20, or a share of them, such as 0.1; got {value!r}")
 
-    train: Positive = Field(description="number of training images")
-    val: Positive = Field(description="number of validation images")
-    test: Positive | None = Field(None, description="number of test images; default: the rest")
+
+Amount = Annotated[int | float, BeforeValidator(_amount)]
+
+
+class SplitsDescription(Spec):
+    """How the annotated images are divided into splits, or into folds."""
+
+    train: Amount | None = Field(None, description="training images, a number or a share")
+    val: Amount | None = Field(None, description="validation images; with folds the default is the next fold")
+    test: Amount | None = Field(None, description="test images; default: the rest")
+    random: Index | None = Field(None, description="seed of a random division; default: by sorted file name")
+    stratify: str | None = Field(None, description="column of landmarks.csv whose shares every split keeps")
+    group: str | None = Field(
+        None, description="column of landmarks.csv whose images stay in one split, as a patient's"
+    )
+    folds: Annotated[int, Field(ge=2)] | None = Field(None, description="number of folds; each is the test split once")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> SplitsDescription:
+        given = {name: value for name in ("train", "val", "test") if (value := getattr(self, name)) is not None}
+        if self.folds is not None and (extra := [name for name in ("train", "test") if name in given]):
+            raise ValueError(f"{extra[0]} must be left out with folds: each fold is the test split once; remove it")
+        if self.folds is None and (lacking := [name for name in ("train", "val") if name not in given]):
+            raise ValueError(
+                f"{lacking[0]} is required; write, for example, {{train: 130, val: 20}} (the rest is test), "
+                "{train: 0.7, val: 0.1, random: 0} or {folds: 5, random: 0}"
+            )
+        if len({type(value) for value in given.values()}) > 1:
+            raise ValueError(f"train, val and test must all be numbers or all be shares; got {given}; write one kind")
+        if self.test is not None and isinstance(self.test, float) and abs(sum(given.values()) - 1) > 1e-6:
+            raise ValueError(f"the shares must sum to 1; got {given}; leave test out for the rest")
+        if self.test is None and self.folds is None and isinstance(self.train, float) and sum(given.values()) >= 1:
+            raise ValueError(f"the shares must leave test images; got {given}; lower them")
+        if self.folds == 2 and self.val is None:
+            raise ValueError("val is required with 2 folds: there is no third one to validate on; write val: 0.1")
+        needs = [name for name in ("stratify", "group", "folds") if getattr(self, name) is not None]
+        if needs and self.random is None:
+            raise ValueError(f"{needs[0]} needs random, the seed of the division; write random: 0")
+        return self
+
+    @property
+    def rule(self) -> SplitRule:
+        """The rule as the division takes it."""
+        return SplitRule(**self.model_dump())
 
 
 class Description(Spec):
@@ -76,10 +114,10 @@ class Description(Spec):
     @model_validator(mode="after")
     def _fits_together(self) -> Description:
         given = [name for name in _MM_SCALES if getattr(self, name) is not None]
-        if self.unit == "mm" and len(given) != 1:
+        if self.unit == "mm" and len(given) > 1:
             raise ValueError(
-                f"unit mm needs exactly one of {', '.join(_MM_SCALES)}; got {' and '.join(given) or 'none'}; "
-                "write, for example, mm_per_pixel: 0.1, or unit: px"
+                f"unit mm needs one of {', '.join(_MM_SCALES)}, or none of them where each image has its own spacing; "
+                f"got {' and '.join(given)}; write, for example, mm_per_pixel: 0.1"
             )
         if self.unit == "px" and given:
             raise ValueError(f"{given[0]} needs unit mm; got unit 'px'; write unit: mm or remove {given[0]}")
@@ -100,22 +138,27 @@ class Description(Spec):
 
     @property
     def scale(self) -> Scale:
-        """Units per pixel, as described."""
+        """Units per pixel, as described; in millimetres and not described: each image's own."""
         if self.mm_per_pixel is not None:
             return PerPixel(self.mm_per_pixel)
         if self.reference is not None:
             return Reference(*self.reference.landmarks, self.reference.mm)
         frame = self.film_mm or self.px_frame
-        return Frame(*frame) if frame is not None else PerPixel(1.0)
+        if frame is not None:
+            return Frame(*frame)
+        return PerImage() if self.unit == "mm" else PerPixel(1.0)
 
 
 def read_folder(folder: Path) -> Layout:
     """Return the layout of a user's data set; raise `InputError` if `dataset.yaml` or the table's head is wrong."""
     path = folder / DESCRIPTION
-    source = Source.parse(_read_text(path), str(path))
+    source = Source.parse(read_text(path), str(path))
     description = _read_description(source, folder.name)
     table = folder / LABELS
-    num_landmarks, has_splits = _read_head(table)
+    columns = read_head(table)
+    num_landmarks, has_splits = sum(map(is_coordinate, columns)) // 2, "split" in columns
+    own = [name for name in columns if name not in KNOWN_COLUMNS and not is_coordinate(name)]
+    _check_scale(source, description, folder, has_spacing="spacing" in columns)
     if description.reference is not None:
         largest = max(description.reference.landmarks)
         if largest >= num_landmarks:
@@ -137,6 +180,14 @@ def read_folder(folder: Path) -> Layout:
             f"(the rest is test), or give {LABELS} a column split with {', '.join(PARTS)}"
         )
     splits = description.splits
+    for option in ("stratify", "group"):
+        column = getattr(splits, option, None)
+        if column is not None and column not in own:
+            source.refuse(
+                ("splits", option),
+                f"must be a column of {LABELS} ({', '.join(own) or 'it has none of your own'}); got {column!r}"
+                f"{nearest(column, own)}",
+            )
     return Layout(
         name=folder.name,
         title=folder.name,
@@ -147,27 +198,32 @@ def read_folder(folder: Path) -> Layout:
         image_folder=IMAGES,
         label_file=LABELS,
         label_key=str,
-        read_labels=functools.partial(_read_labels, num_landmarks),
-        splits=SplitCounts(splits.train, splits.val, splits.test) if splits is not None else None,
+        read_labels=functools.partial(read_labels, num_landmarks),
+        splits=splits.rule if splits is not None else None,
         unlabelled="pre-train",
         unlabelled_folder=UNLABELLED,
         landmark_names=names or (),
     )
 
 
+def _check_scale(source: Source, description: Description, folder: Path, *, has_spacing: bool) -> None:
+    """Refuse millimetres without a scale, and a column of spacings beside another scale."""
+    given = [name for name in _MM_SCALES if getattr(description, name) is not None]
+    if has_spacing and (given or description.unit == "px"):
+        source.refuse(
+            (given[0] if given else "unit",),
+            f"the scale must stand in one place; {folder / LABELS} has a column spacing (millimetres per pixel of each "
+            "image); remove one of the two",
+        )
+    if description.unit == "mm" and not given and not has_spacing and not any((folder / IMAGES).glob("*.[dD][cC][mM]")):
+        source.refuse(
+            ("unit",),
+            f"mm needs one of {', '.join(_MM_SCALES)}, a column spacing in {LABELS} (millimetres per pixel of each "
+            "image), or DICOM files that say it; write, for example, mm_per_pixel: 0.1, or unit: px",
+        )
+
+
 # --- dataset.yaml -----------------------------------------------------------------------------------
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(
-            f"{path}: must be a readable file; {error.strerror}; a data set of one's own is a folder with "
-            f"{DESCRIPTION}, {LABELS} and {IMAGES}/"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: must be UTF-8 text; byte {error.start} is not; save it as UTF-8") from error
 
 
 def _read_description(source: Source, folder_name: str) -> Description:
@@ -190,134 +246,3 @@ def _read_description(source: Source, folder_name: str) -> Description:
 def _model_at(path: list[str]) -> type[BaseModel]:
     nested: dict[str, type[BaseModel]] = {"reference": ReferenceDescription, "splits": SplitsDescription}
     return nested.get(path[0], Description) if path else Description
-
-
-# --- landmarks.csv ----------------------------------------------------------------------------------
-
-_KNOWN = ("image", "split")
-_COORDINATE = re.compile(r"[xy]\d+")
-
-
-def _read_head(path: Path) -> tuple[int, bool]:
-    """Return the number of landmarks and whether there is a column split; other columns are the user's own."""
-    rows = _rows(path)
-    if not rows:
-        raise InputError(f"{path}: must have a header image,x0,y0,x1,y1,... and a row for every image; it is empty")
-    number, header = rows[0]
-    names = [name.strip() for name in header]
-    if len(names) == 1 and re.search(r"[;\t]", names[0]):
-        raise InputError(
-            f"{path}:{number}: columns must be separated by commas; got {names[0]!r}; export the table as CSV"
-        )
-    rule = "the header is image,x0,y0,x1,y1,... and, if wanted, split and columns of your own"
-    if "image" not in names:
-        raise InputError(f"{path}:{number}: column 1 must be 'image'; got {names[0]!r}; {rule}")
-    for column, name in enumerate(names, start=1):
-        if not name:
-            raise InputError(f"{path}:{number}: column {column} must have a name; {rule}")
-        if names.count(name) > 1:
-            raise InputError(
-                f"{path}:{number}: column {name} must stand once; got {names.count(name)}; remove or rename one"
-            )
-        close = nearest(name, _KNOWN) if name not in _KNOWN else ""
-        if close:
-            raise InputError(f"{path}:{number}: column {column} must not be {name!r}{close}; rename it; {rule}")
-    given = [name for name in names if _COORDINATE.fullmatch(name)]
-    pairs = max(1, -(-len(given) // 2))
-    expected = [f"{axis}{index}" for index in range(pairs) for axis in "xy"]
-    for position, name in enumerate(expected):
-        got = given[position] if position < len(given) else None
-        if got != name:
-            column = names.index(got) + 1 if got is not None else len(names) + 1
-            raise InputError(
-                f"{path}:{number}: column {column} must be {name!r}; "
-                f"got {'the end of the line' if got is None else repr(got)}; {rule}"
-            )
-    return pairs, "split" in names
-
-
-def _rows(path: Path) -> list[tuple[int, list[str]]]:
-    """Return the rows that are not blank, each with the number of its last line."""
-    reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
-    rows = []
-    try:
-        for row in reader:
-            if any(cell.strip() for cell in row):
-                rows.append((reader.line_num, row))
-    except csv.Error as error:
-        raise InputError(f"{path}:{reader.line_num}: must be comma-separated values; {error}") from error
-    return rows
-
-
-def _read_labels(num_landmarks: int, folder: Path, problems: Problems) -> dict[str, Label | None]:
-    """Read the table's rows by image name; a row that cannot be used is reported and maps to None."""
-    path = folder / LABELS
-    (_, header), *rows = _rows(path)
-    names = [name.strip() for name in header]
-    split_column = names.index("split") if "split" in names else None
-    labels: dict[str, Label | None] = {}
-    lines: dict[str, int] = {}
-    for number, row in rows:
-        where = f"{path}:{number}"
-        cells = [cell.strip() for cell in row]
-        image_column = names.index("image")
-        image = cells[image_column] if image_column < len(cells) else ""
-        if not image:
-            problems.error(f"{where}: column image must be the name of a file in {IMAGES}/; it is empty")
-            continue
-        if image in lines:
-            problems.error(f"{where}: image {image!r} already has a row in line {lines[image]}; remove one of them")
-            continue
-        lines[image] = number
-        labels[image] = None
-        if len(cells) < len(names) and not any(cell for cell in cells[:image_column] + cells[image_column + 1 :]):
-            cells += [""] * (len(names) - len(cells))  # nothing but the image's name
-        if len(cells) != len(names):
-            relation = "few" if len(cells) < len(names) else "many"
-            problems.error(
-                f"{where}: must have {len(names)} columns ({num_landmarks} landmarks) as the header; got {len(cells)}, "
-                f"too {relation} (image {image}); leave both fields of a landmark empty if it is not annotated"
-            )
-            continue
-        coordinates = [cell for name, cell in zip(names, cells, strict=True) if _COORDINATE.fullmatch(name)]
-        split: Part | None = None
-        if split_column is not None:
-            given = cells[split_column] or (UNLABELLED if not any(coordinates) else "")
-            split = next((name for name in PARTS if name == given), None)
-            if split is None:
-                problems.error(
-                    f"{where}: column split must be one of {', '.join(PARTS)}; got {given!r}"
-                    f"{nearest(given, PARTS)} (image {image})"
-                )
-                continue
-        try:
-            values = [_coordinate(coordinates[i : i + 2], i // 2) for i in range(0, len(coordinates), 2)]
-        except ValueError as error:
-            problems.error(f"{where}: {error} (image {image})")
-            continue
-        labels[image] = Label(np.array(values, dtype=np.float64), where, split)
-    return labels
-
-
-def _coordinate(pair: list[str], landmark: int) -> tuple[float, float]:
-    """Parse one landmark's two fields; both empty = not annotated. Raises `ValueError`."""
-    if pair == ["", ""]:
-        return math.nan, math.nan
-    values = []
-    for axis, text in zip("xy", pair, strict=True):
-        if not text:
-            raise ValueError(
-                f"column {axis}{landmark} must not be empty when its partner is {''.join(pair)!r}; "
-                "give both coordinates, or leave both empty for a landmark that is not annotated"
-            )
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            raise ValueError(
-                f"column {axis}{landmark} must be a number of pixels; got {text!r}; write the coordinate, or leave "
-                f"x{landmark} and y{landmark} empty if the landmark is not annotated"
-            )
-        values.append(value)
-    return values[0], values[1]

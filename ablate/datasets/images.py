@@ -11,8 +11,10 @@ ignored; colour of 16 bits per channel is read with 8, as Pillow does.
 from __future__ import annotations
 
 import importlib.util
+import math
 import struct
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ PILLOW_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 IMAGE_SUFFIXES = (*PILLOW_SUFFIXES, ".dcm")
 _WHOLE_RANGE_MODES = ("1", "L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _EXIF_ORIENTATION = 0x0112
+_SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
+_PROJECTIONS = ("CR", "DX", "RF", "RG", "XA", "PX", "IO", "MG")
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
@@ -44,6 +48,54 @@ def read_size(path: Path) -> tuple[int, int]:
             return image.size
     except _BROKEN as error:
         raise _unreadable(path, error) from error
+
+
+@dataclass(frozen=True)
+class Spacing:
+    """Millimetres per pixel, and the part of the DICOM header that says so."""
+
+    x_mm: float
+    y_mm: float
+    source: str
+
+
+def read_spacing(path: Path) -> Spacing | None:
+    """Return what a DICOM header says of the size of a pixel; None for another file, or where it says nothing.
+
+    DICOM PS3.3 10.7.1.3 and C.8.11.7: PixelSpacing of a projection is at the detector, or, with
+    PixelSpacingCalibrationType, corrected for the patient. Where it is absent, ImagerPixelSpacing, at the
+    detector, is divided by EstimatedRadiographicMagnificationFactor, where that is given. Then
+    NominalScannedPixelSpacing, of digitised film. Each gives the distance of rows (y) first.
+
+    Raises:
+        InputError: the file cannot be read, or its numbers are no lengths.
+    """
+    if path.suffix.lower() != ".dcm":
+        return None
+    header = _read_dicom(path, pixels=False)
+    name = next((name for name in _SPACINGS if header.get(name)), None)
+    if name is None:
+        return None
+    source = f"DICOM {name}"
+    factor = 1.0
+    if name == "PixelSpacing" and header.get("PixelSpacingCalibrationType"):
+        source += f", calibrated ({header.PixelSpacingCalibrationType})"
+    elif name == "ImagerPixelSpacing" and header.get("EstimatedRadiographicMagnificationFactor"):
+        factor = float(header.EstimatedRadiographicMagnificationFactor)
+        source += f" divided by the magnification {factor:g}"
+    elif name in ("PixelSpacing", "ImagerPixelSpacing") and header.get("Modality") in _PROJECTIONS:
+        source += ", at the detector: not corrected for magnification"
+    given = header[name].value
+    try:
+        y_mm, x_mm = (float(value) / factor for value in given)
+    except (TypeError, ValueError, ZeroDivisionError):
+        y_mm = x_mm = math.nan
+    if not (0 < x_mm < math.inf and 0 < y_mm < math.inf):
+        raise InputError(
+            f"{path}: {source} must be two numbers of millimetres greater than 0; got {given}; correct the header, or "
+            "write the image's column spacing in landmarks.csv"
+        )
+    return Spacing(x_mm, y_mm, source)
 
 
 def has_orientation(path: Path) -> bool:

@@ -15,7 +15,8 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from ablate.datasets.images import IMAGE_SUFFIXES, is_image, read_grey, read_size
+from ablate.datasets.images import IMAGE_SUFFIXES, is_image, read_grey, read_size, read_spacing
+from ablate.datasets.splitting import Division, SplitRule, divide
 from ablate.datasets.types import (
     SPLITS,
     UNLABELLED,
@@ -25,7 +26,6 @@ from ablate.datasets.types import (
     Part,
     Problems,
     Record,
-    SplitName,
     Unit,
 )
 from ablate.errors import InputError, nearest
@@ -56,16 +56,12 @@ class Reference:
     units: float
 
 
-Scale: TypeAlias = PerPixel | Frame | Reference
-
-
 @dataclass(frozen=True)
-class SplitCounts:
-    """How many images, by sorted name, each split takes; test None: the rest."""
+class PerImage:
+    """Each image has its own: the label's spacing, else what the header of its DICOM file says, in millimetres."""
 
-    train: int
-    val: int
-    test: int | None = None
+
+Scale: TypeAlias = PerPixel | Frame | Reference | PerImage
 
 
 @dataclass(frozen=True)
@@ -75,6 +71,8 @@ class Label:
     points_K2: FloatArray
     where: str  # file, or file:line
     split: Part | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)  # the user's own, without empty cells
+    spacing: float | None = None  # millimetres per pixel
 
     @property
     def is_empty(self) -> bool:
@@ -96,7 +94,7 @@ class Layout:
     label_file: str  # what holds an image's label, for messages
     label_key: Callable[[str], str]  # image file name -> key of its label
     read_labels: Callable[[Path, Problems], Mapping[str, Label | None]]  # None: unusable, and reported
-    splits: SplitCounts | None  # None: the labels say
+    splits: SplitRule | None  # None: the labels say
     fractions: bool = False  # labels are shares of width and height, not pixels
     excluded: frozenset[str] = field(default_factory=frozenset)  # label keys
     unlabelled: Literal["refuse", "leave out", "pre-train"] = "refuse"  # what becomes of an image without a label
@@ -146,9 +144,11 @@ class Reading:
 def units_per_pixel(scale: Scale, size: tuple[int, int], points_K2: FloatArray) -> tuple[float, float]:
     """Return units per pixel on x and y for an image of `size` = (width, height) pixels.
 
-    Raises `ValueError` if the scale rests on landmarks that are not annotated or coincide.
+    Raises `ValueError` if the scale rests on landmarks that are not annotated or coincide, or on the image itself.
     """
     match scale:
+        case PerImage():
+            raise ValueError("the scale of each image is its own")
         case PerPixel(units):
             return units, units
         case Frame(width, height):
@@ -174,7 +174,7 @@ def read_layout(layout: Layout, folder: Path, problems: Problems) -> Reading:
     labels = layout.read_labels(folder, problems)
     records: list[FileRecord] = []
     without: list[Path] = []  # a row
-    pool: list[Path] = []  # without a landmark in their row
+    pool: dict[Path, Label] = {}  # without a landmark in their row
     hidden: list[Path] = []  # of these, what stands in val or test
     excluded = 0
     used = set()
@@ -194,7 +194,10 @@ def read_layout(layout: Layout, folder: Path, problems: Problems) -> Reading:
             if label is None:
                 continue  # reported when it was read
             if layout.unlabelled == "pre-train" and label.is_empty:
-                (hidden if label.split in ("val", "test") else pool).append(path)
+                if label.split in ("val", "test"):
+                    hidden.append(path)
+                else:
+                    pool[path] = label
             elif (record := _record(layout, path, label, problems)) is not None:
                 records.append(record)
     if without and layout.unlabelled == "refuse":
@@ -214,14 +217,16 @@ def read_layout(layout: Layout, folder: Path, problems: Problems) -> Reading:
     _report_spare_labels(layout, folder, spare, without, problems)
     unlabelled: list[FileRecord] = []
     if layout.unlabelled == "pre-train":
-        unlabelled = _unlabelled_records(layout, folder, sorted([*pool, *without]), problems)
+        unlabelled = _unlabelled_records(layout, folder, {**pool, **dict.fromkeys(without)}, problems)
     left_out = len(hidden) + (len(without) if layout.unlabelled == "leave out" else 0)
     return Reading(tuple(records), tuple(unlabelled), excluded, left_out)
 
 
-def _unlabelled_records(layout: Layout, folder: Path, paths: Sequence[Path], problems: Problems) -> list[FileRecord]:
-    """Return records of images without landmarks: those at `paths`, then those in the layout's folder for them."""
-    named = [(path.name, path) for path in paths]
+def _unlabelled_records(
+    layout: Layout, folder: Path, paths: Mapping[Path, Label | None], problems: Problems
+) -> list[FileRecord]:
+    """Return records of images without landmarks: those at `paths`, by name, then those in the layout's folder."""
+    named = [(path.name, path) for path in sorted(paths)]
     extra = folder / layout.unlabelled_folder if layout.unlabelled_folder is not None else None
     if extra is not None and extra.is_dir():
         found = sorted((path for path in extra.iterdir() if is_image(path)), key=lambda path: path.name)
@@ -234,37 +239,26 @@ def _unlabelled_records(layout: Layout, folder: Path, paths: Sequence[Path], pro
             problems.error(str(error))
         else:
             points_K2 = np.full((layout.num_landmarks, 2), math.nan)
-            records.append(FileRecord(name, size, points_K2, (math.nan, math.nan), UNLABELLED, path))
+            label = paths.get(path)
+            columns = label.columns if label is not None else {}
+            records.append(FileRecord(name, size, points_K2, (math.nan, math.nan), UNLABELLED, path, columns=columns))
     return records
 
 
-def split_records(layout: Layout, records: Sequence[Record], problems: Problems) -> dict[SplitName, tuple[Record, ...]]:
-    """Divide records, sorted by name, into train, val and test; each keeps the order of the names."""
-    parts: dict[SplitName, tuple[Record, ...]] = {"train": (), "val": (), "test": ()}
+def divide_records(
+    layout: Layout, records: Sequence[Record], unlabelled: Sequence[Record], problems: Problems
+) -> tuple[Division, ...]:
+    """Divide records, sorted by name, as the layout's rule or the labels say: one division, or one for each fold."""
     if layout.splits is None:
         parts = {name: tuple(record for record in records if record.split == name) for name in SPLITS}
         for name, part in parts.items():
             if records and not part:
                 problems.error(f"{layout.name}: split {name} must have at least one image; the split column gives none")
-        return parts
-    counts = layout.splits
-    fixed = counts.train + counts.val
-    test = len(records) - fixed if counts.test is None else counts.test
-    if test < 1 or fixed + test != len(records):
-        needed = f"at least {fixed + 1}" if counts.test is None else f"exactly {fixed + counts.test}"
-        rest = "the rest" if counts.test is None else counts.test
-        cure = "change splits in dataset.yaml, or leave test out for the rest"
-        if layout.source:
-            cure = f"complete the data set: {layout.source}"
-        problems.error(
-            f"{layout.name}: splits train {counts.train}, val {counts.val}, test {rest} need {needed} annotated "
-            f"images; found {len(records)}; {cure}"
-        )
-        return parts
-    parts["train"] = tuple(records[: counts.train])
-    parts["val"] = tuple(records[counts.train : fixed])
-    parts["test"] = tuple(records[fixed:])
-    return parts
+        return (Division(parts, tuple(unlabelled)),)
+    cure = "change splits in dataset.yaml, or leave test out for the rest"
+    if layout.source:
+        cure = f"complete the data set: {layout.source}"
+    return divide(layout.splits, layout.name, records, unlabelled, problems, cure)
 
 
 def _list_images(layout: Layout, folder: Path, problems: Problems) -> list[Path]:
@@ -291,14 +285,34 @@ def _record(layout: Layout, path: Path, label: Label, problems: Problems) -> Fil
     try:
         size = read_size(path)
         points_K2 = label.points_K2 * np.array(size) - 0.5 if layout.fractions else label.points_K2
-        scale = units_per_pixel(layout.scale, size, points_K2)
+        scale, scale_from = _scale(layout, path, label, size, points_K2)
     except InputError as error:
         problems.error(str(error))
     except ValueError as error:
         problems.error(f"{label.where}: {error} (image {path.name}); annotate them or remove the image")
     else:
-        return FileRecord(path.name, size, points_K2, scale, label.split, path)
+        return FileRecord(
+            path.name, size, points_K2, scale, label.split, path, columns=label.columns, scale_from=scale_from
+        )
     return None
+
+
+def _scale(
+    layout: Layout, path: Path, label: Label, size: tuple[int, int], points_K2: FloatArray
+) -> tuple[tuple[float, float], str]:
+    """Return an image's units per pixel on x and y, and what they come from where each image has its own."""
+    if not isinstance(layout.scale, PerImage):
+        return units_per_pixel(layout.scale, size, points_K2), ""
+    if label.spacing is not None:
+        return (label.spacing, label.spacing), "column spacing"
+    found = read_spacing(path)
+    if found is None:
+        raise InputError(
+            f"{label.where}: every annotated image needs its millimetres per pixel, in column spacing or in the header "
+            f"of its DICOM file; image {path.name} has neither; write the column, or mm_per_pixel in dataset.yaml if "
+            "it is the same for all"
+        )
+    return (found.x_mm, found.y_mm), found.source
 
 
 def _report_spare_labels(

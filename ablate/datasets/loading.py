@@ -6,12 +6,9 @@ Shape suffixes: N images, H = W = image size, E signed differences, K landmarks,
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,63 +17,35 @@ import numpy.typing as npt
 from ablate.datasets import synthetic
 from ablate.datasets.builtin import DATASETS
 from ablate.datasets.cache import Cache, Prepared, cache_path, open_cache, read_cache, write_cache
+from ablate.datasets.contents import Contents, fingerprint_of, num_threads, outside_landmarks
 from ablate.datasets.duplicates import find_duplicates, image_hash, seen_earlier
-from ablate.datasets.folder import DESCRIPTION, read_folder
+from ablate.datasets.folder import read_folder
 from ablate.datasets.images import prepare
-from ablate.datasets.layout import read_layout, split_records
+from ablate.datasets.layout import divide_records, read_layout
 from ablate.datasets.places import Copy, Place
 from ablate.datasets.source import place_of
+from ablate.datasets.splitting import Division
 from ablate.datasets.types import (
+    DESCRIPTION,
     SPLITS,
-    UNLABELLED,
     ByteArray,
     Dataset,
     DatasetInfo,
     FloatArray,
     IntArray,
-    PaperScale,
     Part,
     Pool,
     Problems,
     Record,
+    Sizes,
     Split,
     SplitName,
-    Unit,
+    fold_index,
 )
 from ablate.errors import InputError, nearest
 from ablate.space import BUILT_IN_DATASETS
 
 SMALLEST_IMAGE_PX = 16
-
-
-@dataclass(frozen=True)
-class Contents:
-    """The records of a data set and what holds for all of them."""
-
-    name: str
-    folder: str | None  # as printed, also of an address; None: generated
-    num_landmarks: int
-    unit: Unit
-    sdr_thresholds: tuple[float, ...]
-    paper: PaperScale | None
-    records: tuple[Record, ...]  # all that are labelled, by sorted name
-    splits: Mapping[SplitName, tuple[Record, ...]]
-    unlabelled: tuple[Record, ...] = ()  # images for pre-training alone
-    excluded: int = 0  # images left out as in the paper
-    left_out: int = 0  # images left out because they have no label
-    num_images: int | None = None  # as published
-    landmark_names: tuple[str, ...] = ()  # of every landmark, or none
-    restore: Callable[[], bool] = lambda: False  # mends files that were damaged since they were fetched, see `Copy`
-
-    @property
-    def ordered(self) -> list[Record]:
-        """The records in the order train, val, test, unlabelled."""
-        return [*(record for name in SPLITS for record in self.splits[name]), *self.unlabelled]
-
-    @property
-    def parts(self) -> list[Part]:
-        """Where each record in `ordered` stands."""
-        return [*(name for name in SPLITS for _ in self.splits[name]), *([UNLABELLED] * len(self.unlabelled))]
 
 
 def dataset_names(data_dir: Path | str | None = None) -> list[str]:
@@ -158,7 +127,9 @@ def _read(copy: Copy, name: str, described: bool, problems: Problems, split_prob
         sdr_thresholds=layout.sdr_thresholds,
         paper=layout.paper,
         records=records,
-        splits=split_records(layout, records, split_problems),
+        divisions=divide_records(layout, records, unlabelled, split_problems),
+        rule=layout.splits,
+        described=described,
         unlabelled=unlabelled,
         excluded=reading.excluded,
         left_out=reading.left_out,
@@ -196,16 +167,6 @@ def read_records(name: str, data_dir: Path | str | None = None) -> tuple[Record,
         return records
 
 
-def outside_landmarks(record: Record) -> list[str]:
-    """Name the landmarks that lie beyond the outer edge of their image's pixels."""
-    width, height = record.size
-    return [
-        f"{record.name} landmark {index} at ({x:.1f}, {y:.1f}) of {width} x {height}"
-        for index, (x, y) in enumerate(record.points_K2)
-        if x < -0.5 or y < -0.5 or x > width - 0.5 or y > height - 0.5
-    ]
-
-
 def require_dataset(name: str, data_dir: Path | str | None = None) -> DatasetInfo:
     """Return what labels and file headers tell; raise `InputError` if the data set cannot be used.
 
@@ -217,17 +178,22 @@ def require_dataset(name: str, data_dir: Path | str | None = None) -> DatasetInf
     outside = [text for record in contents.records for text in outside_landmarks(record)]
     if outside:
         problems.warn(f"{name}: {len(outside)} landmarks lie outside their image, the first: {outside[0]}")
-    train, val, test = (len(contents.splits[split]) for split in SPLITS)
     return DatasetInfo(
         name=name,
         unit=contents.unit,
         num_landmarks=contents.num_landmarks,
         sdr_thresholds=contents.sdr_thresholds,
         paper=contents.paper,
-        train=train,
-        val=val,
-        test=test,
-        unlabelled=len(contents.unlabelled),
+        sizes=tuple(
+            Sizes(
+                train=len(division.splits["train"]),
+                val=len(division.splits["val"]),
+                test=len(division.splits["test"]),
+                unlabelled=len(division.unlabelled),
+            )
+            for division in contents.divisions
+        ),
+        folds=contents.folds,
         folder=contents.folder,
         warnings=tuple(problems.warnings),
         landmark_names=contents.landmark_names,
@@ -236,29 +202,32 @@ def require_dataset(name: str, data_dir: Path | str | None = None) -> DatasetInf
 
 def dataset_fingerprint(name: str, data_dir: Path | str | None = None) -> str:
     """Return the fingerprint that `load_dataset` gives, without decoding pixels."""
-    return _fingerprint(read_contents(name, data_dir, Problems(stop=True)))
+    return fingerprint_of(read_contents(name, data_dir, Problems(stop=True)))
 
 
-def load_dataset(name: str, data_dir: Path | str | None, image_size: int) -> Dataset:
+def load_dataset(name: str, data_dir: Path | str | None, image_size: int, fold: int | None = None) -> Dataset:
     """Return the data set with every image at `image_size` x `image_size`, from the cache where it is kept.
+
+    Of a data set that is divided into folds, `fold` says which of them is the test split.
 
     The cache is keyed by the content of images and labels: a changed file is decoded again. However many processes
     of a node load the same data at once, one of them decodes, and one fetches what lies at an address.
 
     Raises:
-        InputError: an unknown name, wrong labels, an image that cannot be decoded, an address that cannot be read,
-            or a cache that cannot be written.
+        InputError: an unknown name or fold, wrong labels, an image that cannot be decoded, an address that cannot be
+            read, or a cache that cannot be written.
     """
     if image_size < SMALLEST_IMAGE_PX:
         raise InputError(f"image_size must be at least {SMALLEST_IMAGE_PX} px; got {image_size}")
     cache = open_cache(place_of(data_dir).folder)
     for _ in range(2):
         with open_contents(name, data_dir, Problems(stop=True)) as contents:
-            fingerprint = _fingerprint(contents)
+            division = contents.divisions[fold_index(name, contents.folds, fold)]
+            fingerprint = fingerprint_of(contents)
             path = cache_path(cache.folder, name, image_size, fingerprint)
             prepared = _prepared(contents, cache, path, image_size)
         if prepared is not None:
-            return _dataset(contents, fingerprint, prepared, image_size)
+            return _dataset(contents, division, fingerprint, prepared, image_size)
     raise InputError(
         f"{cache.folder}: the cache must keep what was written to it; files of '{name}' were damaged again after they "
         "had been mended; check the disk, or set ABLATE_CACHE to a folder on another"
@@ -269,34 +238,39 @@ def _prepared(contents: Contents, cache: Cache, path: Path, image_size: int) -> 
     """Return the images from the cache, or prepare them there; None if files had to be mended, to be read again."""
 
     def kept() -> Prepared | None:
-        return read_cache(path, num_images=len(contents.ordered), image_size=image_size)
+        return read_cache(path, num_images=len(contents.used), image_size=image_size)
 
     prepared = kept()
     if prepared is None:
         with cache.locked(path.name):
             prepared = kept()  # another process may have been first
             if prepared is None and not contents.restore():
-                prepared = _prepare(contents.ordered, contents.parts, image_size)
+                prepared = _prepare(contents.used, image_size)
                 cache.make_room(path.name, prepared.images_NHW.nbytes)
                 write_cache(path, prepared)
     return prepared
 
 
-def _dataset(contents: Contents, fingerprint: str, prepared: Prepared, image_size: int) -> Dataset:
-    parts, start = [], 0
-    for split in SPLITS:
-        members = contents.splits[split]
-        part = slice(start, start := start + len(members))
-        parts.append(
-            Split(
-                names=tuple(record.name for record in members),
-                images_NHW=prepared.images_NHW[part],
-                points_NK2=points_of(members),
-                sizes_N2=sizes_of(members),
-                unit_per_pixel_N2=np.array([record.unit_per_pixel for record in members], dtype=np.float64),
-                duplicates_N=prepared.duplicates_N[part],
-            )
+def _dataset(contents: Contents, division: Division, fingerprint: str, prepared: Prepared, image_size: int) -> Dataset:
+    position = {id(record): place for place, record in enumerate(contents.used)}
+    part_of: list[Part | None] = [None] * len(position)
+    for record, part in zip(division.ordered, division.parts, strict=True):
+        part_of[position[id(record)]] = part
+    duplicates_N = seen_earlier(prepared.duplicates_P2, part_of)
+
+    def split(name: SplitName) -> Split:
+        members = division.splits[name]
+        places = [position[id(record)] for record in members]
+        return Split(
+            names=tuple(record.name for record in members),
+            images_NHW=prepared.images_NHW[places],
+            points_NK2=points_of(members),
+            sizes_N2=sizes_of(members),
+            unit_per_pixel_N2=np.array([record.unit_per_pixel for record in members], dtype=np.float64),
+            duplicates_N=duplicates_N[places],
         )
+
+    pool = [position[id(record)] for record in division.unlabelled]
     return Dataset(
         name=contents.name,
         unit=contents.unit,
@@ -304,20 +278,22 @@ def _dataset(contents: Contents, fingerprint: str, prepared: Prepared, image_siz
         num_landmarks=contents.num_landmarks,
         sdr_thresholds=contents.sdr_thresholds,
         paper=contents.paper,
-        train=parts[0],
-        val=parts[1],
-        test=parts[2],
-        unlabelled=Pool(tuple(record.name for record in contents.unlabelled), prepared.images_NHW[start:]),
+        train=split("train"),
+        val=split("val"),
+        test=split("test"),
+        unlabelled=Pool(tuple(record.name for record in division.unlabelled), prepared.images_NHW[pool]),
         fingerprint=fingerprint,
         landmark_names=contents.landmark_names,
+        folds=contents.folds,
     )
 
 
 def prepare_dataset(name: str, data_dir: Path | str | None, image_sizes: Iterable[int]) -> list[Path]:
     """Fill the cache for each image size and return its files; raise `InputError` as `load_dataset` does."""
     folder = open_cache(place_of(data_dir).folder).folder
+    fold = 0 if require_dataset(name, data_dir).folds is not None else None  # every fold has the same images
     return [
-        cache_path(folder, name, image_size, load_dataset(name, data_dir, image_size).fingerprint)
+        cache_path(folder, name, image_size, load_dataset(name, data_dir, image_size, fold).fingerprint)
         for image_size in image_sizes
     ]
 
@@ -332,12 +308,7 @@ def sizes_of(records: Sequence[Record]) -> IntArray:
     return np.array([record.size for record in records], dtype=np.int64)
 
 
-def num_threads() -> int:
-    """Threads that decode at once; decoders release the interpreter's lock."""
-    return min(4, os.cpu_count() or 1)
-
-
-def _prepare(records: Sequence[Record], parts: Sequence[Part], image_size: int) -> Prepared:
+def _prepare(records: Sequence[Record], image_size: int) -> Prepared:
     def decode(record: Record) -> tuple[ByteArray, npt.NDArray[np.int8]]:
         grey_HW = record.grey()
         return prepare(grey_HW, image_size), image_hash(grey_HW)
@@ -350,26 +321,7 @@ def _prepare(records: Sequence[Record], parts: Sequence[Part], image_size: int) 
     images_NHW = np.stack([image for image, _ in decoded])
     hashes_NE = np.stack([signs for _, signs in decoded])
     pairs = find_duplicates(hashes_NE, points_of(records), sizes_of(records))
-    return Prepared(images_NHW, seen_earlier(pairs, parts))
-
-
-def _fingerprint(contents: Contents) -> str:
-    """16 hex digits over pictures, labels to 1e-6 px, splits, scales, unit and thresholds."""
-    with ThreadPoolExecutor(num_threads()) as pool:
-        digests = list(pool.map(lambda record: record.digest(), contents.ordered))
-    rows = [
-        [
-            part,
-            record.name,
-            digest,
-            record.size,
-            [f"{value:.6f}" for value in record.points_K2.ravel()],
-            [f"{value:.9g}" for value in record.unit_per_pixel],
-        ]
-        for part, record, digest in zip(contents.parts, contents.ordered, digests, strict=True)
-    ]
-    text = json.dumps([contents.unit, contents.sdr_thresholds, rows], separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return Prepared(images_NHW, np.array([(pair.first, pair.second) for pair in pairs], np.int64).reshape(-1, 2))
 
 
 def _synthetic_contents() -> Contents:
@@ -382,7 +334,9 @@ def _synthetic_contents() -> Contents:
         sdr_thresholds=synthetic.SDR_THRESHOLDS_MM,
         paper=None,
         records=records,
-        splits={split: tuple(record for record in records if record.split == split) for split in SPLITS},
+        divisions=(
+            Division({split: tuple(record for record in records if record.split == split) for split in SPLITS}),
+        ),
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ablate.datasets.folder import DESCRIPTION
+from ablate.datasets.types import DESCRIPTION
 
 
 @dataclass(frozen=True)

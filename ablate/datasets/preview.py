@@ -43,7 +43,7 @@ def preview_dataset(
     if path.suffix.lower() != ".png":
         raise InputError(f"the preview must be written to a .png file; got '{path}'")
     with open_contents(name, data_dir, Problems(stop=True)) as contents:
-        records, parts = contents.ordered, contents.parts
+        records, parts = contents.divisions[0].ordered, contents.divisions[0].parts
         count = min(columns * rows, len(records))
         chosen = np.linspace(0, len(records) - 1, count).round().astype(int)
         columns = min(columns, count)

@@ -38,8 +38,8 @@ from ablate.datasets.checksums import (
     write_manifest,
     wrong_files,
 )
-from ablate.datasets.folder import DESCRIPTION
 from ablate.datasets.places import Copy, Place
+from ablate.datasets.types import DESCRIPTION
 from ablate.errors import InputError
 from ablate.store.addresses import Location, explained, label_of, locate, object_client
 from ablate.store.errors import StoreAway, reason_of, trouble_of

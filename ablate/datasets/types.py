@@ -9,6 +9,7 @@ x_net = (x + 0.5) * W_net / W - 0.5.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -26,6 +27,11 @@ BoolArray: TypeAlias = npt.NDArray[np.bool_]
 Unit: TypeAlias = Literal["mm", "px"]
 SplitName: TypeAlias = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
+DESCRIPTION = "dataset.yaml"
+LABELS = "landmarks.csv"
+IMAGES = "images"
+"""What the folder of a user's own data set holds."""
+
 UNLABELLED: Literal["unlabelled"] = "unlabelled"
 """Where an image without landmarks stands, in the column `split` and as a folder."""
 
@@ -77,6 +83,17 @@ class Dataset:
     unlabelled: Pool
     fingerprint: str  # 16 hex digits over images, labels, splits and units; the same at every image_size
     landmark_names: tuple[str, ...] = ()  # of every landmark, or none
+    folds: int | None = None  # into how many folds the data set is divided; None: it has no folds
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Numbers of images in the parts of a data set, or of one of its folds."""
+
+    train: int  # annotated
+    val: int
+    test: int
+    unlabelled: int  # for pre-training alone
 
 
 @dataclass(frozen=True)
@@ -88,13 +105,39 @@ class DatasetInfo:
     num_landmarks: int
     sdr_thresholds: tuple[float, ...]
     paper: PaperScale | None
-    train: int  # number of annotated images
-    val: int
-    test: int
-    unlabelled: int  # images for pre-training alone
+    sizes: tuple[Sizes, ...]  # one, or one for each fold
+    folds: int | None  # None: it has no folds
     folder: str | None  # as printed, also of an address; None: generated
     warnings: tuple[str, ...] = ()
     landmark_names: tuple[str, ...] = ()  # of every landmark, or none
+
+    def of(self, fold: int | None) -> Sizes:
+        """Return the numbers of images of a fold.
+
+        Raises:
+            InputError: the data set has no such fold; or it has folds, and none is given.
+        """
+        return self.sizes[fold_index(self.name, self.folds, fold)]
+
+
+def fold_index(name: str, folds: int | None, fold: int | None) -> int:
+    """Return the place of a fold among the divisions of data set `name`; 0 where it has no folds.
+
+    Raises:
+        InputError: the data set has no such fold; or it has folds, and none is given.
+    """
+    if folds is None and fold is not None:
+        raise InputError(
+            f"fold must be left out for data set {name}, which has no folds; got {fold}; remove it, or write, for "
+            "example, splits: {folds: 5, random: 0} into its dataset.yaml"
+        )
+    if folds is not None and (fold is None or fold >= folds):
+        every = ", ".join(map(str, range(folds)))
+        raise InputError(
+            f"fold must be one of 0 to {folds - 1}, the folds of data set {name}; got "
+            f"{'none' if fold is None else fold}; write fold: [{every}] for all of them"
+        )
+    return fold or 0
 
 
 @dataclass(frozen=True)
@@ -105,7 +148,9 @@ class Record(ABC):
     size: tuple[int, int]  # width, height
     points_K2: FloatArray  # all NaN for an unlabelled image
     unit_per_pixel: tuple[float, float]  # on x and y; NaN for an unlabelled image
-    split: Part | None  # as the labels say; None: by sorted name
+    split: Part | None  # as the labels say; None: as the data set's rule says
+    columns: Mapping[str, str] = field(default_factory=dict, kw_only=True)  # the user's own, without empty cells
+    scale_from: str = field(default="", kw_only=True)  # what gave the scale, where that differs between images
 
     @abstractmethod
     def grey(self) -> Float32Array:

@@ -19,6 +19,7 @@ from ablate import tables
 from ablate.report.analysis import Analysis, Arm, Panel
 from ablate.report.figures import drawable
 from ablate.report.grouping import Key
+from ablate.report.run_data import RunData
 from ablate.report.run_tables import fullest
 from ablate.stats.samples import FloatArray
 from ablate.store import Store
@@ -97,15 +98,16 @@ def _thumbnail(store: Store, dataset: str, image: str, size: tuple[int, int]) ->
 # --- points -----------------------------------------------------------------------------------------
 
 
-def read_points(store: Store, trial_ids: Sequence[str], images: Sequence[str], num_landmarks: int) -> FloatArray:
+def read_points(run: RunData, trial_ids: Sequence[str], images: Sequence[str], num_landmarks: int) -> FloatArray:
     """Return truth and prediction of some trials: (trials, I, K, 4) with x, y, x, y in pixels of the original file."""
     points = np.full((len(trial_ids), len(images), num_landmarks, 4), np.nan)
     if not trial_ids or not images:
         return points
     names = ["trial_id", "image", "landmark", "x_true", "y_true", "x_pred", "y_pred"]
-    filters = [("trial_id", "in", list(trial_ids)), ("image", "in", list(images))]
-    table = tables.read_table(store, "errors", names, filters)
     trial_of = {trial_id: number for number, trial_id in enumerate(trial_ids)}
+    trial_of |= {fold: trial_of[row] for fold, row in run.row_of.items() if row in trial_of}
+    filters = [("trial_id", "in", list(trial_of)), ("image", "in", list(images))]
+    table = tables.read_table(run.store, "errors", names, filters)
     image_of = {image: number for number, image in enumerate(images)}
     trial_N = np.array([trial_of[value] for value in table["trial_id"].to_pylist()], dtype=np.int64)
     image_N = np.array([image_of[value] for value in table["image"].to_pylist()], dtype=np.int64)
@@ -122,7 +124,7 @@ def shown_trials(analysis: Analysis, panel: Panel, pictures: Mapping[str, Thumbn
     firsts = [_first(arm) for arm in arms.values()]
     trial_ids = [arm.trial_ids[number] for arm, number in zip(arms.values(), firsts, strict=True)]
     num_landmarks = panel.errors.errors_TIK.shape[2]
-    points = read_points(analysis.run.store, trial_ids, images, num_landmarks)
+    points = read_points(analysis.run, trial_ids, images, num_landmarks)
     thumbs = [pictures[image] for image in images]
     scale_I12 = np.array([[[t.width / t.original_width, t.height / t.original_height]] for t in thumbs])
     places = [panel.errors.images.index(image) for image in images]

@@ -6,7 +6,7 @@ T trials, S seeds, I test images, K landmarks.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ablate import tables
+from ablate.report.folds import Pooled, pool_folds
 from ablate.report.grouping import INITIALISATION, MISSING, plain
 from ablate.report.metrics import MEAN_SHAPE
 from ablate.space import METHODS
@@ -56,6 +57,8 @@ class RunData:
     stages: pd.DataFrame
     errors: Mapping[str, Errors]  # by data set
     missing: tuple[str, ...]  # what a reader must know to be missing, in sentences
+    row_of: Mapping[str, str] = field(default_factory=dict)  # trial -> row of `trials`, where folds are pooled
+    notes: tuple[str, ...] = ()  # what a reader must know of how the trials stand here, in sentences
 
     def count(self, status: str) -> int:
         """Return the number of trials with a status: finished, failed or missing."""
@@ -69,8 +72,11 @@ class RunData:
 
 
 def read_trials(store: Store) -> pd.DataFrame:
-    """Return the table `trials` of a run, with a row of status `missing` for each planned trial that has none yet."""
-    return _read_trials(store, read_run_file(store))[0]
+    """Return the table `trials` of a run, with a row of status `missing` for each planned trial that has none yet.
+
+    Trials of the folds of one data set are pooled, see `pool_folds`.
+    """
+    return _read_trials(store, read_run_file(store))[0].trials
 
 
 def _with_defaults(trials: pd.DataFrame) -> pd.DataFrame:
@@ -78,11 +84,11 @@ def _with_defaults(trials: pd.DataFrame) -> pd.DataFrame:
     filled = trials.copy()
     for method, row in METHODS.items():
         own = filled[INITIALISATION] == method
-        for name, field in row.spec.model_fields.items():
+        for name, info in row.spec.model_fields.items():
             column = f"pretrain_{name}"
-            known = column in filled and isinstance(field.default, (str, int, float))
+            known = column in filled and isinstance(info.default, (str, int, float))
             if known and (lacking := own & filled[column].isna()).any():
-                filled.loc[lacking, column] = field.default
+                filled.loc[lacking, column] = info.default
     return filled
 
 
@@ -100,7 +106,7 @@ def _with_baselines(trials: pd.DataFrame, store: Store) -> pd.DataFrame:
     }
     if not known:
         return trials
-    given = trials[["dataset", "shots", "few_shot", "seed", "draw", "exclude_duplicates"]].to_dict("records")
+    given = trials[["dataset", "shots", "few_shot", "seed", "draw", "fold", "exclude_duplicates"]].to_dict("records")
     keys = [tables.baseline_columns({str(name): plain(value) for name, value in row.items()}) for row in given]
     found = [known.get(tuple(key.values()), {}) for key in keys]
     columns = {f"{MEAN_SHAPE}_{name}": [row.get(name) for row in found] for name in _MEASURED}
@@ -108,8 +114,8 @@ def _with_baselines(trials: pd.DataFrame, store: Store) -> pd.DataFrame:
     return pd.concat([trials, pd.DataFrame(columns, index=trials.index)], axis="columns")
 
 
-def _read_trials(store: Store, described: Mapping[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return recorded and planned trials together, and the recorded ones alone."""
+def _read_trials(store: Store, described: Mapping[str, Any]) -> tuple[Pooled, pd.DataFrame]:
+    """Return recorded and planned trials together, those of folds pooled, and the recorded ones as they are."""
     recorded = tables.read_frame(store, "trials").sort_values("trial_id", ignore_index=True)
     planned = _planned(described, set(recorded["trial_id"]))
     trials = pd.DataFrame(
@@ -117,7 +123,15 @@ def _read_trials(store: Store, described: Mapping[str, Any]) -> tuple[pd.DataFra
         if len(planned)
         else recorded
     )
-    return _with_baselines(_with_defaults(trials), store), recorded
+
+    def read_errors(trial_ids: Sequence[str]) -> pd.DataFrame:
+        names = ["trial_id", "error", "error_paper"]
+        frame: pd.DataFrame = tables.read_table(
+            store, "errors", names, [("trial_id", "in", list(trial_ids))]
+        ).to_pandas()
+        return frame
+
+    return pool_folds(_with_baselines(_with_defaults(trials), store), read_errors), recorded
 
 
 def read_run(store: Store) -> RunData:
@@ -127,13 +141,13 @@ def read_run(store: Store) -> RunData:
         CorruptArtifact: a part of a table is damaged; the message names it.
     """
     described = read_run_file(store)
-    trials, recorded = _read_trials(store, described)
-    errors = dict(_read_errors(store, recorded, described))
+    pooled, recorded = _read_trials(store, described)
+    trials = pooled.trials
+    errors = dict(_read_errors(store, recorded, described, pooled.row_of))
     stages = tables.read_frame(store, "stages")
     curves = tables.read_frame(store, "curves")
-    return RunData(
-        store, described, trials, curves, stages, errors, tuple(_whats_missing(store, described, trials, errors))
-    )
+    missing = tuple(_whats_missing(store, described, trials, errors))
+    return RunData(store, described, trials, curves, stages, errors, missing, pooled.row_of, pooled.notes)
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
@@ -151,8 +165,10 @@ def _planned(described: Mapping[str, Any], known: set[str]) -> pd.DataFrame:
     return tables.frame_of("trials", rows)
 
 
-def _read_errors(store: Store, recorded: pd.DataFrame, described: Mapping[str, Any]) -> Iterator[tuple[str, Errors]]:
-    """Read the errors of finished trials, one array for each data set.
+def _read_errors(
+    store: Store, recorded: pd.DataFrame, described: Mapping[str, Any], row_of: Mapping[str, str]
+) -> Iterator[tuple[str, Errors]]:
+    """Read the errors of finished trials, one array for each data set; trials of one row in `row_of` are one.
 
     Rows of a trial that has no row in `trials` do not count: it is still being written.
     """
@@ -165,8 +181,9 @@ def _read_errors(store: Store, recorded: pd.DataFrame, described: Mapping[str, A
     finished = recorded[recorded["status"] == "finished"]
     for dataset, rows in finished.groupby("dataset", sort=True):
         name = str(dataset)
-        wanted = {trial_id: number for number, trial_id in enumerate(rows["trial_id"])}
-        number_of_T = np.array([wanted.get(trial, -1) for trial in trial_names], dtype=np.int64)
+        rows_of = {str(trial_id): row_of.get(trial_id, str(trial_id)) for trial_id in rows["trial_id"]}
+        wanted = {name: number for number, name in enumerate(dict.fromkeys(rows_of.values()))}
+        number_of_T = np.array([wanted.get(rows_of.get(trial, ""), -1) for trial in trial_names], dtype=np.int64)
         trial_N = number_of_T[trial_index_N] if len(number_of_T) else trial_index_N
         here_N = np.flatnonzero(trial_N >= 0)
         used = np.unique(image_index_N[here_N])

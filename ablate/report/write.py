@@ -71,7 +71,7 @@ def write_report(run: Store, out: str | None = None) -> ReportSummary:
     target = _Target(run, f"{REPORT}/") if out is None else _Target(Store.open(out), "")
     data = read_run(run)
     analysis = analyse(data)
-    remarks = list(data.missing)
+    remarks = [*data.notes, *data.missing]
 
     sections = _sections(analysis)
     tables = [table for section in sections for table in section.tables]

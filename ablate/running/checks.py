@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from ablate.datasets import Dataset, load_dataset, require_dataset
-from ablate.space import ImagenetSpec, Pretrain, TrialSpec, WeightsSpec
+from ablate.space import ImagenetSpec, TrialSpec, WeightsSpec
 
 WARNINGS_SHOWN = 5
 """Warnings of a data set that are shown before a run; the others are counted."""
@@ -21,7 +21,7 @@ def check_trials(
     Raises:
         InputError: the first thing that is wrong, with its cure.
     """
-    names = dict.fromkeys(name for trial in trials for name in _datasets_of(trial))
+    names = dict.fromkeys(name for trial in trials for name, _ in _datasets_of(trial))
     infos = {name: require_dataset(name, data_dir) for name in names}
     for name, info in infos.items():
         for warning in info.warnings[:WARNINGS_SHOWN]:
@@ -38,11 +38,13 @@ def check_trials(
     for network, size in dict.fromkeys((trial.network, trial.image_size) for trial in trials):
         check_network(network, size)
     for trial in trials:
-        check_finetune(trial, infos[trial.dataset].train)
+        check_finetune(trial, infos[trial.dataset].of(trial.fold).train)
     for trial in trials:
-        if trial.pretraining is not None:
-            check_unlabelled(trial.pretraining, infos[trial.pretraining.fields.dataset].unlabelled)
-            check_weights(trial.pretraining)
+        pretraining = trial.pretraining
+        if pretraining is not None:
+            sizes = infos[pretraining.fields.dataset].of(pretraining.fold)
+            check_unlabelled(pretraining, sizes.unlabelled)
+            check_weights(pretraining)
     starts = dict.fromkeys((trial.network, trial.image_size, trial.pretrain) for trial in trials)
     for network, size, start in starts:
         if isinstance(start, ImagenetSpec):
@@ -51,15 +53,29 @@ def check_trials(
             check_start(network, size, start)
 
 
-def _datasets_of(trial: TrialSpec) -> Iterator[str]:
-    yield trial.dataset
-    if isinstance(trial.pretrain, Pretrain):
-        yield trial.pretrain.dataset
+def _datasets_of(trial: TrialSpec) -> Iterator[tuple[str, int | None]]:
+    """Yield the data sets of a trial, each with the fold of it that the trial uses."""
+    yield trial.dataset, trial.fold
+    if trial.pretraining is not None:
+        yield trial.pretraining.fields.dataset, trial.pretraining.fold
 
 
-def prepare(trials: Sequence[TrialSpec], data_dir: str | None) -> dict[str, Dataset]:
-    """Decode and cache every data set at every size that some trial uses; return one of each name."""
-    loaded: dict[str, Dataset] = {}
-    for name, size in dict.fromkeys((name, trial.image_size) for trial in trials for name in _datasets_of(trial)):
-        loaded[name] = load_dataset(name, data_dir, size)
+def prepare(trials: Sequence[TrialSpec], data_dir: str | None) -> dict[str, tuple[Dataset, ...]]:
+    """Decode and cache every data set at every size that some trial uses; return each by name, at one of its sizes.
+
+    Of a data set that is divided into folds there are those that some trial uses, in order; of another there is one.
+    """
+    wanted: dict[str, dict[tuple[int, int | None], None]] = {}
+    for trial in trials:
+        for name, fold in _datasets_of(trial):
+            wanted.setdefault(name, {})[trial.image_size, fold] = None
+    loaded = {}
+    for name, uses in wanted.items():
+        by_fold = {fold: load_dataset(name, data_dir, size, fold) for size, fold in sorted(uses, key=_by_fold)}
+        loaded[name] = tuple(by_fold.values())
     return loaded
+
+
+def _by_fold(use: tuple[int, int | None]) -> tuple[int, int]:
+    size, fold = use
+    return (0 if fold is None else fold, size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -133,7 +133,7 @@ class _Run:
         self,
         make_policy: Callable[[Costs], Policy],
         todo: Sequence[TrialSpec],
-        loaded: dict[str, Dataset],
+        loaded: Mapping[str, Sequence[Dataset]],
         before: dict[str, object],
     ) -> None:
         from ablate.running import ray_tune
@@ -156,7 +156,7 @@ class _Run:
                 checkpoint_minutes=options.checkpoint_minutes,
                 keep_weights=options.keep_weights,
                 shared_keys=_shared_keys(self.grid),
-                fingerprints={name: dataset.fingerprint for name, dataset in loaded.items()},
+                fingerprints={name: folds[0].fingerprint for name, folds in loaded.items()},
             )
             display = Display(
                 self.console,

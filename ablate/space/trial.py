@@ -93,6 +93,9 @@ class TrialSpec(Spec):
     draw: int | None = Field(
         None, ge=0, description="seed of the random draw of the shots (few_shot: random); default: `seed`"
     )
+    fold: int | None = Field(
+        None, ge=0, description="which fold is the test split, from 0, where the data set is divided into folds"
+    )
     seed: int = Field(0, ge=0, description="seed of fine-tuning: new weights, data order, augmentation")
     exclude_duplicates: bool = Field(
         False, description="leave out test images that also occur in train or val; the paper keeps them"
@@ -276,12 +279,20 @@ class Pretraining(Spec):
     network: NetworkSpec
     image_size: int
     selection: Selection | None = None  # the shots, where they are all it sees
+    fold: int | None = None  # whose images it sees, where its data set is divided into folds
 
     @classmethod
     def of(cls, trial: TrialSpec) -> Pretraining:
         """Return the pre-training of `trial`, to the trial's number of steps."""
         selection = trial.selection if getattr(trial.pretrain, "images", None) == "shots" else None
-        return cls(spec=trial.pretrain, network=trial.network, image_size=trial.image_size, selection=selection)
+        own = isinstance(trial.pretrain, Pretrain) and trial.pretrain.dataset == trial.dataset
+        return cls(
+            spec=trial.pretrain,
+            network=trial.network,
+            image_size=trial.image_size,
+            selection=selection,
+            fold=trial.fold if own else None,
+        )
 
     @property
     def fields(self) -> Pretrain:
@@ -292,11 +303,13 @@ class Pretraining(Spec):
     @functools.cached_property
     def key(self) -> str:
         """12 hex digits over everything the pre-training depends on except its number of steps."""
-        return _pretrain_key(self.fields, self.network, self.image_size, self.selection)
+        return _pretrain_key(self.fields, self.network, self.image_size, self.selection, self.fold)
 
 
 @functools.lru_cache(maxsize=4096)  # the trials of a search space have few pre-trainings
-def _pretrain_key(pretrain: Pretrain, network: NetworkSpec, image_size: int, selection: Selection | None) -> str:
+def _pretrain_key(
+    pretrain: Pretrain, network: NetworkSpec, image_size: int, selection: Selection | None, fold: int | None
+) -> str:
     trial = TrialSpec.model_validate(
         {"dataset": pretrain.dataset, "image_size": image_size, "pretrain": pretrain, "network": network}
     )
@@ -306,4 +319,6 @@ def _pretrain_key(pretrain: Pretrain, network: NetworkSpec, image_size: int, sel
         identity["pretrain"] = different
     if selection is not None:
         identity["selection"] = selection.model_dump(mode="json")
+    if fold is not None:
+        identity["fold"] = fold
     return _digest({**identity, "kind": "pretraining"})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,36 +27,41 @@ THUMBNAIL_PX = 256
 """Longer side of a thumbnail."""
 
 
-def write_thumbnails(store: Store, dataset: Dataset, data_dir: Path | str | None) -> None:
-    """Write a thumbnail of each test image, then `index.json` with sizes and duplicates; nothing where that exists.
+def write_thumbnails(store: Store, folds: Sequence[Dataset], data_dir: Path | str | None) -> None:
+    """Write a thumbnail of each test image, then `index.json` with sizes and duplicates; nothing where it lists all.
 
     Args:
         store: of the run.
-        dataset: whose test images are shown.
+        folds: the data set whose test images are shown; or those of its folds that are used.
         data_dir: folder or address of the data; None for the default.
 
     Raises:
         InputError: the data cannot be read.
     """
-    listed = thumbnail_index(dataset.name)
-    if store.exists(listed):
+    name = folds[0].name
+    listed = thumbnail_index(name)
+    wanted = {
+        image: bool(twice)
+        for fold in folds
+        for image, twice in zip(fold.test.names, fold.test.duplicates_N, strict=True)
+    }
+    index: dict[str, dict[str, object]] = json.loads(store.read(listed)) if store.exists(listed) else {}
+    if index.keys() >= wanted.keys():
         return
-    wanted = dict(zip(dataset.test.names, dataset.test.duplicates_N, strict=True))
-    index = {}
-    with open_records(dataset.name, data_dir) as records:
+    with open_records(name, data_dir) as records:
         for record in records:
-            if record.name not in wanted:
+            if record.name not in wanted or record.name in index:
                 continue
             picture = Image.fromarray(normalise(record.grey()))
             index[record.name] = {
                 "width": picture.width,
                 "height": picture.height,
-                "duplicate": bool(wanted[record.name]),
+                "duplicate": wanted[record.name],
             }
             picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
             data = io.BytesIO()
             picture.save(data, "JPEG", quality=80)
-            store.write(thumbnail_file(dataset.name, record.name), data.getvalue())
+            store.write(thumbnail_file(name, record.name), data.getvalue())
     store.write(listed, json.dumps(index, indent=1).encode())
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol
 
 from ablate.datasets import Dataset, load_dataset
 from ablate.errors import InputError
@@ -18,13 +18,23 @@ from ablate.store import Store
 from ablate.store.layout import pretrained_folder, trial_folder
 from ablate.training import Report
 
-Data: TypeAlias = Callable[[str, int], Dataset]
-"""Returns a data set by name and image size; see `data_in`."""
+
+class Data(Protocol):
+    """Returns data sets, see `data_in`."""
+
+    def __call__(self, name: str, image_size: int, fold: int | None = None, /) -> Dataset:
+        """Return a data set, or one of its folds, with images of `image_size` x `image_size` pixels."""
+        ...
 
 
 def data_in(data_dir: Path | str | None) -> Data:
     """Return the data sets of a data folder or address; each of the last four is loaded once and kept."""
-    return functools.lru_cache(maxsize=4)(lambda name, image_size: load_dataset(name, data_dir, image_size))
+
+    @functools.lru_cache(maxsize=4)
+    def load(name: str, image_size: int, fold: int | None = None, /) -> Dataset:
+        return load_dataset(name, data_dir, image_size, fold)
+
+    return load
 
 
 @dataclass(frozen=True)
@@ -61,13 +71,13 @@ class Task:
         """Return the folder of the snapshots of the pre-training that the stage runs or starts from."""
         return pretrained_folder(pretraining.key, self.stage.name if self.stage.kind == "trial" else None)
 
-    def dataset(self, name: str, image_size: int) -> Dataset:
-        """Load a data set.
+    def dataset(self, name: str, image_size: int, fold: int | None) -> Dataset:
+        """Load a data set, or one of its folds.
 
         Raises:
             InputError: it is not the one that the run was started with.
         """
-        dataset = self.data(name, image_size)
+        dataset = self.data(name, image_size, fold)
         expected = self.settings.fingerprints.get(name)
         if expected is not None and dataset.fingerprint != expected:
             raise InputError(

@@ -62,7 +62,7 @@ def perform_pretraining(task: Task, pretraining: Pretraining, snapshots: Sequenc
     if not missing:
         return
     last = missing[-1]
-    dataset = task.dataset(pretraining.fields.dataset, pretraining.image_size)
+    dataset = task.dataset(pretraining.fields.dataset, pretraining.image_size, pretraining.fold)
     images_NHW = pretraining_images(pretraining, dataset)
     start, state = load_state(store, folder, at_most=missing[0])
     attempt.began_at(start)
@@ -173,7 +173,7 @@ def perform_finetuning(task: Task, spec: TrialSpec, attempt: Attempt) -> None:
     Raises `SnapshotMissing` or `CorruptArtifact` if the snapshot is not there.
     """
     store, settings, home = task.store, task.settings, task.home
-    dataset = task.dataset(spec.dataset, spec.image_size)
+    dataset = task.dataset(spec.dataset, spec.image_size, spec.fold)
     folder = None if spec.pretraining is None else task.pretrained(spec.pretraining)
     network, pretrain_seconds = initial_network(spec, dataset.num_landmarks, store, folder)
     network.to(attempt.device)
@@ -282,7 +282,7 @@ def run_trial(
     Args:
         spec: the trial.
         store: takes artifacts and tables.
-        data: returns a data set by name and image size.
+        data: returns a data set by name, image size and fold.
         report: is told of progress; returns True to stop the trial with its state saved.
         threads: CPU threads; None for those of `settings`.
         settings: how to use the machine and the store; default `Settings()`.

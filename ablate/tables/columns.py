@@ -51,7 +51,7 @@ def baseline_columns(trial: Mapping[str, Any]) -> dict[str, object]:
     """
     drawn = trial["few_shot"] == "random" and trial["shots"] is not None
     draw = trial["seed"] if trial["draw"] is None else trial["draw"]
-    values = (trial["dataset"], trial["shots"], draw if drawn else None, None, trial["exclude_duplicates"])
+    values = (trial["dataset"], trial["shots"], draw if drawn else None, trial["fold"], trial["exclude_duplicates"])
     return dict(zip(BASELINE_KEY, values, strict=True))
 
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from ablate.datasets.folder import DESCRIPTION
 from ablate.datasets.images import IMAGE_SUFFIXES, is_image, read_size
 from ablate.datasets.importing.exports import ImportedImage
+from ablate.datasets.types import DESCRIPTION
 from ablate.errors import InputError, nearest
 
 

@@ -15,9 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ablate.datasets.folder import DESCRIPTION, IMAGES, LABELS
 from ablate.datasets.importing.matching import ImageFile
-from ablate.datasets.types import FloatArray, SplitName
+from ablate.datasets.types import DESCRIPTION, IMAGES, LABELS, FloatArray, SplitName
 from ablate.errors import InputError
 from ablate.store.local_write import write_local
 from ablate.words import one_line
