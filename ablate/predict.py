@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,18 +20,20 @@ from ablate import tables
 from ablate.datasets.images import IMAGE_SUFFIXES, is_image, normalise, prepare, read_grey
 from ablate.errors import InputError, nearest
 from ablate.network.building import build_network
-from ablate.network.evaluation import predict
+from ablate.network.evaluation import Predictions, predict
 from ablate.space import TrialSpec
 from ablate.store import Store
 from ablate.store.layout import MODEL, SPEC, trial_folder
 from ablate.store.local_write import write_local
+from ablate.store.run_file import read_run_file
 
 
 def predict_folder(run: Store, trial_id: str, images: Path, out: Path, *, overlays: bool) -> list[str]:
     """Predict the landmarks of an image, or of every image in a folder, and write them to `out`.
 
-    `out` receives `predictions.csv` (image,x0,y0,x1,y1,... in pixels of the files, the layout of a data set's
-    `landmarks.csv`) and, with `overlays`, a PNG of each image with its numbered landmarks.
+    `out` receives `predictions.csv` (image,x0,y0,x1,y1,... in pixels of the files, and confidence0,...; it can be the
+    `landmarks.csv` of a data set), `predictions-long.csv` (image,landmark,name,x,y,confidence, a row for each landmark;
+    the name is the number where the data set has none) and, with `overlays`, a PNG of each image with its landmarks.
 
     Args:
         run: the store of the trial's run.
@@ -56,14 +60,28 @@ def predict_folder(run: Store, trial_id: str, images: Path, out: Path, *, overla
     network = build_network(spec.network, num_outputs=len(output), image_size=spec.image_size, seed=spec.seed)
     network.load_state_dict(tensors)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    points_NK2 = predict(network.to(device), images_NHW, sizes_N2, spec, device=device)
-    _write_csv(out / "predictions.csv", [path.name for path in paths], points_NK2)
-    lines = [f"{out / 'predictions.csv'}: {points_NK2.shape[1]} landmarks in {len(paths)} images"]
+    found = predict(network.to(device), images_NHW, sizes_N2, spec, device=device)
+    names = _landmark_names(run, spec.dataset, len(output))
+    files = [path.name for path in paths]
+    _write_csv(out / "predictions.csv", _wide(files, found))
+    _write_csv(out / "predictions-long.csv", _long(files, names, found))
+    lines = [
+        f"{out / 'predictions.csv'}: {len(output)} landmarks in {len(paths)} images",
+        f"{out / 'predictions-long.csv'}: a row for each landmark",
+    ]
     if overlays:
-        for path, grey, points_K2 in zip(paths, greys, points_NK2, strict=True):
-            draw_overlay(normalise(grey), points_K2).save(out / f"{path.name}.png")
+        stems = Counter(path.stem for path in paths)
+        for path, grey, points_K2 in zip(paths, greys, found.points_NK2, strict=True):
+            name = path.stem if stems[path.stem] == 1 else path.name
+            draw_overlay(normalise(grey), points_K2, names).save(out / f"{name}.png")
         lines.append(f"{out}: {len(paths)} overlays, one PNG for each image")
     return lines
+
+
+def _landmark_names(run: Store, dataset: str, num_landmarks: int) -> list[str]:
+    """Return the names that the run's data set gives its landmarks, or their numbers."""
+    facts = read_run_file(run).get("data", {}).get(dataset, {})
+    return [str(name) for name in facts.get("landmark_names") or range(num_landmarks)]
 
 
 def _is_output_bias(name: str) -> bool:
@@ -88,14 +106,28 @@ def _load_trial(run: Store, trial_id: str) -> tuple[TrialSpec, dict[str, torch.T
     return TrialSpec.model_validate_json(files[SPEC]), load_tensors(files[MODEL])
 
 
-def _write_csv(path: Path, names: list[str], points_NK2: np.ndarray) -> None:
-    header = ["image", *(f"{axis}{k}" for k in range(points_NK2.shape[1]) for axis in "xy")]
+def _wide(files: Sequence[str], found: Predictions) -> list[list[object]]:
+    """Return a row for each image, after the header."""
+    num_landmarks = found.points_NK2.shape[1]
+    places = [f"{axis}{k}" for k in range(num_landmarks) for axis in "xy"]
+    rows: list[list[object]] = [["image", *places, *(f"confidence{k}" for k in range(num_landmarks))]]
+    for file, points_K2, confidence_K in zip(files, found.points_NK2, found.confidence_NK, strict=True):
+        rows.append([file, *(f"{v:.2f}" for v in points_K2.ravel()), *(f"{v:.3f}" for v in confidence_K)])
+    return rows
+
+
+def _long(files: Sequence[str], names: Sequence[str], found: Predictions) -> list[list[object]]:
+    """Return a row for each landmark of each image, after the header."""
+    rows: list[list[object]] = [["image", "landmark", "name", "x", "y", "confidence"]]
+    for file, points_K2, confidence_K in zip(files, found.points_NK2, found.confidence_NK, strict=True):
+        for k, (name, (x, y), share) in enumerate(zip(names, points_K2, confidence_K, strict=True)):
+            rows.append([file, k, name, f"{x:.2f}", f"{y:.2f}", f"{share:.3f}"])
+    return rows
+
+
+def _write_csv(path: Path, rows: Sequence[Sequence[object]]) -> None:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(
-        [name, *(f"{v:.2f}" for v in points.ravel())] for name, points in zip(names, points_NK2, strict=True)
-    )
+    csv.writer(text, lineterminator="\n").writerows(rows)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_local(path, text.getvalue().encode())
@@ -105,13 +137,13 @@ def _write_csv(path: Path, names: list[str], points_NK2: np.ndarray) -> None:
         ) from error
 
 
-def draw_overlay(image_HW: np.ndarray, points_K2: np.ndarray) -> Image.Image:
-    """Return a grey image (H, W) uint8 as RGB with numbered crosses at `points_K2`, (x, y) in its pixels."""
+def draw_overlay(image_HW: np.ndarray, points_K2: np.ndarray, names: Sequence[str]) -> Image.Image:
+    """Return a grey image (H, W) uint8 as RGB with a named cross at each of `points_K2`, (x, y) in its pixels."""
     picture = Image.fromarray(image_HW).convert("RGB")
     draw = ImageDraw.Draw(picture)
     arm = max(3, round(max(picture.size) / 150))
-    for number, (x, y) in enumerate(points_K2):
+    for name, (x, y) in zip(names, points_K2, strict=True):
         draw.line((x - arm, y, x + arm, y), fill="#ffb000", width=max(1, arm // 3))
         draw.line((x, y - arm, x, y + arm), fill="#ffb000", width=max(1, arm // 3))
-        draw.text((x + arm, y + arm / 2), str(number), fill="#ffb000", font_size=max(10, 3 * arm))
+        draw.text((x + arm, y + arm / 2), name, fill="#ffb000", font_size=max(10, 3 * arm))
     return picture

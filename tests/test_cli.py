@@ -247,14 +247,23 @@ def test_a_trial_from_the_shell_and_what_follows(ablate, tmp_path):
         )
     assert ablate("predict", run, spec.trial_id, images, "--out", found) == (
         0,
-        f"{found}/predictions.csv: 12 landmarks in 2 images\n{found}: 2 overlays, one PNG for each image\n",
+        f"{found}/predictions.csv: 12 landmarks in 2 images\n{found}/predictions-long.csv: a row for each landmark\n"
+        f"{found}: 2 overlays, one PNG for each image\n",
         "",
     )
     lines = (found / "predictions.csv").read_text().splitlines()
-    assert lines[0] == ",".join(["image", *(f"{axis}{number}" for number in range(12) for axis in "xy")])
+    points = [f"{axis}{number}" for number in range(12) for axis in "xy"]
+    assert lines[0] == ",".join(["image", *points, *(f"confidence{number}" for number in range(12))])
     assert [line.split(",")[0] for line in lines[1:]] == ["0.png", "1.png"]
-    assert len(lines[1].split(",")) == 1 + 2 * 12
-    assert size_of(found / "1.png.png") == (64, 16)
+    wide = lines[1].split(",")
+    assert len(wide) == 1 + 3 * 12
+    assert all(0 <= float(share) <= 1 for share in wide[25:])
+    rows = [line.split(",") for line in (found / "predictions-long.csv").read_text().splitlines()]
+    assert rows[0] == ["image", "landmark", "name", "x", "y", "confidence"]
+    assert rows[1] == ["0.png", "0", "0", *wide[1:3], wide[25]]
+    assert len(rows) == 1 + 2 * 12
+    assert sorted(path.name for path in found.glob("*.png")) == ["0.png", "1.png"]
+    assert size_of(found / "1.png") == (64, 16)
 
     (row,) = tables.read_table(store, "trials").to_pylist()
     (constant,) = tables.read_table(store, "baselines").to_pylist()

@@ -147,7 +147,7 @@ def test_network_overfits_four_images_to_under_one_pixel(
     spec = spec_of(network=network, finetune=fields, evaluate={"decode": decode})
     trained = network_of(spec)
     run(spec, data, network=trained)
-    points = predict(trained, data.train.images_NHW, data.train.sizes_N2, spec, device="cpu")
+    points = predict(trained, data.train.images_NHW, data.train.sizes_N2, spec, device="cpu").points_NK2
     errors_px = np.linalg.norm(
         to_network(points, data.train.sizes_N2, SIZE) - to_network(data.train.points_NK2, data.train.sizes_N2, SIZE),
         axis=2,
@@ -290,7 +290,7 @@ def test_validation_error_is_the_physical_error_of_the_best_weights_on_the_valid
     network = network_of(spec)
     outcome = run(spec, data, network=network)
     val = data.val
-    points = predict(network, val.images_NHW, val.sizes_N2, spec, device="cpu")
+    points = predict(network, val.images_NHW, val.sizes_N2, spec, device="cpu").points_NK2
     assert outcome.val_mre == pytest.approx(physical_errors(points, val.points_NK2, val.unit_per_pixel_N2).mean())
 
 

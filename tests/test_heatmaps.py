@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from ablate.network.heatmaps import SCORES, centroid, decode, targets, to_file, to_network
+from ablate.network.heatmaps import SCORES, centroid, confidence, decode, targets, to_file, to_network
 
 torch.set_num_threads(1)
 
@@ -218,3 +218,20 @@ def test_each_map_of_a_batch_is_decoded_by_itself() -> None:
 def test_scores_of_spatial_ce_are_probabilities_over_pixels() -> None:
     logits = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(SCORES["spatial_ce"](logits).sum(dim=(2, 3)), torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("loss", ["ce", "spatial_ce", "mse"])
+def test_confidence_is_the_share_of_the_map_around_the_point(loss: str) -> None:
+    peaks = torch.tensor([[[8.0, 8.0], [8.0, 8.0], [8.0, 8.0]]])
+    one, _ = targets(peaks, 32, sigma=1.0, shape="gaussian")
+    other, _ = targets(peaks.new_tensor([[[25.0, 20.0]]]), 32, sigma=1.0, shape="gaussian")
+    maps = one.clone()
+    maps[:, 1] += other[:, 0]
+    maps[:, 2] = 1.0
+    logits = maps if loss == "mse" else torch.log(maps + 1e-9)
+    sure, torn, flat = confidence(logits, peaks, loss=loss, sigma=1.0)[0].tolist()
+    inside = sum((x - 8) ** 2 + (y - 8) ** 2 <= 4 for x in range(32) for y in range(32))
+    assert 0.85 < sure <= 1
+    assert torn == pytest.approx(sure / 2, abs=0.01)
+    assert flat == pytest.approx(inside / 32**2, rel=1e-4)
+    assert confidence(torch.full((1, 1, 8, 8), -5.0), peaks[:, :1], loss="mse", sigma=1.0).tolist() == [[0.0]]

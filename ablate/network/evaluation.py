@@ -16,7 +16,7 @@ from torch import Tensor
 from ablate.datasets import Dataset, Split
 from ablate.errors import InputError
 from ablate.network.base import Network
-from ablate.network.heatmaps import SCORES, Decoder, decode, to_file
+from ablate.network.heatmaps import SCORES, Decoder, confidence, decode, to_file
 from ablate.network.metrics import Summary, paper_errors, physical_errors, summarise
 from ablate.space import TrialSpec
 from ablate.training import Interrupted, Progress, Report
@@ -82,6 +82,14 @@ def logits_in_batches(
         yield part, logits_BKHW
 
 
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Landmarks that a network finds in images."""
+
+    points_NK2: np.ndarray  # pixels of the original files
+    confidence_NK: np.ndarray  # 0 to 1, see `confidence`
+
+
 def predict(
     network: Network,
     images_NHW: np.ndarray,
@@ -90,8 +98,8 @@ def predict(
     *,
     device: torch.device | str,
     batch_size: int | None = None,
-) -> np.ndarray:
-    """Return the landmarks (N, K, 2) that `spec.evaluate.decode` reads, in pixels of the original files.
+) -> Predictions:
+    """Return the landmarks that `spec.evaluate.decode` reads, in pixels of the original files.
 
     Args:
         network: with its fine-tuned weights, on `device`.
@@ -101,13 +109,15 @@ def predict(
         device: where the network is.
         batch_size: images in one forward pass; default `inference_batch_size`.
     """
-    parts = [
-        _as_array(read_points(logits_BKHW, spec, spec.evaluate.decode))
-        for _, logits_BKHW in logits_in_batches(
-            network, torch.from_numpy(images_NHW), spec, device=device, batch_size=batch_size
-        )
-    ]
-    return to_file(np.concatenate(parts), sizes_N2, spec.image_size)
+    points, shares = [], []
+    for _, logits_BKHW in logits_in_batches(
+        network, torch.from_numpy(images_NHW), spec, device=device, batch_size=batch_size
+    ):
+        points_BK2 = read_points(logits_BKHW, spec, spec.evaluate.decode)
+        fine = spec.finetune
+        points.append(_as_array(points_BK2))
+        shares.append(_as_array(confidence(logits_BKHW, points_BK2, loss=fine.loss, sigma=fine.sigma)))
+    return Predictions(to_file(np.concatenate(points), sizes_N2, spec.image_size), np.concatenate(shares))
 
 
 def read_points(logits_BKHW: Tensor, spec: TrialSpec, decoder: Decoder) -> Tensor:
@@ -115,8 +125,8 @@ def read_points(logits_BKHW: Tensor, spec: TrialSpec, decoder: Decoder) -> Tenso
     return decode(SCORES[spec.finetune.loss](logits_BKHW), decoder, sigma=spec.finetune.sigma)
 
 
-def _as_array(points_BK2: Tensor) -> np.ndarray:
-    return points_BK2.cpu().double().numpy()
+def _as_array(values: Tensor) -> np.ndarray:
+    return values.cpu().double().numpy()
 
 
 def images_that_count(spec: TrialSpec, split: Split) -> Split:

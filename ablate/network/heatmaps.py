@@ -104,6 +104,32 @@ SCORES: dict[Loss, Callable[[Tensor], Tensor]] = {
 """
 
 
+CONFIDENCE_SIGMAS = 2.0
+"""Radius, in sigmas of the target, around a prediction within which a map's mass counts as confidence."""
+
+
+def confidence(logits_BKHW: Tensor, points_BK2: Tensor, *, loss: Loss, sigma: float) -> Tensor:
+    """Return the share (B, K), 0 to 1, of each map's mass that lies around its decoded point.
+
+    The mass is the softmax over the map's pixels or, of a network trained with `mse`, the positive part of its output.
+    A map with one sharp peak has nearly 1, one with two equal peaks about a half where one of them is taken, a flat one
+    next to nothing. It orders the predictions of one network and is not the probability of being right.
+
+    Args:
+        logits_BKHW: output of the network.
+        points_BK2: what was decoded of it, in network pixels.
+        loss: with which the network was trained.
+        sigma: of the targets, in network pixels.
+    """
+    mass_BKHW = logits_BKHW.clamp(min=0) if loss == "mse" else _softmax_over_pixels(logits_BKHW)
+    height, width = logits_BKHW.shape[2:]
+    x2_BK1W = (torch.arange(width, device=logits_BKHW.device) - points_BK2[..., 0, None]).square().unsqueeze(2)
+    y2_BKH1 = (torch.arange(height, device=logits_BKHW.device) - points_BK2[..., 1, None]).square().unsqueeze(3)
+    near_BKHW = x2_BK1W + y2_BKH1 <= max(CONFIDENCE_SIGMAS * sigma, 1.0) ** 2
+    total_BK = mass_BKHW.sum(dim=(2, 3))
+    return (mass_BKHW * near_BKHW).sum(dim=(2, 3)) / total_BK.clamp(min=torch.finfo(total_BK.dtype).tiny)
+
+
 def decode(scores_BKHW: Tensor, decoder: Decoder, *, sigma: float) -> Tensor:
     """Return the point that each map of scores shows, in network pixels: (B, K, 2), on the maps' device.
 
