@@ -23,6 +23,7 @@ from ablate.datasets import (
     require_dataset,
 )
 from ablate.datasets.cache import read_cache
+from ablate.datasets.check import grouped
 from ablate.errors import InputError
 from ablate.space import BUILT_IN_DATASETS
 
@@ -527,3 +528,11 @@ def test_the_real_cephalograms_are_loaded_in_the_papers_splits(xray_data: Path) 
     np.testing.assert_allclose(dataset.test.points_NK2[0], (junior + senior) / 2)
     assert dataset.paper is not None
     assert dataset.paper.frame == (240.0, 193.5)
+
+
+def test_messages_that_are_alike_are_told_three_times() -> None:
+    paths = [f"/data/mine/images/p{number}.png" for number in range(9)]
+    same = [f"{path}: must be a complete image file; it cannot be decoded (truncated at {len(path)})" for path in paths]
+    other = "mine: splits train 3, val 1 need at least 5 annotated images; found 4"
+    assert grouped([*same, other]) == [*same[:3], f"6 more like the last one, up to: {same[-1]}", other]
+    assert grouped([*same[:3], other]) == [*same[:3], other]

@@ -6,6 +6,7 @@ keeps the data from being used; a warning does not.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,11 @@ from ablate.datasets.types import DESCRIPTION, SPLITS, Part, Problems, Record, S
 from ablate.errors import InputError
 from ablate.space import BUILT_IN_DATASETS
 from ablate.words import counted
+
+_SHOWN = 3  # messages that are written out where many are alike
+_VARYING = re.compile(
+    r"\S*[/\\]\S*|'[^']*'|[\w-]*\.(?:png|jpe?g|tiff?|bmp|dcm)\b|\(did you mean[^)]*\)|[\d.]+", re.IGNORECASE
+)
 
 _LISTED = 8  # names written out in one warning
 
@@ -100,13 +106,26 @@ class CheckReport:
         return rows
 
     def text(self) -> str:
-        """Return the report as plain text."""
+        """Return the report as plain text: what keeps the data from being used comes first, what is alike once."""
         width = max(len(what) for what, _ in self.rows())
-        lines = [f"{what:<{width}}  {value}" for what, value in self.rows()]
+        lines = [f"error: {message}" for message in grouped(self.errors)]
+        lines += [f"{what:<{width}}  {value}" for what, value in self.rows()]
         lines += [f"  {_pair(pair)}" for pair in self.duplicates]
-        lines += [f"warning: {message}" for message in self.warnings]
-        lines += [f"error: {message}" for message in self.errors]
+        lines += [f"warning: {message}" for message in grouped(self.warnings)]
         return "\n".join(lines)
+
+
+def grouped(messages: Sequence[str]) -> list[str]:
+    """Return messages with at most `_SHOWN` of those that differ in names and numbers alone, and how many more."""
+    alike: dict[str, list[str]] = {}
+    for message in messages:
+        alike.setdefault(_VARYING.sub("", message), []).append(message)
+    lines = []
+    for found in alike.values():
+        lines += found[:_SHOWN]
+        if len(found) > _SHOWN:
+            lines.append(f"{len(found) - _SHOWN} more like the last one, up to: {found[-1]}")
+    return lines
 
 
 def check_dataset(name: str, data_dir: Path | str | None = None) -> CheckReport:
