@@ -11,12 +11,23 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from xml.sax.saxutils import quoteattr
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from exports import (
+    EXPORTS,
+    HEIGHT,
+    LANDMARKS,
+    WIDTH,
+    as_coco,
+    as_csv,
+    as_labelme,
+    as_labelstudio,
+    as_slicer,
+    frame,
+)
 from PIL import Image
 
 from ablate.datasets import (
@@ -33,8 +44,6 @@ from ablate.datasets.importing.matching import ImageFile
 from ablate.datasets.importing.write import NewDataset, write_dataset
 from ablate.errors import InputError
 
-WIDTH, HEIGHT = 40, 60
-LANDMARKS = ("nasion", "p2", "p10", "sella")
 IMAGES = tuple(f"x_{index}.png" for index in range(1, 9))
 
 
@@ -61,171 +70,6 @@ def truth():
     points["x_1.png"]["p2"] = (39.25, 59.25)  # only a non-square image holds it
     del points["x_3.png"]["p10"]
     return points
-
-
-# --- exports ----------------------------------------------------------------------------------------
-
-
-def as_coco(folder, truth, shift=0.5, size=(WIDTH, HEIGHT)):
-    def triple(points, mark):
-        return [points[mark][0] + shift, points[mark][1] + shift, 2] if mark in points else [0, 0, 0]
-
-    content = {
-        "images": [
-            {"id": index, "file_name": f"train/{name}", "width": size[0], "height": size[1]}
-            for index, name in enumerate(truth)
-        ],
-        "categories": [{"id": 1, "name": "head", "keypoints": list(LANDMARKS), "skeleton": [[1, 2]]}],
-        "annotations": [
-            {
-                "id": 100 + index,
-                "image_id": index,
-                "category_id": 1,
-                "num_keypoints": len(points),
-                "bbox": [0, 0, 1, 1],
-                "keypoints": [value for mark in LANDMARKS for value in triple(points, mark)],
-            }
-            for index, points in enumerate(truth.values())
-        ],
-    }
-    path = folder / "person_keypoints.json"
-    path.write_text(json.dumps(content))
-    return path
-
-
-def as_labelme(folder, truth, shift=0.5, size=(WIDTH, HEIGHT), data=None):
-    path = folder / "labelme"
-    path.mkdir()
-    for name, points in truth.items():
-        shapes = [
-            {"label": mark, "points": [[x + shift, y + shift]], "shape_type": "point", "group_id": None, "flags": {}}
-            for mark, (x, y) in points.items()
-        ]
-        shapes.append({"label": "jaw", "points": [[1, 1], [9, 1], [9, 9]], "shape_type": "polygon"})
-        content = {
-            "version": "5.5.0",
-            "flags": {},
-            "shapes": shapes,
-            "imagePath": f"..\\images\\{name}",
-            "imageData": data(name) if data else None,
-            "imageWidth": size[0],
-            "imageHeight": size[1],
-        }
-        (path / name).with_suffix(".json").write_text(json.dumps(content))
-    return path
-
-
-def as_cvat(folder, truth, shift=0.5, size=(WIDTH, HEIGHT)):
-    lines = ['<?xml version="1.0" encoding="utf-8"?>', "<annotations>", "<version>1.1</version>", "<meta/>"]
-    for index, (name, points) in enumerate(truth.items()):
-        lines.append(f'<image id="{index}" name={quoteattr(name)} width="{size[0]}" height="{size[1]}">')
-        for mark in ("nasion", "p2"):
-            x, y = points[mark]
-            lines.append(f'<points label="{mark}" source="manual" occluded="0" points="{x + shift},{y + shift}"/>')
-        lines.append('<skeleton label="head" source="manual" z_order="0">')
-        for mark in ("p10", "sella"):
-            x, y = points.get(mark, (3, 3))
-            outside = int(mark not in points)
-            lines.append(f'<points label="{mark}" outside="{outside}" points="{x + shift},{y + shift}"></points>')
-        lines.append('</skeleton><box label="jaw" xtl="1" ytl="1" xbr="2" ybr="2"/></image>')
-    path = folder / "annotations.xml"
-    path.write_text("\n".join([*lines, "</annotations>"]))
-    return path
-
-
-def as_labelstudio(folder, truth, shift=0.5, size=(WIDTH, HEIGHT)):
-    def result(mark, x, y):
-        value = {"x": (x + shift) / size[0] * 100, "y": (y + shift) / size[1] * 100, "width": 0.5}
-        return {
-            "original_width": size[0],
-            "original_height": size[1],
-            "image_rotation": 0,
-            "value": value | {"keypointlabels": [mark]},
-            "type": "keypointlabels",
-            "from_name": "kp",
-            "to_name": "image",
-        }
-
-    def address(index, name):
-        return f"/data/local-files/?d=set%20one/{name}" if index % 2 else f"/data/upload/3/0a1b2c3d-{name}"
-
-    tasks = [
-        {
-            "id": index,
-            "data": {"image": address(index, name)},
-            "annotations": [
-                {"id": 1, "was_cancelled": False, "result": [result(mark, x, y) for mark, (x, y) in points.items()]},
-                {"id": 2, "was_cancelled": True, "result": [result("sella", 1, 1)]},
-            ],
-            "predictions": [],
-        }
-        for index, (name, points) in enumerate(truth.items())
-    ]
-    path = folder / "export.json"
-    path.write_text(json.dumps(tasks))
-    return path
-
-
-def as_slicer(folder, truth, shift=0.0, size=None, spacing=1.0):
-    """Write .mrk.json in LPS, .mrk.json in RAS and .fcsv in RAS in turn."""
-    path = folder / "slicer"
-    path.mkdir()
-    for index, (name, points) in enumerate(truth.items()):
-        sign = 1 if index % 3 == 0 else -1
-        places = {mark: (sign * x * spacing, sign * y * spacing) for mark, (x, y) in points.items()}
-        if index % 3 < 2:
-            markup = {
-                "type": "Fiducial",
-                "coordinateSystem": "LPS" if sign == 1 else "RAS",
-                "coordinateUnits": "mm",
-                "controlPoints": [
-                    {"id": "1", "label": mark, "position": [x, y, 0.0], "positionStatus": "defined"}
-                    for mark, (x, y) in places.items()
-                ]
-                + [{"id": "9", "label": "later", "position": [0.0, 0.0, 0.0], "positionStatus": "undefined"}],
-            }
-            (path / name).with_suffix(".mrk.json").write_text(json.dumps({"@schema": "markups", "markups": [markup]}))
-        else:
-            lines = [
-                "# Markups fiducial file version = 4.13",
-                "# CoordinateSystem = RAS",
-                "# columns = id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID",
-                *(f"{k},{x},{y},0,0,0,0,1,1,1,0,{mark},,,2,0" for k, (mark, (x, y)) in enumerate(places.items())),
-                "9,0,0,0,0,0,0,1,1,1,0,later,,,0,0",
-            ]
-            (path / name).with_suffix(".fcsv").write_text("\n".join(lines) + "\n")
-    return path
-
-
-def frame(truth, spelling="{mark}_{axis}"):
-    rows = []
-    for name, points in truth.items():
-        row = {"image": name}
-        for mark in LANDMARKS:
-            for index, axis in enumerate("xy"):
-                row[spelling.format(mark=mark, axis=axis)] = points[mark][index] if mark in points else np.nan
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def as_csv(folder, truth, shift=0.0, size=None):
-    path = folder / "points.csv"
-    table = frame(truth)
-    if size:
-        table.insert(1, "orig_width", size[0])
-        table.insert(2, "orig_height", size[1])
-    table.to_csv(path)
-    return path
-
-
-EXPORTS = {
-    "coco": as_coco,
-    "labelme": as_labelme,
-    "cvat": as_cvat,
-    "labelstudio": as_labelstudio,
-    "slicer": as_slicer,
-    "csv": as_csv,
-}
 
 
 # --- what came of them ------------------------------------------------------------------------------
@@ -790,6 +634,7 @@ def new_dataset(folder, content):
         landmark_names=("sella",),
         points_NK2=np.zeros((2, 1, 2)),
         extra={},
+        bare={},
         split=None,
         counts=(1, 1, 1),
         counts_chosen=True,
@@ -894,3 +739,26 @@ def test_landmark_names_are_as_many_as_landmarks_and_different(names, message, i
 def test_data_sets_without_names_have_none(tmp_path):
     assert require_dataset("synthetic", tmp_path).landmark_names == ()
     assert all(layout.landmark_names == () for layout in DATASETS.values())
+
+
+def test_a_column_of_spacings_is_the_scale_and_images_without_a_point_keep_their_columns(images, truth, tmp_path):
+    table = pd.read_csv(as_csv(tmp_path, truth), index_col=0)
+    table.loc[table["image"] == "x_8.png", [name for name in table if name != "image"]] = np.nan
+    table["spacing"] = [0.1 + 0.01 * index for index in range(len(table))]
+    table["patient"] = [f"p{index // 2}" for index in range(len(table))]
+    path = tmp_path / "with_spacing.csv"
+    table.to_csv(path, index=False)
+    refused(
+        f"--mm-per-pixel must be left out where the export has the millimetres per pixel of each image; got 0.1 and the "
+        f"column spacing in {path}; remove one of the two",
+        *("csv", path, tmp_path),
+        images=images,
+        mm_per_pixel=0.1,
+    )
+    report = bring("csv", path, tmp_path, images=images)
+    assert report.unit == "mm, by the column spacing"
+    records = read_records("mine", tmp_path / "data")
+    assert [record.unit_per_pixel[0] for record in records] == pytest.approx([0.1 + 0.01 * i for i in range(7)])
+    assert [record.columns["patient"] for record in records] == ["p0", "p0", "p1", "p1", "p2", "p2", "p3"]
+    last = (tmp_path / "data" / "mine" / "landmarks.csv").read_text().splitlines()[-1]
+    assert last == "x_8.png,0.17,p3,,,,,,,,"

@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_v
 from ablate.datasets.landmark_table import KNOWN_COLUMNS, is_coordinate, read_head, read_labels, read_text
 from ablate.datasets.layout import Frame, Layout, PerImage, PerPixel, Reference, Scale
 from ablate.datasets.splitting import SplitRule
-from ablate.datasets.types import DESCRIPTION, IMAGES, LABELS, PARTS, UNLABELLED, Unit
+from ablate.datasets.types import DESCRIPTION, IMAGES, LABELS, PARTS, SPACING, UNLABELLED, Unit
 from ablate.errors import InputError, nearest
 from ablate.space import Source, Spec
 from ablate.space.explain import explain
@@ -158,7 +158,7 @@ def read_folder(folder: Path) -> Layout:
     columns = read_head(table)
     num_landmarks, has_splits = sum(map(is_coordinate, columns)) // 2, "split" in columns
     own = [name for name in columns if name not in KNOWN_COLUMNS and not is_coordinate(name)]
-    _check_scale(source, description, folder, has_spacing="spacing" in columns)
+    _check_scale(source, description, folder, has_spacing=SPACING in columns)
     if description.reference is not None:
         largest = max(description.reference.landmarks)
         if largest >= num_landmarks:

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from ablate.datasets.layout import Label
-from ablate.datasets.types import DESCRIPTION, IMAGES, LABELS, PARTS, UNLABELLED, Part, Problems
+from ablate.datasets.types import DESCRIPTION, IMAGES, LABELS, PARTS, SPACING, UNLABELLED, Part, Problems
 from ablate.errors import InputError, nearest
 
-KNOWN_COLUMNS = ("image", "split", "spacing")
+KNOWN_COLUMNS = ("image", "split", SPACING)
 _COORDINATE = re.compile(r"[xy]\d+")
 
 
@@ -122,7 +122,7 @@ def read_labels(num_landmarks: int, folder: Path, problems: Problems) -> dict[st
                 )
                 continue
         try:
-            spacing = _spacing(cell_of.get("spacing", ""))
+            spacing = _spacing(cell_of.get(SPACING, ""))
             values = [_coordinate(coordinates[i : i + 2], i // 2) for i in range(0, len(coordinates), 2)]
         except ValueError as error:
             problems.error(f"{where}: {error} (image {image})")

@@ -32,6 +32,9 @@ LABELS = "landmarks.csv"
 IMAGES = "images"
 """What the folder of a user's own data set holds."""
 
+SPACING = "spacing"
+"""The column of `landmarks.csv` that holds an image's millimetres per pixel."""
+
 UNLABELLED: Literal["unlabelled"] = "unlabelled"
 """Where an image without landmarks stands, in the column `split` and as a folder."""
 

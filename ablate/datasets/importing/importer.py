@@ -20,7 +20,7 @@ from ablate.datasets.importing.options import ImportOptions, Origin
 from ablate.datasets.importing.report import ImportReport, check_command
 from ablate.datasets.importing.write import NewDataset, check_target, write_dataset
 from ablate.datasets.source import data_folder
-from ablate.datasets.types import SPLITS, FloatArray, SplitName
+from ablate.datasets.types import SPACING, SPLITS, FloatArray, SplitName
 from ablate.errors import InputError, nearest
 from ablate.space import BUILT_IN_DATASETS
 from ablate.words import counted
@@ -79,12 +79,24 @@ def import_dataset(
     origin: Origin = options.origin or ("corner" if options.normalised else known.origin)
     cured = cure(given, options, origin)
     splits, said = _splits(annotated, imported, options)
+    by_spacing = SPACING in imported.extra_columns
+    if by_spacing and options.mm_per_pixel is not None:
+        raise InputError(
+            f"--mm-per-pixel must be left out where the export has the millimetres per pixel of each image; got "
+            f"{options.mm_per_pixel:g} and the column {SPACING} in {path}; remove one of the two"
+        )
+    columns = imported.extra_columns
     dataset = NewDataset(
         images=list(images.values()),
         names=given.names,
         landmark_names=imported.landmark_names,
         points_NK2=cured.points_NK2,
-        extra={column: [image.extra[column] for image in annotated.values()] for column in imported.extra_columns},
+        extra={column: [image.extra[column] for image in annotated.values()] for column in columns},
+        bare={
+            name: [image.extra[column] for column in columns]
+            for name, image in sorted(told.items())
+            if columns and name not in annotated
+        },
         split=splits if isinstance(splits, list) else None,
         counts=splits if isinstance(splits, tuple) else (0, 0, 0),
         counts_chosen=options.splits is None,
@@ -112,12 +124,18 @@ def import_dataset(
         origin=origin,
         applied=cured.applied,
         splits=said,
-        unit="px" if options.mm_per_pixel is None else f"mm, {options.mm_per_pixel:g} in each pixel",
+        unit=_unit(options.mm_per_pixel, by_spacing=by_spacing),
         extra_columns=imported.extra_columns,
         notes=tuple(notes),
         warnings=(*cured.warnings, *_warnings(given, images, cured.points_NK2)),
         check=check_command(out, None if data_dir is None else str(data_dir)),
     )
+
+
+def _unit(mm_per_pixel: float | None, *, by_spacing: bool) -> str:
+    if by_spacing:
+        return f"mm, by the column {SPACING}"
+    return "px" if mm_per_pixel is None else f"mm, {mm_per_pixel:g} in each pixel"
 
 
 def _target(out: str, data_dir: Path | str | None) -> Path:

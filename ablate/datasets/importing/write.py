@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ablate.datasets.importing.matching import ImageFile
-from ablate.datasets.types import DESCRIPTION, IMAGES, LABELS, FloatArray, SplitName
+from ablate.datasets.types import DESCRIPTION, IMAGES, LABELS, SPACING, UNLABELLED, FloatArray, SplitName
 from ablate.errors import InputError
 from ablate.store.local_write import write_local
 from ablate.words import one_line
@@ -31,10 +31,11 @@ class NewDataset:
     landmark_names: tuple[str, ...]  # K
     points_NK2: FloatArray  # pixels of the files from the centre of the top-left pixel; NaN: not annotated
     extra: Mapping[str, Sequence[str]]  # further columns, N values each
+    bare: Mapping[str, Sequence[str]]  # images that are not annotated and have further columns: their values
     split: Sequence[SplitName] | None  # None: by `counts`
     counts: tuple[int, int, int]  # train, val and test
     counts_chosen: bool  # whether the counts are the import's own choice
-    mm_per_pixel: float | None
+    mm_per_pixel: float | None  # None: pixels, or as the further column `spacing` says
     source: str  # for the first line of the description
 
 
@@ -85,13 +86,17 @@ def table(dataset: NewDataset) -> str:
         further = [values[number] for values in dataset.extra.values()]
         own_split = [dataset.split[number]] if dataset.split is not None else []
         writer.writerow([name, *further, *own_split, *map(_number, dataset.points_NK2[number].ravel())])
+    for name, values in dataset.bare.items():
+        writer.writerow([name, *values, *([UNLABELLED] if split else []), *([""] * len(axes))])
     return text.getvalue()
 
 
 def description(dataset: NewDataset) -> str:
     """Return the content of `dataset.yaml`."""
     lines = [f"# Imported from {one_line(dataset.source)}"]
-    if dataset.mm_per_pixel is None:
+    if SPACING in dataset.extra:
+        lines.append("unit: mm  # by the column spacing, millimetres per pixel of each image")
+    elif dataset.mm_per_pixel is None:
         lines.append("unit: px")
     else:
         lines += ["unit: mm", f"mm_per_pixel: {float(dataset.mm_per_pixel)!r}"]
