@@ -102,7 +102,7 @@ INSIDE = {
         ("grouping", "metrics", "render", "style"),
         ("folds", "mean_shapes"),
         ("run_data",),
-        ("pivot",),
+        ("intervals", "pivot"),
         ("analysis",),
         ("estimates", "rankings", "run_tables"),
         ("comparison_tables",),

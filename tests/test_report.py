@@ -19,7 +19,7 @@ from ablate import tables
 from ablate.errors import InputError
 from ablate.report import compare_runs, write, write_report
 from ablate.report.analysis import analyse
-from ablate.report.charts import FIGURES
+from ablate.report.charts import FIGURES, LineChart
 from ablate.report.comparison_tables import (
     efficiency_tables,
     interval_tables,
@@ -27,6 +27,7 @@ from ablate.report.comparison_tables import (
     pair_tables,
     selection_tables,
 )
+from ablate.report.metrics import rate_metric
 from ablate.report.pictures import cases, read_points, shown_trials, thumbnails
 from ablate.report.pivot import pivot, render
 from ablate.report.rankings import rank_tables
@@ -426,6 +427,57 @@ def test_other_data_or_code_is_named_when_runs_are_compared(tmp_path: Path) -> N
     notes = "\n".join(compare_runs(one, other).notes)
     assert "data set cephalo differs" in notes
     assert "git revision" in notes
+
+
+@pytest.mark.parametrize("draws", [(None,), (3, 4, 5)])
+def test_one_quantity_has_one_interval_in_every_table_and_figure(tmp_path: Path, draws: tuple[int | None, ...]) -> None:
+    trials = [
+        spec if draw is None else spec.model_copy(update={"few_shot": "random", "draw": draw})
+        for spec in specs(methods=["ddpm", "mocov3", "scratch"], shots=[5, "all"], seeds=[0, 1, 2])
+        for draw in draws
+    ]
+    store = write_fake_run(tmp_path, trials, shapes={"cephalo": Shape(8, 3)}, pictures=False)
+    analysis = analyse(read_run(store), num_resamples=300)
+    limits: dict[tuple[str, str], set[tuple[float, float]]] = {}
+    for record in next(iter(interval_tables(analysis))).records:
+        limits.setdefault((str(record["initialisation"]), str(record["shots"])), set()).add(
+            (record["lower"], record["upper"])  # type: ignore[arg-type]
+        )
+    for record in next(iter(leakage_tables(analysis))).records:
+        if record["images_of"] == "all":
+            limits[str(record["initialisation"]), str(record["shots"])].add((record["lower"], record["upper"]))  # type: ignore[arg-type]
+    chart = next(iter(FIGURES["MRE against shots"][0](analysis)))
+    assert isinstance(chart, LineChart)
+    for line in chart.lines:
+        for x, lower, upper in zip(line.x, line.lower, line.upper, strict=True):
+            limits[line.label, {5.0: "5", 50.0: "all"}[x]].add((lower, upper))
+    assert len(limits) == 6
+    assert all(len(found) == 1 for found in limits.values()), limits
+
+    (panel,) = analysis.panels
+    chart = next(iter(FIGURES["SDR curves"][0](analysis)))
+    assert isinstance(chart, LineChart)
+    for arm in panel.column_arms(panel.group.columns[0]):
+        line = next(line for line in chart.lines if line.label == arm.label)
+        at = line.x.index(2.5)
+        one = analysis.intervals.of(arm.sample, rate_metric("sdr", 2.5))
+        assert one is not None
+        assert (line.lower[at], line.y[at], line.upper[at]) == pytest.approx(
+            (100 * one.lower, 100 * one.value, 100 * one.upper)  # type: ignore[operator]
+        )
+
+
+def test_an_interval_depends_on_the_trials_of_its_cell_alone(tmp_path: Path) -> None:
+    trials = specs(methods=["ddpm", "mocov3", "scratch"], shots=[5, "all"], seeds=[0, 1, 2])
+    store = write_fake_run(tmp_path / "a", trials, shapes=SMALL, pictures=False)
+    fewer = [spec for spec in trials if spec.method != "ddpm" and spec.shots == 5]
+    part = write_fake_run(tmp_path / "b", fewer, shapes=SMALL, pictures=False)
+    found = []
+    for one in (store, part):
+        (panel,) = analyse(read_run(one), num_resamples=300).panels
+        found.append({(arm.label, arm.shots): arm.mre for arm in panel.arms.values()})
+    assert len(found[1]) == 2
+    assert all(found[0][cell] == estimate for cell, estimate in found[1].items())
 
 
 @pytest.mark.latex

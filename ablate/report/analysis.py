@@ -6,37 +6,16 @@ shots, with all its seeds.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-import pandas as pd
-
 from ablate.report.grouping import INITIALISATION, Group, Grouping, Key, field_label, group_trials, plain, value_label
+from ablate.report.intervals import Intervals, Sample
+from ablate.report.metrics import METRICS
 from ablate.report.run_data import Errors, RunData
-from ablate.stats import (
-    Best,
-    Comparison,
-    Estimate,
-    PerImage,
-    Resamples,
-    adjust_family,
-    best_of,
-    compare_pairs,
-    crossed_bootstrap,
-    error_sums,
-    hit_sums,
-)
+from ablate.stats import Best, Comparison, Estimate, PerImage, Resamples, adjust_family, best_of, compare_pairs
 from ablate.stats.samples import FloatArray
-
-SEED = 20_250_101
-"""Seed of every bootstrap in a report, so that a report of the same tables is the same."""
-
-MANY_ARMS = 60
-"""From this number of arms on, intervals come from fewer replicates, so that a report stays quick."""
-
-NUM_RESAMPLES = 10_000
-FEWER_RESAMPLES = 2_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,11 +24,7 @@ class Arm:
 
     row: Key
     column: Key
-    number: int  # of the arm in its panel, so that its seeds are resampled by themselves
-    trial_ids: tuple[str, ...]  # finished trials, by seed
-    errors_SIK: FloatArray
-    clusters: tuple[int, ...] | None  # seed of the pre-training of each trial, where that varies too
-    scores: PerImage
+    sample: Sample
     mre: Estimate
 
     @property
@@ -62,9 +37,25 @@ class Arm:
         """The number of shots for a reader: `10`, `all`."""
         return self.column.label("shots")
 
-    def hits(self, threshold: float) -> PerImage:
-        """Return the scores whose value is the SDR at a threshold."""
-        return hit_sums(self.errors_SIK, threshold, self.clusters)
+    @property
+    def trial_ids(self) -> tuple[str, ...]:
+        """The finished trials, by seed."""
+        return self.sample.trial_ids
+
+    @property
+    def errors_SIK(self) -> FloatArray:  # noqa: N802 - the shape suffix
+        """Radial errors; NaN = not annotated, or not evaluated."""
+        return self.sample.errors_SIK
+
+    @property
+    def clusters(self) -> tuple[int, ...] | None:
+        """Unit of each trial for the bootstrap."""
+        return self.sample.clusters
+
+    @functools.cached_property
+    def scores(self) -> PerImage:
+        """The scores whose value is the MRE."""
+        return self.sample.scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,51 +98,38 @@ class Analysis:
     run: RunData
     grouping: Grouping
     panels: tuple[Panel, ...]  # of groups that have a result
-    num_resamples: int
+    intervals: Intervals
+
+    @property
+    def num_resamples(self) -> int:
+        """Replicates behind each interval."""
+        return self.intervals.num_resamples
 
 
 def analyse(run: RunData, *, num_resamples: int | None = None) -> Analysis:
     """Compute the intervals and comparisons of a run, initialisation by shots."""
     grouping = group_trials(run.trials)
-    num_arms = sum(len(group.cells) for group in grouping.groups)
-    chosen = num_resamples or (NUM_RESAMPLES if num_arms < MANY_ARMS else FEWER_RESAMPLES)
-    resamples = {name: Resamples(np.random.default_rng(SEED), chosen) for name in run.errors}
+    intervals = Intervals(run, num_resamples)
     panels = []
     for group in grouping.groups:
         dataset = str(plain(grouping.trials["dataset"].iloc[next(iter(group.cells.values()))[0]]))
         if dataset in run.errors:
-            panel = _panel(group, grouping, run.errors[dataset], resamples[dataset])
+            panel = _panel(group, grouping, run.errors[dataset], intervals)
             if panel.arms:
                 panels.append(panel)
-    return Analysis(run, grouping, tuple(panels), chosen)
+    return Analysis(run, grouping, tuple(panels), intervals)
 
 
-def _clusters(trials: pd.DataFrame) -> tuple[int, ...] | None:
-    """Return the unit of each trial for the bootstrap: its pre-training, or its draw of the shots; None: itself."""
-    seeds = [plain(seed) for seed in trials["pretrain_seed"]]
-    if len(set(seeds)) > 1:
-        return tuple(int(str(seed)) for seed in seeds if seed is not None)
-    pairs = zip(trials["draw"], trials["seed"], strict=True)
-    draws = tuple(int(seed) if plain(draw) is None else int(draw) for draw, seed in pairs)
-    return draws if trials["draw"].notna().any() and len(set(draws)) < len(draws) else None
-
-
-def _panel(group: Group, grouping: Grouping, errors: Errors, resamples: Resamples) -> Panel:
+def _panel(group: Group, grouping: Grouping, errors: Errors, intervals: Intervals) -> Panel:
     arms: dict[tuple[Key, Key], Arm] = {}
-    laid_out = grouping.trials[["trial_id", "status", "seed", "pretrain_seed", "draw"]]
+    resamples = intervals.resamples(errors.dataset)
+    laid_out = grouping.trials[["trial_id", "dataset", "status", "seed", "pretrain_seed", "draw"]]
     for row in group.rows:
         for column in group.columns:
-            positions = group.cells.get((row, column), ())
-            trials = laid_out.iloc[list(positions)]
-            trials = trials[trials["status"] == "finished"].sort_values(["seed", "trial_id"])
-            trial_ids = tuple(str(trial_id) for trial_id in trials["trial_id"])
-            errors_SIK = errors.of(trial_ids)
-            if not np.isfinite(errors_SIK).any():
-                continue
-            clusters = _clusters(trials)
-            scores = error_sums(errors_SIK, clusters)
-            mre = crossed_bootstrap(scores, resamples, arm=len(arms))
-            arms[row, column] = Arm(row, column, len(arms), trial_ids, errors_SIK, clusters, scores, mre)
+            sample = intervals.sample(laid_out.iloc[list(group.cells.get((row, column), ()))])
+            mre = intervals.of(sample, METRICS["mre"]) if sample else None
+            if sample and mre:
+                arms[row, column] = Arm(row, column, sample, mre)
     best: dict[Key, Best] = {}
     compared: list[tuple[Key, Comparison]] = []
     for column in group.columns:
@@ -168,5 +146,5 @@ def _panel(group: Group, grouping: Grouping, errors: Errors, resamples: Resample
 
 def best_rates(panel: Panel, column: Key, threshold: float) -> Best:
     """Return which initialisation has the highest SDR at one number of shots."""
-    arms = {arm.label: arm.hits(threshold) for arm in panel.column_arms(column)}
+    arms = {arm.label: arm.sample.hits(threshold) for arm in panel.column_arms(column)}
     return best_of(arms, panel.resamples, higher_is_better=True)

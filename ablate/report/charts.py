@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 import pandas as pd
 
-from ablate.report.analysis import SEED, Analysis, Arm, Panel
+from ablate.report.analysis import Analysis, Arm, Panel
 from ablate.report.estimates import numeric_shots
 from ablate.report.grouping import INITIALISATION, Key, field_label, plain, value_label
 from ablate.report.mean_shapes import LABEL, average_mean_shapes
@@ -18,10 +18,6 @@ from ablate.report.metrics import MEAN_SHAPE, METRICS, Metric, rate_metric, thre
 from ablate.report.rankings import rankings
 from ablate.report.render import slug
 from ablate.report.run_tables import fullest, trial_costs
-from ablate.stats import Resamples, sdr_curve
-
-CURVE_RESAMPLES = 1_000
-"""Bootstrap replicates behind the bands of the SDR curves."""
 
 MOST_POINTS = 200
 """Points of a learning curve; more are thinned out."""
@@ -167,17 +163,16 @@ def rate_charts(analysis: Analysis) -> Iterator[Chart]:
         styles = _styles(panel.group.rows)
         ids = [trial_id for arm in panel.arms.values() for trial_id in arm.trial_ids]
         thresholds = thresholds_of(analysis.run.trials[analysis.run.trials["trial_id"].isin(ids)])
-        resamples = Resamples(np.random.default_rng(SEED), CURVE_RESAMPLES)
         for column in dict.fromkeys([panel.group.columns[0], fullest(panel)]):
             arms = panel.column_arms(column)
             if not arms:
                 continue
             errors = np.concatenate([arm.errors_SIK[np.isfinite(arm.errors_SIK)] for arm in arms])
             reach = max(float(np.quantile(errors, 0.97)), 1.25 * max(thresholds, default=0.0))
-            distances_T = np.linspace(0.0, reach, 61)
+            distances_T = np.union1d(np.linspace(0.0, reach, 61), thresholds)
             lines = []
             for arm in arms:
-                curve = sdr_curve(arm.errors_SIK, distances_T, resamples)
+                curve = analysis.intervals.sdr_curve(arm.sample, distances_T)
                 lines.append(Line(
                     arm.label, str(arm.row.value), styles[arm.row], tuple(distances_T.tolist()),
                     tuple((100 * curve.values_M).tolist()), tuple((100 * curve.lower_M).tolist()),

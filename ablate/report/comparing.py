@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ablate.report.analysis import NUM_RESAMPLES, SEED
 from ablate.report.estimates import estimate_text
 from ablate.report.grouping import INITIALISATION, group_trials, initialisations, plain, record_value, value_label
+from ablate.report.intervals import NUM_RESAMPLES, SEED, clusters_of
 from ablate.report.render import Cell, Table, check_format, render_table, slug
 from ablate.report.run_data import RunData, read_run
 from ablate.stats import Resamples, error_sums, paired_difference
@@ -142,7 +142,8 @@ def _arm_tables(runs: tuple[RunData, RunData], both: list[str]) -> Iterator[Tabl
                     continue
                 dataset, ids = str(plain(members["dataset"].iloc[0])), [str(t) for t in members["trial_id"]]
                 unit = runs[0].errors[dataset].unit
-                scores = [error_sums(run.errors[dataset].of(ids)) for run in runs]
+                clusters = clusters_of(members)
+                scores = [error_sums(run.errors[dataset].of(ids), clusters) for run in runs]
                 moved = paired_difference(scores[1], scores[0], resamples, seeds="paired")
                 cells.append(Cell(estimate_text(moved, signed=True), moved.value))
                 records.append(

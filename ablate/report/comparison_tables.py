@@ -13,7 +13,7 @@ from ablate.report.grouping import INITIALISATION, plain
 from ablate.report.mean_shapes import LABEL, NO_BETTER_NOTE, average_mean_shapes, mark
 from ablate.report.metrics import MEAN_SHAPE, METRICS
 from ablate.report.render import Cell, Table, slug
-from ablate.stats import WILCOXON_CAPTION, label_efficiency, leakage, select_by_validation
+from ablate.stats import WILCOXON_CAPTION, label_efficiency, select_by_validation
 
 
 def interval_tables(analysis: Analysis) -> Iterator[Table]:
@@ -232,7 +232,7 @@ def leakage_tables(analysis: Analysis) -> Iterator[Table]:
             continue
         rows, records = [], []
         for (row, column), arm in panel.arms.items():
-            found = leakage(arm.scores, panel.errors.duplicates_I, panel.resamples)
+            found = analysis.intervals.leakage(arm.sample, panel.errors.duplicates_I)
             without = found.without_duplicates
             if without is None:
                 continue

@@ -13,7 +13,6 @@ from ablate.report.grouping import INITIALISATION, Key, field_label, initialisat
 from ablate.report.metrics import METRICS, Metric, rate_metric, thresholds_of
 from ablate.report.pivot import Pivot, as_tables, pivot, pivot_of
 from ablate.report.render import Cell, Table, slug
-from ablate.stats import landmark_curve
 
 TIED_NOTE = (
     "Bold: best of the column. † not significantly worse: the 95 % interval of the paired difference to the best "
@@ -85,9 +84,9 @@ def landmark_tables(analysis: Analysis) -> Iterator[Table]:
         column = fullest(panel)
         shown = panel.column_arms(column)
         records = []
-        curves = {arm.number: landmark_curve(arm.errors_SIK, panel.resamples) for arm in panel.arms.values()}
+        curves = {key: analysis.intervals.landmark_curve(arm.sample) for key, arm in panel.arms.items()}
         for arm in panel.arms.values():
-            curve = curves[arm.number]
+            curve = curves[arm.row, arm.column]
             for landmark, (value, lower, upper) in enumerate(
                 zip(curve.values_M, curve.lower_M, curve.upper_M, strict=True)
             ):
@@ -102,7 +101,7 @@ def landmark_tables(analysis: Analysis) -> Iterator[Table]:
                         "unit": panel.unit,
                     }
                 )
-        values_AK = np.stack([curves[arm.number].values_M for arm in shown])
+        values_AK = np.stack([curves[arm.row, arm.column].values_M for arm in shown])
         rows = []
         for landmark in range(values_AK.shape[1]):
             values = values_AK[:, landmark]

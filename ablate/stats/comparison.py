@@ -221,13 +221,14 @@ class Leakage:
     num_duplicates: int
 
 
-def leakage(scores: PerImage, duplicates_I: ArrayLike, resamples: Resamples) -> Leakage:
+def leakage(scores: PerImage, duplicates_I: ArrayLike, resamples: Resamples, *, arm: int = 0) -> Leakage:
     """Return a number with and without leaked test images; see `Leakage` for what it tells.
 
     Args:
         scores: scores of one initialisation.
         duplicates_I: True where this radiograph also occurs in another split.
         resamples: bootstrap counts.
+        arm: see `crossed_bootstrap`; the same number gives the same interval as there.
 
     Raises:
         ValueError: the mask does not fit the images.
@@ -236,8 +237,10 @@ def leakage(scores: PerImage, duplicates_I: ArrayLike, resamples: Resamples) -> 
     if duplicates.shape != scores.sums_SI.shape[1:]:
         raise ValueError(f"duplicates must hold one flag per image; got shape {duplicates.shape}")
     return Leakage(
-        with_duplicates=crossed_bootstrap(scores, resamples),
-        without_duplicates=crossed_bootstrap(scores.images(~duplicates), resamples) if duplicates.any() else None,
+        with_duplicates=crossed_bootstrap(scores, resamples, arm=arm),
+        without_duplicates=(
+            crossed_bootstrap(scores.images(~duplicates), resamples, arm=arm) if duplicates.any() else None
+        ),
         num_images=duplicates.size,
         num_duplicates=int(duplicates.sum()),
     )

@@ -35,7 +35,7 @@ import numpy as np
 from scipy import special
 
 from ablate.stats.resamples import Resamples
-from ablate.stats.samples import BoolArray, FloatArray, PerImage, ratio
+from ablate.stats.samples import BoolArray, FloatArray, IntArray, PerImage, ratio
 
 CONFIDENCE = 0.95
 
@@ -185,11 +185,17 @@ def seed_replicates(scores: PerImage, resamples: Resamples) -> SeedReplicates:
 
     point_S, replicates_RS = scores.values_S(), resamples.over_images(values_RS, num_images)
     if scores.clusters_S is not None:
-        _, cluster_S = np.unique(scores.clusters_S, return_inverse=True)
-        share_SC = (cluster_S[:, None] == np.arange(cluster_S.max() + 1)).astype(np.float64)
-        share_SC /= share_SC.sum(axis=0)
+        share_SC = cluster_shares(scores.clusters_S)
         point_S, replicates_RS = point_S @ share_SC, replicates_RS @ share_SC
     return SeedReplicates(point_S[:, None], replicates_RS[:, :, None], num_images, resamples)
+
+
+def cluster_shares(clusters_S: IntArray) -> FloatArray:
+    """Return the weight of each row in the mean of its cluster, (S, clusters); every column sums to 1."""
+    _, cluster_S = np.unique(clusters_S, return_inverse=True)
+    share_SC: FloatArray = (cluster_S[:, None] == np.arange(cluster_S.max() + 1)).astype(np.float64)
+    share_SC /= share_SC.sum(axis=0)
+    return share_SC
 
 
 def rescaled(arms: Sequence[tuple[float, SeedReplicates, int]]) -> Parts:
