@@ -99,7 +99,8 @@ INSIDE = {
         ("trial",),
     ),
     "report": (
-        ("grouping", "metrics", "render", "style"),
+        ("chart_kinds", "grouping", "metrics", "render", "style", "ticks"),
+        ("rank_layout",),
         ("folds", "mean_shapes"),
         ("run_data",),
         ("intervals", "pivot"),

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,13 +12,16 @@ import pytest
 from fake_run import Shape, specs, write_fake_run
 from PIL import Image
 
+from ablate.errors import InputError
 from ablate.report.analysis import Analysis, analyse
-from ablate.report.charts import FIGURES, Line, LineChart, RankChart, rank_charts, shot_charts, step_charts
-from ablate.report.figures import FORMATS, draw, drawable, files_of
+from ablate.report.chart_kinds import Line, LineChart, RankChart, places_of
+from ablate.report.charts import FIGURES, rank_charts, rate_charts, shot_charts, step_charts
+from ablate.report.figures import FORMATS, draw, drawable, files_of, print_style
 from ablate.report.interactive import chart_json
 from ablate.report.metrics import MEAN_SHAPE
 from ablate.report.run_data import read_run
 from ablate.report.style import LOOKS, WIDTH_IN, look_of
+from ablate.report.ticks import log_ticks, readable, time_text, time_ticks
 from ablate.space import METHODS
 
 
@@ -126,3 +130,89 @@ def test_a_run_of_one_seed_and_one_image_has_no_interval_and_says_why(tmp_path: 
     assert isinstance(chart, LineChart)
     assert all(np.isnan(line.lower).all() for line in chart.lines)
     assert "one seed and one test image" in chart.note
+
+
+def test_lines_stand_side_by_side_on_the_page_as_in_print(analysis: Analysis) -> None:
+    chart = next(iter(shot_charts(analysis)))
+    assert isinstance(chart, LineChart)
+    places = places_of(chart)
+    firsts = [place[0] for place, line in zip(places, chart.lines, strict=True) if line.x[0] == 10.0]
+    assert len(firsts) > 3
+    assert len(set(firsts)) == len(firsts)
+    assert all(7.1 < x < 14.2 for x in firsts)  # nearer to 10 than to the neighbours 5 and 50
+    on_page = [trace["x"] for trace in chart_json(chart)["data"]]
+    drawn = draw(chart).axes[0].get_lines()
+    for place, page, line in zip(places, on_page, drawn, strict=True):
+        assert page == pytest.approx(place, rel=1e-5)
+        assert np.asarray(line.get_xdata()) == pytest.approx(np.array(place))
+    told = chart_json(chart)["data"][0]["text"][0]
+    assert f"{chart.x_label}: {chart.lines[0].x[0]:g} shots" in told  # the number of shots, not the place
+
+
+def test_the_rank_chart_has_the_same_parts_on_the_page_as_in_print(analysis: Analysis) -> None:
+    chart = next(iter(rank_charts(analysis)))
+    assert isinstance(chart, RankChart)
+    axes = draw(chart).axes[0]
+    page = chart_json(chart)
+    drawn = [line for line in axes.get_lines() if len(line.get_xdata()) > 1]
+    segments = [
+        (*np.asarray(line.get_xydata())[i], *np.asarray(line.get_xydata())[i + 1])
+        for line in drawn
+        for i in range(len(line.get_xdata()) - 1)
+    ]
+    shapes = [(shape["x0"], shape["y0"], shape["x1"], shape["y1"]) for shape in page["layout"]["shapes"]]
+    assert sorted(shapes) == pytest.approx(np.array(sorted(segments)))
+    in_print = [(*text.get_position(), text.get_text().strip()) for text in axes.texts]
+    on_page = [(one["x"], one["y"], one["text"].replace("<br>", " ")) for one in page["layout"]["annotations"]]
+    assert in_print == on_page
+    assert [text for _, _, text in on_page if text.startswith("critical difference")]
+
+
+def test_ticks_of_durations_have_the_unit_that_fits_and_never_collide() -> None:
+    assert [time_text(s) for s in (0, 0.42, 7, 38, 250, 5000, 7000)] == [
+        "0", "0.4 s", "7.0 s", "38 s", "4.2 min", "83 min", "1.9 h"
+    ]  # fmt: skip
+    assert [label for _, label in time_ticks([0.02, 0.3])] == ["20 ms", "50 ms", "100 ms", "200 ms"]
+    assert [label for _, label in time_ticks([15, 150])] == ["20 s", "30 s", "1 min", "2 min"]
+    assert len(time_ticks([1, 1e6])) <= 6
+    assert [label for _, label in time_ticks([40, 44])] == ["40 s"] or len(time_ticks([40, 44])) <= 2
+    assert [label for _, label in log_ticks([0.5, 300])] == ["1", "3", "10", "30", "100", "300"]
+    kept = readable([(x, f"{x:g}") for x in (1000, 2000, 4000, 8000, 10_000)], log=True)
+    assert [label for _, label in kept] == ["1000", "2000", "4000", "10000"]
+
+
+def test_the_axis_of_an_sdr_curve_ends_where_its_thresholds_can_be_read(tmp_path: Path) -> None:
+    store = write_fake_run(tmp_path, specs(shots=[5], seeds=[0, 1]), pictures=False, shift=60.0)
+    chart = next(iter(rate_charts(analyse(read_run(store), num_resamples=50))))
+    assert isinstance(chart, LineChart)
+    assert chart.x_end == 8.0  # twice the largest threshold, whatever the errors are
+    assert [label for _, label in chart.x_ticks] == ["0", "2", "2.5", "3", "4", "8"]
+    assert draw(chart).axes[0].get_xlim() == (0.0, 8.0)
+    assert chart_json(chart)["layout"]["xaxis"]["range"] == [0, 8.0]
+    assert chart_json(chart)["layout"]["yaxis"]["range"] == [0, 10.0]  # no landmark is found, so the axis is short
+
+
+def test_the_width_of_a_column_and_the_font_are_those_asked_for(analysis: Analysis) -> None:
+    chart = next(iter(shot_charts(analysis)))
+    style = print_style("dejavu serif", "252pt")
+    assert style.font == "DejaVu Serif"
+    files = files_of(draw(chart, style), style)
+    with Image.open(io.BytesIO(files["png"])) as picture:
+        assert picture.width == pytest.approx(252 / 72.27 * 200, abs=1)
+    assert b"DejaVuSerif" in files["pdf"]
+    assert b"DejaVuSans" in files_of(draw(chart))["pdf"]
+    assert [print_style(None, text).width_in for text in ("86mm", "8.6cm")] == pytest.approx([86 / 25.4] * 2)
+
+
+@pytest.mark.parametrize(
+    ("font", "width", "message"),
+    [
+        ("DejaVu Sanz", None, "--font must be a font that matplotlib finds on this machine; got 'DejaVu Sanz'"),
+        (None, "86", "--column-width must be a number and one of the units in, mm, cm, pt"),
+        (None, "1.2.3mm", "--column-width must be a number"),
+        (None, "3mm", "from 1.5in to 20in; got '3mm'"),
+    ],
+)
+def test_what_cannot_be_printed_is_refused(font: str | None, width: str | None, message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        print_style(font, width)

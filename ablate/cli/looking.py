@@ -86,13 +86,18 @@ def report(
     out: Annotated[
         str | None, typer.Option("--out", help="where to write; default RUN/report, for two runs nothing is written")
     ] = None,
+    font: Annotated[str | None, typer.Option(help="font of the figures for print; default DejaVu Sans")] = None,
+    column_width: Annotated[
+        str | None, typer.Option(help="width of the figures for print: 86mm, 3.4in, 252pt; default 3.4in")
+    ] = None,
 ) -> None:
     """Write tables, figures and a web page about a run, also while it goes on; or compare two runs trial by trial."""
     from ablate.errors import InputError
-    from ablate.report import compare_runs, write_report
+    from ablate.report import compare_runs, print_style, write_report
     from ablate.store import Store
 
     raise_again()
+    style = print_style(font, column_width)
     stores = [store_of(run_) for run_ in runs]  # refuses a folder that holds no run before anything is written
     if len(stores) > 2:
         raise InputError(f"report takes one run, or two to compare; got {len(stores)}")
@@ -101,7 +106,7 @@ def report(
         print(comparison.render("plain"))
         print("\n".join(comparison.lines()))
         return
-    print("\n".join(write_report(Store.open(runs[0]), out).lines()))
+    print("\n".join(write_report(Store.open(runs[0]), out, style=style).lines()))
 
 
 def predict(

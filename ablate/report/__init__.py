@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ablate.report.comparing import RunComparison, compare_runs
+    from ablate.report.figures import print_style
     from ablate.report.write import ReportSummary, write_report
 
 _PLACES = {
     "ReportSummary": "write",
     "RunComparison": "comparing",
     "compare_runs": "comparing",
+    "print_style": "figures",
     "write_report": "write",
 }
 
-__all__ = ["ReportSummary", "RunComparison", "compare_runs", "write_report"]
+__all__ = ["ReportSummary", "RunComparison", "compare_runs", "print_style", "write_report"]
 
 
 def __getattr__(name: str) -> object:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from ablate.report.analysis import Analysis, Arm, Panel
+from ablate.report.chart_kinds import Chart, HeatChart, Line, LineChart, RankChart
 from ablate.report.estimates import numeric_shots
 from ablate.report.grouping import INITIALISATION, Key, field_label, plain, value_label
 from ablate.report.mean_shapes import LABEL, average_mean_shapes
@@ -18,71 +17,10 @@ from ablate.report.metrics import MEAN_SHAPE, METRICS, Metric, rate_metric, thre
 from ablate.report.rankings import rankings
 from ablate.report.render import slug
 from ablate.report.run_tables import fullest, trial_costs
+from ablate.report.ticks import HOUR, readable, time_text, time_ticks
 
 MOST_POINTS = 200
 """Points of a learning curve; more are thinned out."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """Points of one initialisation, with limits where there are any (NaN: none)."""
-
-    label: str
-    method: str  # decides colour and marker
-    style: int  # number among the settings of this method; decides the dashes
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-    lower: tuple[float, ...] = ()
-    upper: tuple[float, ...] = ()
-    hover: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class LineChart:
-    """Lines over a common axis."""
-
-    name: str
-    title: str
-    x_label: str
-    y_label: str
-    lines: tuple[Line, ...]
-    x_log: bool = False
-    y_log: bool = False
-    x_ticks: tuple[tuple[float, str], ...] = ()
-    rules: tuple[float, ...] = ()  # x of vertical lines
-    dense: bool = False  # a curve: no markers, a band instead of bars
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class HeatChart:
-    """A number for each row and column."""
-
-    name: str
-    title: str
-    x_label: str
-    value_label: str
-    rows: tuple[str, ...]
-    columns: tuple[str, ...]
-    values: tuple[tuple[float, ...], ...]  # NaN: none
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class RankChart:
-    """A critical-difference diagram (Demsar 2006)."""
-
-    name: str
-    title: str
-    names: tuple[str, ...]
-    methods: tuple[str, ...]  # decide colour and marker
-    ranks: tuple[float, ...]
-    critical_difference: float
-    cliques: tuple[tuple[str, ...], ...]
-    note: str = ""
-
-
-Chart: TypeAlias = LineChart | HeatChart | RankChart
 
 
 def _styles(rows: Sequence[Key]) -> dict[Key, int]:
@@ -113,9 +51,9 @@ def _interval_note(arms: Sequence[Arm]) -> str:
     return text.replace("over seeds (1) and test images", "over test images (one seed)")
 
 
-def _mean_shape_line(x: Sequence[float], y: Sequence[float]) -> Line:
+def _mean_shape_line(x: Sequence[float], y: Sequence[float], hover: Sequence[str] = ()) -> Line:
     """Return the line of the mean shape, which no method should lie above."""
-    return Line(LABEL, MEAN_SHAPE, 1, tuple(x), tuple(y))
+    return Line(LABEL, MEAN_SHAPE, 1, tuple(x), tuple(y), hover=tuple(hover), mark="rule")
 
 
 def _constants(analysis: Analysis, panel: Panel, metric: Metric = METRICS["mre"]) -> dict[Key, float]:
@@ -146,7 +84,7 @@ def shot_charts(analysis: Analysis) -> Iterator[Chart]:
         yield LineChart(
             slug("mre-shots", panel.title), panel.title, "annotated training images", f"MRE ({panel.unit})",
             tuple(lines), x_log=True, x_ticks=tuple((x, column.label("shots")) for column, x in where.items()),
-            note=_interval_note(list(panel.arms.values())),
+            side_by_side=True, note=_interval_note(list(panel.arms.values())),
         )  # fmt: skip
 
 
@@ -167,8 +105,7 @@ def rate_charts(analysis: Analysis) -> Iterator[Chart]:
             arms = panel.column_arms(column)
             if not arms:
                 continue
-            errors = np.concatenate([arm.errors_SIK[np.isfinite(arm.errors_SIK)] for arm in arms])
-            reach = max(float(np.quantile(errors, 0.97)), 1.25 * max(thresholds, default=0.0))
+            reach = _reach(arms, thresholds)
             distances_T = np.union1d(np.linspace(0.0, reach, 61), thresholds)
             lines = []
             for arm in arms:
@@ -187,9 +124,24 @@ def rate_charts(analysis: Analysis) -> Iterator[Chart]:
                 lines.append(_mean_shape_line([x for x, _ in rates], [y for _, y in rates]))
             yield LineChart(
                 slug("sdr", panel.title, column.label("shots")), f"{panel.title}, {column.label('shots')} shots",
-                f"distance ({panel.unit})", "landmarks within distance (%)", tuple(lines), rules=tuple(thresholds),
-                dense=True, note="Bands: pointwise 95 % crossed-bootstrap intervals. Dotted: thresholds of the SDR.",
+                f"distance ({panel.unit})", "landmarks within distance (%)", tuple(lines),
+                x_ticks=readable([(x, f"{x:.3g}") for x in (0.0, *thresholds, reach)], log=False),
+                x_end=reach, rules=tuple(thresholds), dense=True, note=BANDS,
             )  # fmt: skip
+
+
+BANDS = "Bands: pointwise 95 % crossed-bootstrap intervals. Dotted: thresholds of the SDR."
+
+REACH = 2.0
+"""Where the axis of an SDR curve ends, as a multiple of the largest threshold: the thresholds fill its first half."""
+
+
+def _reach(arms: Sequence[Arm], thresholds: Sequence[float]) -> float:
+    """Return the largest distance of an SDR curve: beyond the thresholds, or where nearly every landmark is found."""
+    if thresholds:
+        return REACH * max(thresholds)
+    errors = np.concatenate([arm.errors_SIK[np.isfinite(arm.errors_SIK)] for arm in arms])
+    return float(np.quantile(errors, 0.97))
 
 
 def _setting_charts(analysis: Analysis, field: str) -> Iterator[Chart]:
@@ -221,8 +173,8 @@ def _setting_charts(analysis: Analysis, field: str) -> Iterator[Chart]:
                 yield LineChart(
                     slug("mre", field.removeprefix("pretrain_"), panel.title, column.label("shots")),
                     f"{panel.title}, {column.label('shots')} shots", field_label(field), f"MRE ({panel.unit})",
-                    tuple(drawn), x_log=True, x_ticks=tuple((x, f"{x:g}") for x in values),
-                    note=_interval_note([arm for arms in lines.values() for arm in arms]),
+                    tuple(drawn), x_log=True, x_ticks=readable([(x, f"{x:g}") for x in values], log=True),
+                    side_by_side=True, note=_interval_note([arm for arms in lines.values() for arm in arms]),
                 )  # fmt: skip
 
 
@@ -234,6 +186,9 @@ def timestep_charts(analysis: Analysis) -> Iterator[Chart]:
 def step_charts(analysis: Analysis) -> Iterator[Chart]:
     """MRE against pre-training steps."""
     yield from _setting_charts(analysis, "pretrain_steps")
+
+
+NO_ROW = " The mean shape has no row: the table baselines holds its error over all landmarks together."
 
 
 def landmark_charts(analysis: Analysis) -> Iterator[Chart]:
@@ -254,7 +209,8 @@ def landmark_charts(analysis: Analysis) -> Iterator[Chart]:
             yield HeatChart(
                 slug("landmarks", panel.title), f"{panel.title}, {column.label('shots')} shots", "landmark",
                 f"MRE ({panel.unit})", tuple(arm.label for arm in arms),
-                tuple(str(number) for number in range(len(values[0]))), tuple(values), "Mean over seeds.",
+                tuple(str(number) for number in range(len(values[0]))), tuple(values),
+                f"Mean over seeds.{NO_ROW if _constants(analysis, panel) else ''}",
             )  # fmt: skip
 
 
@@ -279,22 +235,34 @@ def cost_charts(analysis: Analysis) -> Iterator[Chart]:
         for row in panel.group.rows:
             points = []
             for arm in panel.row_arms(row):
-                hours = float(costs.loc[list(arm.trial_ids), unit].median())
-                if math.isfinite(hours) and hours > 0:
-                    points.append((hours, arm))
+                seconds = HOUR * float(costs.loc[list(arm.trial_ids), unit].median())
+                if math.isfinite(seconds) and seconds > 0:
+                    points.append((seconds, arm))
             if points:
                 lower, upper = _limits([arm for _, arm in points])
                 lines.append(Line(
-                    row.label(INITIALISATION), str(row.value), styles[row], tuple(hours for hours, _ in points),
+                    row.label(INITIALISATION), str(row.value), styles[row], tuple(seconds for seconds, _ in points),
                     tuple(_value(arm) for _, arm in points), lower, upper,
-                    tuple(f"{arm.shots} shots" for _, arm in points),
+                    tuple(f"{time_text(seconds)}, {arm.shots} shots" for seconds, arm in points),
                 ))  # fmt: skip
         if lines:
-            label = "GPU-hours of one trial" if unit == "gpu_hours" else "hours of one trial (no GPU was used)"
+            reached = [seconds for line in lines for seconds in line.x]
+            note = "Each point is a number of shots; pre-training counted in full for each."
+            if constants := _constants(analysis, panel):
+                lines.append(_constants_across(constants, min(reached), max(reached)))
+                note += " The mean shape costs nothing: a line for each number of shots."
+            label = "GPU time of one trial" if unit == "gpu_hours" else "time of one trial (no GPU was used)"
             yield LineChart(
                 slug("cost", panel.title), panel.title, label, f"MRE ({panel.unit})", tuple(lines), x_log=True,
-                note="Each point is a number of shots; pre-training counted in full for each.",
+                x_ticks=time_ticks(reached), note=note,
             )  # fmt: skip
+
+
+def _constants_across(constants: Mapping[Key, float], low: float, high: float) -> Line:
+    """Return what the mean shape reaches at each number of shots as lines across an axis."""
+    x = (low / 1.1, high * 1.1, math.nan) * len(constants)
+    y = tuple(value for constant in constants.values() for value in (constant, constant, math.nan))
+    return _mean_shape_line(x, y, [f"any, {column.label('shots')} shots" for column in constants for _ in range(3)])
 
 
 def learning_charts(analysis: Analysis) -> Iterator[Chart]:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from ablate.report.charts import Chart, HeatChart, Line, LineChart, RankChart
+from ablate.report.chart_kinds import Chart, HeatChart, Line, LineChart, RankChart, places_of
+from ablate.report.rank_layout import RankName, lay_out
 from ablate.report.style import DASHES, look_of
 from ablate.words import one_line
+
+RANK_LETTERS = 16
+"""Letters of a line of a name beside the ranks."""
 
 
 def chart_json(chart: Chart) -> dict[str, Any]:
@@ -38,20 +43,24 @@ def _numbers(values: Sequence[float]) -> list[float | None]:
 
 def _lines(chart: LineChart) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     traces: list[dict[str, Any]] = []
-    for line in chart.lines:
+    for line, place in zip(chart.lines, places_of(chart), strict=True):
         look = look_of(line.method)
         name = safe(line.label)
         texts = [safe(text) for text in line.hover] or [""] * len(line.x)
         trace: dict[str, Any] = {
             "type": "scatter",
-            "mode": "lines" if chart.dense else "lines+markers",
+            "mode": "markers" if line.mark == "points" else "lines" if chart.dense or line.mark == "rule" else
+            "lines+markers",
             "name": name,
             "legendgroup": name,
-            "x": _numbers(line.x),
+            "x": _numbers(place),
             "y": _numbers(line.y),
             "line": {"color": look.colour, "dash": DASHES[line.style % len(DASHES)], "width": 2},
-            "marker": {"symbol": look.plotly, "size": 8, "color": look.colour},
-        }
+            "marker": {
+                "symbol": f"{look.plotly}-open" if line.mark == "points" and not look.plotly.endswith("-open") else
+                look.plotly, "size": 8, "color": look.colour,
+            },
+        }  # fmt: skip
         if line.lower and chart.dense:
             x, band = _band(line)
             traces.append({
@@ -77,9 +86,14 @@ def _lines(chart: LineChart) -> tuple[list[dict[str, Any]], dict[str, Any]]:
             "tickmode": "array",
             "tickvals": [x for x, _ in chart.x_ticks],
             "ticktext": [safe(label) for _, label in chart.x_ticks],
+            "tickangle": 0,
         }
+    if chart.x_end is not None:
+        x_axis["range"] = [0, chart.x_end]
     y_axis: dict[str, Any] = {"title": {"text": safe(chart.y_label)}, "type": "log" if chart.y_log else "linear"}
-    if not chart.y_log:
+    if chart.percent:
+        y_axis["range"] = [0, chart.percent_end]
+    elif not chart.y_log:
         y_axis["rangemode"] = "tozero"
     shapes = [
         {"type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1, "line": {"width": 1, "dash": "dot"}}
@@ -128,26 +142,46 @@ def _heat(chart: HeatChart) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 def _ranks(chart: RankChart) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Ranks as points, one name a line, with bars over those that cannot be told apart."""
-    order = sorted(range(len(chart.names)), key=lambda i: (chart.ranks[i], chart.names[i]))
-    names = [safe(chart.names[i]) for i in order]
-    looks = [look_of(chart.methods[i]) for i in order]
+    """Return the diagram as it is in print; names are broken into short lines, so that a phone has room for them."""
+    layout = lay_out(chart)
+    looks = [look_of(name.method) for name in layout.names]
     trace = {
-        "type": "scatter", "mode": "markers", "x": _numbers([chart.ranks[i] for i in order]), "y": names,
-        "marker": {"size": 11, "color": [k.colour for k in looks], "symbol": [k.plotly for k in looks]},
-        "hovertemplate": "%{y}: %{x:.2f}<extra></extra>", "showlegend": False,
+        "type": "scatter", "mode": "markers", "x": _numbers([name.rank for name in layout.names]),
+        "y": [0.0] * len(looks), "text": [safe(name.name) for name in layout.names], "cliponaxis": False,
+        "marker": {"size": 10, "color": [k.colour for k in looks], "symbol": [k.plotly for k in looks]},
+        "hovertemplate": "%{text}: %{x:.2f}<extra></extra>", "showlegend": False,
     }  # fmt: skip
-    ranks = {safe(name): rank for name, rank in zip(chart.names, chart.ranks, strict=True)}
-    shapes = []
-    for number, clique in enumerate(chart.cliques):
-        inside = sorted(names.index(safe(name)) for name in clique)
-        x = max(ranks.values()) + 0.25 + 0.15 * number
-        shapes.append({
-            "type": "line", "x0": x, "x1": x, "y0": inside[0] - 0.3, "y1": inside[-1] + 0.3, "line": {"width": 4},
-        })  # fmt: skip
-    layout = {
-        "xaxis": {"title": {"text": f"average rank (critical difference {chart.critical_difference:.2f})"}},
-        "yaxis": {"autorange": "reversed", "type": "category", "automargin": True},
+    shapes: list[dict[str, Any]] = []
+    for stroke in layout.strokes:
+        line: dict[str, Any] = {"width": 1.6 * stroke.width}
+        if stroke.method:
+            line["color"] = look_of(stroke.method).colour
+        shapes += [
+            {"type": "line", "layer": "below", "x0": x0, "y0": y0, "x1": x1, "y1": y1, "line": line}
+            for (x0, y0), (x1, y1) in itertools.pairwise(stroke.points)
+        ]
+    tags = [
+        {
+            "x": tag.x, "y": tag.y, "text": safe(tag.text), "showarrow": False, "yanchor": "bottom",
+            "xanchor": "center" if tag.side == "below" else tag.side,
+        }
+        for tag in layout.tags
+    ]  # fmt: skip
+    names = [_rank_name(name) for name in layout.names]
+    longest = max(len(line) for name in names for line in str(name["text"]).split("<br>"))
+    edge = 0.05 * (layout.high - layout.low)
+    return [trace], {
+        "xaxis": {"visible": False, "range": [layout.low - edge, layout.high + edge], "fixedrange": True},
+        "yaxis": {"visible": False, "range": [layout.bottom, layout.top], "fixedrange": True},
         "shapes": shapes,
+        "annotations": [*tags, *names],
+        "margin": {"l": 7 * longest + 8, "r": 7 * longest + 8, "t": 10, "b": 10},
     }
-    return [trace], layout
+
+
+def _rank_name(name: RankName) -> dict[str, Any]:
+    lines = [safe(line) for line in textwrap.wrap(one_line(f"{name.name} {name.rank:.2f}"), RANK_LETTERS)]
+    return {
+        "x": name.x, "y": name.y, "text": "<br>".join(lines), "showarrow": False, "yanchor": "middle",
+        "xanchor": "right" if name.left else "left", "align": "right" if name.left else "left",
+    }  # fmt: skip

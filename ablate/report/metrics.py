@@ -36,6 +36,20 @@ class Metric:
     scale: float = 1.0  # from the table's number to the text's
     threshold: float | None = None
 
+    def titled(self, unit: str | None) -> str:
+        """Return the metric with the unit of its threshold and its own: `SDR within 2.5 mm (%)`, `MRE (mm)`.
+
+        Args:
+            unit: of the trials; None if they have several.
+        """
+        name = (
+            self.label.replace(f"within {self.threshold:g}", f"within {self.threshold:g} {unit}")
+            if (unit and self.threshold is not None)
+            else self.label
+        )
+        own = self.unit_text(unit)
+        return f"{name} ({own})" if own else name
+
     def text(self, value: float) -> str:
         """Return the number as a reader sees it, in the unit of `unit_text`."""
         scaled = value * self.scale

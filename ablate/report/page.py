@@ -17,7 +17,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ablate.report.charts import Chart
+from ablate.report.chart_kinds import Chart
 from ablate.report.grouping import MISSING
 from ablate.report.interactive import chart_json
 from ablate.report.render import Table, render_table

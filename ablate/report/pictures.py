@@ -21,6 +21,7 @@ from ablate.report.figures import drawable
 from ablate.report.grouping import Key
 from ablate.report.run_data import RunData
 from ablate.report.run_tables import fullest
+from ablate.report.style import FONT
 from ablate.stats.samples import FloatArray
 from ablate.store import Store
 from ablate.store.layout import INDEX, PICTURES, STRIPS, thumbnail_file, thumbnail_folder, thumbnail_index
@@ -179,16 +180,16 @@ def draw_sheet(
     tile_width = max(SMALLEST_TILE_PX, min(512, (SHEET_WIDTH_PX - MARGIN_PX) // len(arms) - MARGIN_PX))
     tile_height = int(tile_width * min(tallest, 1.6))
     font_px = max(11, tile_width // 22)
-    font = ImageFont.truetype(findfont(FontProperties(family="DejaVu Sans")), font_px)
+    font = ImageFont.truetype(findfont(FontProperties(family=FONT)), font_px)
     line_px = font_px * 3 // 2
     width = MARGIN_PX + len(arms) * (tile_width + MARGIN_PX)
     row_height = tile_height + line_px + MARGIN_PX
     sheet = Image.new("RGB", (max(width, 480), line_px * 2 + MARGIN_PX + len(chosen) * row_height + line_px), "white")
     pen = ImageDraw.Draw(sheet)
-    pen.text((MARGIN_PX, 2), drawable(f"{panel.title}, {column.label('shots')} shots", 90), "black", font)
+    pen.text((MARGIN_PX, 2), drawable(f"{panel.title}, {column.label('shots')} shots", 90, FONT), "black", font)
     for number, one in enumerate(arms):
         left = MARGIN_PX + number * (tile_width + MARGIN_PX)
-        name = drawable(one.arm.label, max(8, 3 * tile_width // (2 * font_px)))
+        name = drawable(one.arm.label, max(8, 3 * tile_width // (2 * font_px)), FONT)
         pen.text((left, line_px), name, "black", font)
         for place, (case, image) in enumerate(chosen.items()):
             top = 2 * line_px + place * row_height
@@ -196,7 +197,7 @@ def draw_sheet(
             tile = _tile(pictures[image], one, index, tile_width, tile_height)
             sheet.paste(tile, (left, top))
             text = f"{case}: {one.error_I[index]:.2f} {panel.unit}"
-            pen.text((left, top + tile_height), drawable(text, 40), "black", font)
+            pen.text((left, top + tile_height), drawable(text, 40, FONT), "black", font)
     bottom = sheet.height - line_px
     for number, name in enumerate(("truth", "prediction")):
         left, middle, radius = MARGIN_PX + number * 8 * font_px, bottom + font_px * 5 // 8, font_px // 3

@@ -173,10 +173,9 @@ def _table(
         by_column = (constants.get(column) for column in group.columns)
         body.append((Cell(LABEL, MEAN_SHAPE), *(_constant_cell(constant, metric) for constant in by_column)))
         records += [_record(pivot, table, Key(MEAN_SHAPE), column, constants[column]) for column in constants]
-    name, unit = metric.label, metric.unit_text(table.unit)
     fixed = group.title
     caption = (
-        f"{name}{f' ({unit})' if unit else ''} by {field_label(grouping.rows)} and {field_label(grouping.columns)}"
+        f"{metric.titled(table.unit)} by {field_label(grouping.rows)} and {field_label(grouping.columns)}"
         f"{f': {fixed}' if fixed else ''}. Mean ± standard deviation over "
         f"{_averaged(grouping)}; "
         f"n = {counted(usual, 'trial')} where no other number is given."

@@ -103,9 +103,15 @@ def _marked(text: str, cell: Cell, form: str) -> str:
 # --- escaping ---------------------------------------------------------------------------------------
 
 
+_TAG = re.compile(r"<(?=[A-Za-z/!?])|&(?=#?\w+;)|[|`*]|(?<=\])\(")
+
+
 def _markdown(text: str) -> str:
-    text = one_line(text).replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([|`*])", r"\\\1", text).replace("](", "]\\(")
+    """Return text that Markdown shows as it stands, with a backslash before what would be a tag, an entity or a mark.
+
+    Nothing else is changed, so that `p < 0.05` and `R&D` can be read in the file itself.
+    """
+    return _TAG.sub(r"\\\g<0>", one_line(text).replace("\\", "\\\\"))
 
 
 _LATEX = {

@@ -13,6 +13,7 @@ from ablate.report.grouping import INITIALISATION, Key, field_label, initialisat
 from ablate.report.metrics import METRICS, Metric, rate_metric, thresholds_of
 from ablate.report.pivot import Pivot, as_tables, pivot, pivot_of
 from ablate.report.render import Cell, Table, slug
+from ablate.report.ticks import HOUR, time_text
 
 TIED_NOTE = (
     "Bold: best of the column. † not significantly worse: the 95 % interval of the paired difference to the best "
@@ -136,8 +137,6 @@ def _number(value: float) -> float | None:
 
 # --- cost -------------------------------------------------------------------------------------------
 
-HOUR = 3600.0
-
 
 def trial_costs(trials: pd.DataFrame, stages: pd.DataFrame) -> pd.DataFrame:
     """Return for each finished trial the hours it takes by itself, and the share of GPUs its stages held.
@@ -207,33 +206,36 @@ def cost_tables(analysis: Analysis) -> Iterator[Table]:
     if rows:
         yield Table(
             "cost",
-            "Cost by initialisation. Hours and GPU-hours are those of all attempts in this run, also failed ones, a "
-            "shared pre-training counted once; one trial: median over trials, its pre-training counted in full.",
+            "Cost by initialisation. Times are those of all attempts in this run, also failed ones, a shared "
+            "pre-training counted once; one trial: median over trials, its pre-training counted in full.",
             ("initialisation", *(label for _, label, _, _ in _COSTS)),
             tuple(rows),
             tuple(records),
             (
-                "GPU-hours are wall time times the GPUs held; 0 on a machine without. Memory: of the GPU, or of the "
-                "process on a CPU.",
+                "GPU time is wall time times the GPUs held; 0 on a machine without. Memory: of the GPU, or of the "
+                "process on a CPU. The CSV has all times in hours.",
             ),
         )
 
 
-_COSTS: Sequence[tuple[str, str, float, int]] = (
+_COSTS: Sequence[tuple[str, str, float | None, int]] = (
     ("trials", "trials", 1, 0),
-    ("pretrain_hours", "pre-training (h)", 1, 2),
-    ("finetune_hours", "fine-tuning (h)", 1, 2),
-    ("gpu_hours", "GPU-hours", 1, 2),
-    ("hours_of_one_trial", "one trial (h)", 1, 3),
+    ("pretrain_hours", "pre-training", None, 0),
+    ("finetune_hours", "fine-tuning", None, 0),
+    ("gpu_hours", "GPU time", None, 0),
+    ("hours_of_one_trial", "one trial", None, 0),
     ("parameters", "parameters (million)", 1e-6, 2),
     ("peak_memory_bytes", "peak memory (GiB)", 2**-30, 2),
     ("pretrain_images_per_second", "pre-training (images/s)", 1, 1),
     ("finetune_images_per_second", "fine-tuning (images/s)", 1, 1),
 )
+"""Columns of the table of costs: the record's name, the header, and scale and digits; hours have no scale."""
 
 
-def _cost_cell(value: object, scale: float, digits: int) -> Cell:
-    return Cell(f"{value * scale:.{digits}f}", value) if isinstance(value, (int, float)) else Cell("–", None)
+def _cost_cell(value: object, scale: float | None, digits: int) -> Cell:
+    if not isinstance(value, (int, float)):
+        return Cell("–", None)
+    return Cell(time_text(HOUR * value) if scale is None else f"{value * scale:.{digits}f}", value)
 
 
 def _gpu_hours(stages: pd.DataFrame) -> float:

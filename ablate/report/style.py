@@ -6,7 +6,10 @@ Tol's muted scheme; every method also has its own marker, so that nothing hangs 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+from ablate.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,49 @@ def look_of(method: str) -> Look:
 WIDTH_IN = 3.4
 """Width of a figure in inches: one column of a two-column page."""
 
-MATPLOTLIB: dict[str, object] = {
+FONT = "DejaVu Sans"
+"""Font of figures; it comes with matplotlib."""
+
+
+@dataclass(frozen=True)
+class Print:
+    """What a journal asks of figures."""
+
+    font: str = FONT
+    width_in: float = WIDTH_IN  # of a column
+
+
+NARROWEST_IN, WIDEST_IN = 1.5, 20.0
+UNITS_IN = {"in": 1.0, "mm": 1 / 25.4, "cm": 1 / 2.54, "pt": 1 / 72.27}
+"""Units of a column's width, in inches; a point is TeX's, as `\\the\\columnwidth` prints it."""
+
+
+def width_of(text: str) -> float:
+    """Return a column's width such as `86mm`, `3.4in` or `252pt` in inches.
+
+    Raises:
+        InputError: it has no unit, or cannot be the width of a figure.
+    """
+    found = re.fullmatch(r"\s*([0-9.]+)\s*([a-z]+)\s*", text)
+    try:
+        width_in = float(found[1]) * UNITS_IN[found[2]] if found else None
+    except (ValueError, KeyError):
+        width_in = None
+    if width_in is None:
+        raise InputError(
+            f"--column-width must be a number and one of the units {', '.join(UNITS_IN)}, for example 86mm; "
+            f"got {text!r}"
+        )
+    if not NARROWEST_IN <= width_in <= WIDEST_IN:
+        raise InputError(
+            f"--column-width must be from {NARROWEST_IN:g}in to {WIDEST_IN:g}in; got {text!r} ({width_in:.3g}in)"
+        )
+    return width_in
+
+
+_MATPLOTLIB: dict[str, object] = {
     "figure.dpi": 100,
     "savefig.dpi": 200,
-    "font.family": "DejaVu Sans",
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
@@ -73,4 +115,8 @@ MATPLOTLIB: dict[str, object] = {
     "svg.fonttype": "path",
     "pdf.fonttype": 42,
 }
-"""The house look, as matplotlib's settings."""
+
+
+def settings_of(style: Print) -> dict[str, object]:
+    """Return the house look as matplotlib's settings."""
+    return {**_MATPLOTLIB, "font.family": style.font}

@@ -12,13 +12,15 @@ from rich import filesize
 
 from ablate.report import comparison_tables, rankings, run_tables
 from ablate.report.analysis import Analysis, analyse
-from ablate.report.charts import FIGURES, Chart
+from ablate.report.chart_kinds import Chart
+from ablate.report.charts import FIGURES
 from ablate.report.figures import draw, files_of
 from ablate.report.grouping import MISSING
 from ablate.report.page import Section, page
 from ablate.report.pictures import ddpm_strips
 from ablate.report.render import Table, latex_document, render_table, unique_names
 from ablate.report.run_data import read_run
+from ablate.report.style import Print
 from ablate.report.viewer import build_gallery
 from ablate.store import Store
 from ablate.store.layout import REPORT
@@ -56,12 +58,13 @@ class ReportSummary:
         ]
 
 
-def write_report(run: Store, out: str | None = None) -> ReportSummary:
+def write_report(run: Store, out: str | None = None, *, style: Print | None = None) -> ReportSummary:
     """Write tables, figures, pictures and a page about a run, finished or not.
 
     Args:
         run: the run.
         out: folder or address for the report; default: `report/` in the run.
+        style: font and column width of the figures for print.
 
     Raises:
         CorruptArtifact: a table's part is damaged.
@@ -88,7 +91,7 @@ def write_report(run: Store, out: str | None = None) -> ReportSummary:
         else:
             remarks.append(f"no figure {kind}: {lacking}")
         for chart in charts:
-            for suffix, content in files_of(draw(chart)).items():
+            for suffix, content in files_of(draw(chart, style), style).items():
                 target.write(f"figures/{chart.name}.{suffix}", content)
 
     gallery = build_gallery(analysis)

@@ -78,11 +78,11 @@
       ...layout,
       xaxis: { ...axis, ...layout.xaxis },
       yaxis: { ...axis, ...layout.yaxis },
-      shapes: (layout.shapes || []).map((shape) => ({ ...shape, line: { ...shape.line, color: front } })),
+      shapes: (layout.shapes || []).map((shape) => ({ ...shape, line: { color: front, ...shape.line } })),
       font: { color: front, size: 12, family: "system-ui, sans-serif" },
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
-      margin: { l: 55, r: 15, t: 10, b: 45 },
+      margin: { l: 55, r: 15, t: 10, b: 45, ...layout.margin },
       legend: { orientation: "h", yref: "container", yanchor: "bottom", y: 0, x: 0 },
       hoverlabel: { align: "left" },
       dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom", // a finger on a figure scrolls the page
