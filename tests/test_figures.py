@@ -14,6 +14,7 @@ from PIL import Image
 
 from ablate.errors import InputError
 from ablate.report.analysis import Analysis, analyse
+from ablate.report.axis_charts import axis_charts, figure_of
 from ablate.report.chart_kinds import Line, LineChart, RankChart, places_of
 from ablate.report.charts import FIGURES, rank_charts, rate_charts, shot_charts, step_charts
 from ablate.report.figures import FORMATS, draw, drawable, files_of, print_style
@@ -216,3 +217,65 @@ def test_the_width_of_a_column_and_the_font_are_those_asked_for(analysis: Analys
 def test_what_cannot_be_printed_is_refused(font: str | None, width: str | None, message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
         print_style(font, width)
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "x", "kind"),
+    [
+        ("sdr@2.5:pretrain.timesteps", "DDPM (steps 8000)", (100.0, 250.0, 500.0), "crossed-bootstrap"),
+        ("mre:shots", "scratch", (5.0, 10.0, 50.0), "crossed-bootstrap"),
+        ("val_mre:pretrain_steps", "DDPM (timesteps 500)", (1000.0, 2000.0, 8000.0), "standard deviation over seeds"),
+    ],
+)
+def test_any_metric_is_drawn_against_any_numeric_axis(
+    analysis: Analysis, text: str, label: str, x: tuple[float, ...], kind: str
+) -> None:
+    trials = analysis.run.trials
+    figure = figure_of(trials, text)
+    charts = list(axis_charts(analysis.run, analysis.intervals, figure))
+    line = next(line for chart in charts for line in chart.lines if line.label == label)
+    assert line.x == x
+    assert all(kind in chart.note for chart in charts)
+    column = figure.axis
+    chosen = trials[(trials["pretrain_method"] == line.method) & (trials[column] == x[0])]
+    chosen = chosen[(chosen["shots"] == 10) | (column == "shots")]
+    values = [
+        {rate["threshold"]: 100 * rate["rate"] for rate in row["sdr"]}[2.5]
+        if "sdr" in text
+        else row[figure.metric.name]
+        for row in chosen.to_dict(orient="records")
+    ]
+    assert line.y[0] == pytest.approx(np.mean(values))
+    if kind.startswith("standard"):
+        assert line.upper[0] - line.y[0] == pytest.approx(np.std(values, ddof=1))
+    for chart in charts:
+        draw(chart)
+        json.dumps(chart_json(chart), allow_nan=False)
+
+
+def test_a_measured_axis_has_a_point_for_each_number_of_shots(analysis: Analysis) -> None:
+    (chart,) = axis_charts(analysis.run, analysis.intervals, figure_of(analysis.run.trials, "mre:val_mre"))
+    line = next(line for line in chart.lines if line.label == "scratch")
+    assert len(line.x) == 3
+    assert line.x == tuple(sorted(line.x))
+    assert chart.x_label == "MRE on the validation images (mm)"
+    assert not chart.side_by_side
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mre", "--figure must be METRIC:AXIS, for example mre:pretrain.timesteps; got 'mre'"),
+        ("mre:network.kind", "the axis must be a numeric field of a trial or a measured number; got 'network.kind'"),
+        ("mre:timestep", "the run has several values of shots, seed, "),
+        ("mre:finetune.lr", "needs two different numbers to draw a line; the run has only"),
+        ("mra:shots", "--metric must be one of"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_with_what_can(analysis: Analysis, text: str, message: str) -> None:
+    if text == "mre:finetune.lr":
+        trials = analysis.run.trials[analysis.run.trials["pretrain_method"] == "scratch"]
+    else:
+        trials = analysis.run.trials
+    with pytest.raises(InputError, match=re.escape(message)):
+        figure_of(trials, text)

@@ -13,6 +13,12 @@ from ablate.cli.shared import DataOption, RunArgument, console_of_stdout, store_
 FilterOption = Annotated[
     list[str] | None, typer.Option("--filter", help="keep trials with this value only: network_kind=unet")
 ]
+BestByOption = Annotated[
+    str | None,
+    typer.Option(
+        "--best-by", help="val_mre or val_loss: of several settings in one cell keep the best on the validation images"
+    ),
+]
 
 
 def status(
@@ -71,6 +77,7 @@ def results(
     rows: Annotated[str, typer.Option(help="field down the table")] = "pretrain_method",
     columns: Annotated[str, typer.Option(help="field across the table")] = "shots",
     filter_: FilterOption = None,
+    best_by: BestByOption = None,
     format_: Annotated[str, typer.Option("--format", help="plain, github, latex or csv")] = "plain",
 ) -> None:
     """Print a metric over two fields: mean and standard deviation over the seeds."""
@@ -78,7 +85,8 @@ def results(
     from ablate.report.run_data import read_trials
 
     trials = read_trials(store_of(run_))
-    print(render(pivot(trials, metric=metric, rows=rows, columns=columns, filters=filter_ or []), format_))
+    found = pivot(trials, metric=metric, rows=rows, columns=columns, filters=filter_ or [], best_by=best_by)
+    print(render(found, format_))
 
 
 def report(
@@ -86,6 +94,11 @@ def report(
     out: Annotated[
         str | None, typer.Option("--out", help="where to write; default RUN/report, for two runs nothing is written")
     ] = None,
+    figure: Annotated[
+        list[str] | None,
+        typer.Option("--figure", help="one more figure, METRIC:AXIS: sdr@2.5:pretrain.timesteps, mre:finetune.lr"),
+    ] = None,
+    best_by: BestByOption = None,
     font: Annotated[str | None, typer.Option(help="font of the figures for print; default DejaVu Sans")] = None,
     column_width: Annotated[
         str | None, typer.Option(help="width of the figures for print: 86mm, 3.4in, 252pt; default 3.4in")
@@ -106,7 +119,8 @@ def report(
         print(comparison.render("plain"))
         print("\n".join(comparison.lines()))
         return
-    print("\n".join(write_report(Store.open(runs[0]), out, style=style).lines()))
+    summary = write_report(Store.open(runs[0]), out, style=style, best_by=best_by, figures=figure or [])
+    print("\n".join(summary.lines()))
 
 
 def predict(

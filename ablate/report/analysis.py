@@ -10,10 +10,11 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ablate.report.grouping import INITIALISATION, Group, Grouping, Key, field_label, group_trials, plain, value_label
+from ablate.report.grouping import INITIALISATION, Group, Grouping, Key, field_label, plain, value_label
 from ablate.report.intervals import Intervals, Sample
 from ablate.report.metrics import METRICS
 from ablate.report.run_data import Errors, RunData
+from ablate.report.selection import Selected, lay_out_trials
 from ablate.stats import Best, Comparison, Estimate, PerImage, Resamples, adjust_family, best_of, compare_pairs
 from ablate.stats.samples import FloatArray
 
@@ -99,6 +100,12 @@ class Analysis:
     grouping: Grouping
     panels: tuple[Panel, ...]  # of groups that have a result
     intervals: Intervals
+    selected: Selected | None = None  # by which the settings were chosen on the validation set
+
+    @property
+    def best_by(self) -> str | None:
+        """The metric by which settings were chosen."""
+        return self.selected.metric.name if self.selected else None
 
     @property
     def num_resamples(self) -> int:
@@ -106,9 +113,15 @@ class Analysis:
         return self.intervals.num_resamples
 
 
-def analyse(run: RunData, *, num_resamples: int | None = None) -> Analysis:
-    """Compute the intervals and comparisons of a run, initialisation by shots."""
-    grouping = group_trials(run.trials)
+def analyse(run: RunData, *, num_resamples: int | None = None, best_by: str | None = None) -> Analysis:
+    """Compute the intervals and comparisons of a run, initialisation by shots.
+
+    Args:
+        run: the run.
+        num_resamples: see `Intervals`.
+        best_by: see `ablate.report.selection.select`; default: every setting stands for itself.
+    """
+    grouping, selected = lay_out_trials(run.trials, best_by=best_by)
     intervals = Intervals(run, num_resamples)
     panels = []
     for group in grouping.groups:
@@ -117,7 +130,7 @@ def analyse(run: RunData, *, num_resamples: int | None = None) -> Analysis:
             panel = _panel(group, grouping, run.errors[dataset], intervals)
             if panel.arms:
                 panels.append(panel)
-    return Analysis(run, grouping, tuple(panels), intervals)
+    return Analysis(run, grouping, tuple(panels), intervals, selected)
 
 
 def _panel(group: Group, grouping: Grouping, errors: Errors, intervals: Intervals) -> Panel:

@@ -41,8 +41,10 @@ class LineChart:
     x_end: float | None = None  # where the axis ends, from 0
     rules: tuple[float, ...] = ()  # x of vertical lines
     dense: bool = False  # a curve: no markers, a band instead of bars
+    whole_run: bool = False  # of all trials, whatever setting was chosen for a cell
     side_by_side: bool = False  # the lines share their x, so that bars would hide one another
     note: str = ""
+    marks: tuple[str, ...] = ()  # what print must say too, a line each
 
     @property
     def percent(self) -> bool:
@@ -68,6 +70,7 @@ class HeatChart:
     columns: tuple[str, ...]
     values: tuple[tuple[float, ...], ...]  # NaN: none
     note: str = ""
+    marks: tuple[str, ...] = ()  # what print must say too, a line each
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ class RankChart:
     critical_difference: float
     cliques: tuple[tuple[str, ...], ...]
     note: str = ""
+    marks: tuple[str, ...] = ()  # what print must say too, a line each
 
 
 Chart: TypeAlias = LineChart | HeatChart | RankChart

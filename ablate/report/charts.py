@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ablate.report.analysis import Analysis, Arm, Panel
+from ablate.report.axis_charts import Figure, axis_charts
 from ablate.report.chart_kinds import Chart, HeatChart, Line, LineChart, RankChart
 from ablate.report.estimates import numeric_shots
 from ablate.report.grouping import INITIALISATION, Key, field_label, plain, value_label
@@ -144,48 +145,19 @@ def _reach(arms: Sequence[Arm], thresholds: Sequence[float]) -> float:
     return float(np.quantile(errors, 0.97))
 
 
-def _setting_charts(analysis: Analysis, field: str) -> Iterator[Chart]:
-    """MRE against a field of the pre-training that was varied, one line for each combination of the others."""
-    for panel in analysis.panels:
-        for column in panel.group.columns:
-            lines: dict[tuple[object, ...], list[Arm]] = {}
-            for arm in panel.column_arms(column):
-                variant = dict(arm.row.variant)
-                if isinstance(variant.get(field), (int, float)):
-                    others = tuple(item for item in arm.row.variant if item[0] != field)
-                    lines.setdefault((arm.row.value, others), []).append(arm)
-            drawn: list[Line] = []
-            for arms in (arms for arms in lines.values() if len(arms) > 1):
-                arms.sort(key=lambda arm: float(str(dict(arm.row.variant)[field])))
-                others_key = Key(arms[0].row.value, tuple(i for i in arms[0].row.variant if i[0] != field))
-                lower, upper = _limits(arms)
-                style = sum(line.method == str(others_key.value) for line in drawn)
-                drawn.append(Line(
-                    others_key.label(INITIALISATION), str(others_key.value), style,
-                    tuple(float(str(dict(arm.row.variant)[field])) for arm in arms),
-                    tuple(_value(arm) for arm in arms), lower, upper,
-                    tuple(arm.label for arm in arms),
-                ))  # fmt: skip
-            if drawn:
-                values = sorted({x for line in drawn for x in line.x})
-                if (constant := _constants(analysis, panel).get(column)) is not None:
-                    drawn.append(_mean_shape_line(values, [constant] * len(values)))
-                yield LineChart(
-                    slug("mre", field.removeprefix("pretrain_"), panel.title, column.label("shots")),
-                    f"{panel.title}, {column.label('shots')} shots", field_label(field), f"MRE ({panel.unit})",
-                    tuple(drawn), x_log=True, x_ticks=readable([(x, f"{x:g}") for x in values], log=True),
-                    side_by_side=True, note=_interval_note([arm for arms in lines.values() for arm in arms]),
-                )  # fmt: skip
-
-
 def timestep_charts(analysis: Analysis) -> Iterator[Chart]:
     """MRE against diffusion timesteps."""
-    yield from _setting_charts(analysis, "pretrain_timesteps")
+    yield from setting_charts(analysis, Figure(METRICS["mre"], "pretrain_timesteps"))
 
 
 def step_charts(analysis: Analysis) -> Iterator[Chart]:
     """MRE against pre-training steps."""
-    yield from _setting_charts(analysis, "pretrain_steps")
+    yield from setting_charts(analysis, Figure(METRICS["mre"], "pretrain_steps"))
+
+
+def setting_charts(analysis: Analysis, figure: Figure) -> Iterator[Chart]:
+    """Any metric against any axis."""
+    yield from axis_charts(analysis.run, analysis.intervals, figure, best_by=analysis.best_by)
 
 
 NO_ROW = " The mean shape has no row: the table baselines holds its error over all landmarks together."
@@ -313,7 +285,7 @@ def _pretraining_charts(trials: pd.DataFrame, curves: pd.DataFrame) -> Iterator[
         if lines:
             yield LineChart(
                 slug("pretraining", dataset), f"pre-training on {dataset}", "optimizer step",
-                "loss / first recorded loss", tuple(lines), y_log=True, dense=True,
+                "loss / first recorded loss", tuple(lines), y_log=True, dense=True, whole_run=True,
                 note="Losses of different methods are different quantities: only their courses can be compared.",
             )  # fmt: skip
 

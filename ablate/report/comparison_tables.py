@@ -9,10 +9,11 @@ import numpy as np
 
 from ablate.report.analysis import Analysis
 from ablate.report.estimates import estimate_record, estimate_text, interval_notes, numeric_shots
-from ablate.report.grouping import INITIALISATION, plain
+from ablate.report.grouping import FIELDS, INITIALISATION, field_label, plain, record_value, value_label
 from ablate.report.mean_shapes import LABEL, NO_BETTER_NOTE, average_mean_shapes, mark
 from ablate.report.metrics import MEAN_SHAPE, METRICS
 from ablate.report.render import Cell, Table, slug
+from ablate.report.selection import Selected
 from ablate.stats import WILCOXON_CAPTION, label_efficiency, select_by_validation
 
 
@@ -166,8 +167,51 @@ def efficiency_tables(analysis: Analysis) -> Iterator[Table]:
         )
 
 
+def choice_tables(analysis: Analysis, selected: Selected) -> Iterator[Table]:
+    """Yield what the validation set chose for each cell, out of how many, and what that reaches on the test set."""
+    if not selected.choices:
+        return
+    trials = analysis.run.trials
+    varying = {name for name in FIELDS if len({dict(choice.where).get(name) for choice in selected.choices}) > 1}
+    shown = (varying | {"dataset", INITIALISATION, "shots"}) - {"pretrain_name"}
+    names = [name for name in FIELDS if name in shown]
+    rows, records = [], []
+    for choice in selected.choices:
+        where = dict(choice.where)
+        sample = analysis.intervals.sample(trials[trials["trial_id"].isin(choice.trial_ids)])
+        reached = analysis.intervals.of(sample, METRICS["mre"]) if sample else None
+        test = estimate_text(reached) if reached else "–"
+        rows.append((
+            *(Cell(value_label(name, where[name]), value_label(name, where[name])) for name in names),
+            Cell(choice.text),
+            Cell(f"{choice.candidates}", choice.candidates),
+            Cell(selected.metric.text(choice.value), choice.value),
+            Cell(test, reached.value if reached else None),
+        ))  # fmt: skip
+        records.append({
+            **{name: record_value(name, where[name]) for name in names},
+            "chosen": choice.text,
+            "candidates": choice.candidates,
+            "candidates_without_value": choice.without_value,
+            selected.metric.name: choice.value,
+            "val_seeds": choice.num_seeds,
+            **({f"test_mre_{name}": value for name, value in estimate_record(reached).items()} if reached else {}),
+        })  # fmt: skip
+    yield Table(
+        "selected-on-validation",
+        f"Settings chosen by {selected.metric.label} for each cell, never on the test set, each data set in its unit.",
+        (*(field_label(name) for name in names), "chosen", "of", selected.metric.name, "MRE (test)"),
+        tuple(rows),
+        tuple(records),
+        (selected.note,),
+        text_columns=len(names) + 1,
+    )
+
+
 def selection_tables(analysis: Analysis) -> Iterator[Table]:
     """Yield, where a method was run with several settings, which one the validation set chooses."""
+    if analysis.selected:
+        yield from choice_tables(analysis, analysis.selected)
     for panel in analysis.panels:
         rows, records = [], []
         for method in dict.fromkeys(row.value for row in panel.group.rows):

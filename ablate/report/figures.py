@@ -35,6 +35,9 @@ _METADATA: dict[str, dict[str, None]] = {
 _DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2)))
 LONGEST_NAME = 44
 
+SMALL = 6.5
+"""Size of what a figure says about itself, in points."""
+
 LETTER_IN = 0.052
 """Width of a letter of a legend, on average."""
 
@@ -122,10 +125,16 @@ def _legend_columns(names: Sequence[str], width_in: float) -> int:
     return min(len(names), max(1, int(width_in / entry_in)))
 
 
+def _set_title(axes: Axes, chart: Chart, width_in: float, *, marks: bool = True) -> None:
+    """Write the title, and under it what the figure says about itself where it has no legend to say it."""
+    lines = (chart.title, *(chart.marks if marks else ()))
+    axes.set_title("\n".join(drawable(line, round(60 * width_in / 3.4)) for line in lines))
+
+
 def _draw_lines(chart: LineChart, width_in: float) -> Figure:
     names = [drawable(line.label, LONGEST_NAME) for line in chart.lines]
     columns = _legend_columns(names, width_in)
-    figure, axes = _figure(width_in, 2.3 + 0.16 * math.ceil(len(names) / columns))
+    figure, axes = _figure(width_in, 2.3 + 0.16 * math.ceil(len(names) / columns) + 0.13 * len(chart.marks))
     for line, name, place in zip(chart.lines, names, places_of(chart), strict=True):
         _draw_line(axes, chart, line, name, np.array(place))
     for x in chart.rules:
@@ -143,10 +152,14 @@ def _draw_lines(chart: LineChart, width_in: float) -> Figure:
         axes.set_xlim(0, chart.x_end)
     axes.set_xlabel(drawable(chart.x_label))
     axes.set_ylabel(drawable(chart.y_label))
-    axes.set_title(drawable(chart.title, round(60 * width_in / 3.4)))
+    _set_title(axes, chart, width_in, marks=False)
     if not chart.y_log:
         axes.set_ylim(bottom=0, top=chart.percent_end if chart.percent else None)
-    figure.legend(loc="outside lower center", ncols=columns, handlelength=2.2, columnspacing=1.2)
+    marks = "\n".join(drawable(mark) for mark in chart.marks)
+    legend = figure.legend(
+        loc="outside lower center", ncols=columns, handlelength=2.2, columnspacing=1.2, title=marks or None
+    )
+    legend.get_title().set_fontsize(SMALL)
     return figure
 
 
@@ -193,7 +206,7 @@ def _draw_heat(chart: HeatChart, width_in: float) -> Figure:
     every = max(1, math.ceil(len(chart.columns) / (3.5 * width_in)))
     axes.set_xticks(range(0, len(chart.columns), every), [drawable(name) for name in chart.columns[::every]])
     axes.set_xlabel(drawable(chart.x_label))
-    axes.set_title(drawable(chart.title, round(60 * width_in / 3.4)))
+    _set_title(axes, chart, width_in)
     bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.8, aspect=30, pad=0.03)
     bar.set_label(drawable(chart.value_label))
     return figure
@@ -209,7 +222,7 @@ def _draw_ranks(chart: RankChart, width_in: float) -> Figure:
     _draw_rank_parts(axes, layout)
     for name in layout.names:
         _draw_rank_name(axes, name)
-    axes.set_title(drawable(chart.title, round(60 * width_in / 3.4)))
+    _set_title(axes, chart, width_in)
     return figure
 
 

@@ -85,6 +85,7 @@ class Grouping:
     rows: str
     columns: str
     groups: tuple[Group, ...]
+    notes: tuple[str, ...] = ()  # what a reader must know about all of them
 
 
 # --- values and their names -------------------------------------------------------------------------
@@ -265,7 +266,12 @@ def _varies_within(records: Sequence[_Record], field: str, given: Iterable[str])
 
 
 def group_trials(
-    trials: pd.DataFrame, *, rows: str = INITIALISATION, columns: str = "shots", filters: Sequence[str] = ()
+    trials: pd.DataFrame,
+    *,
+    rows: str = INITIALISATION,
+    columns: str = "shots",
+    filters: Sequence[str] = (),
+    settled: Sequence[str] = (),
 ) -> Grouping:
     """Lay trials out along two fields, in one table for each combination of what else differs but the seeds.
 
@@ -274,6 +280,7 @@ def group_trials(
         rows: field down the side.
         columns: field across.
         filters: `FIELD=VALUE` texts, see `filter_trials`.
+        settled: fields of which each cell has one value by a choice, so that they split nothing.
 
     Raises:
         InputError: an unknown field, twice the same field, or a filter that nothing meets.
@@ -289,7 +296,7 @@ def group_trials(
     ]
     axes = (rows, columns)
     varying = [name for name in FIELDS if len({record[name] for record in records}) > 1]
-    varying = [name for name in varying if name not in (*axes, *SEED_FIELDS, _NAME)]
+    varying = [name for name in varying if name not in (*axes, *SEED_FIELDS, *settled, _NAME)]
     splits: list[str] = []
     variants: list[str] = []
     for name in sorted(varying, key=lambda name: name.startswith("pretrain_")):  # what is not the method's first

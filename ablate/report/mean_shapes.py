@@ -26,8 +26,15 @@ def mean_shapes(grouping: Grouping, group: Group, metric: Metric) -> dict[Key, t
         group: one of its tables.
         metric: `mre`, `mre_median` or an `sdr`; of others there is none.
     """
+    if (grouping.rows, grouping.columns) != (INITIALISATION, "shots"):
+        return {}
+    return mean_shapes_along(grouping, group, metric)
+
+
+def mean_shapes_along(grouping: Grouping, group: Group, metric: Metric) -> dict[Key, tuple[float, ...]]:
+    """Return what the mean shape of the trials of each column reaches, whatever the columns are."""
     values = mean_shape_values(grouping.trials, metric)
-    if (grouping.rows, grouping.columns) != (INITIALISATION, "shots") or not any(v is not None for v in values):
+    if not any(value is not None for value in values):
         return {}
     parts = list(grouping.trials[f"{MEAN_SHAPE}_part"])
     found: dict[Key, tuple[float, ...]] = {}

@@ -15,13 +15,13 @@ from ablate.report.grouping import (
     Grouping,
     Key,
     field_label,
-    group_trials,
     plain,
     record_value,
 )
 from ablate.report.mean_shapes import LABEL, NO_BETTER_NOTE, mark, mean_shapes
 from ablate.report.metrics import MEAN_SHAPE, Metric, metric_of, metric_values
 from ablate.report.render import Cell, Table, check_format, render_table, slug, unique_names
+from ablate.report.selection import lay_out_trials
 from ablate.stats.samples import over_seeds
 from ablate.words import counted
 
@@ -69,6 +69,7 @@ def pivot(
     rows: str = INITIALISATION,
     columns: str = "shots",
     filters: Sequence[str] = (),
+    best_by: str | None = None,
 ) -> Pivot:
     """Return mean and standard deviation of a metric over all trials that agree but for their seeds.
 
@@ -78,12 +79,14 @@ def pivot(
         rows: field down the side.
         columns: field across.
         filters: `FIELD=VALUE` texts.
+        best_by: `val_mre` or `val_loss`: of several settings in one cell the best on the validation images.
 
     Raises:
         InputError: an unknown metric, field or value; the message names the nearest.
     """
     chosen = metric_of(trials, metric)
-    return pivot_of(group_trials(trials, rows=rows, columns=columns, filters=filters), chosen)
+    grouping, _ = lay_out_trials(trials, rows=rows, columns=columns, filters=filters, best_by=best_by)
+    return pivot_of(grouping, chosen)
 
 
 def pivot_of(grouping: Grouping, metric: Metric) -> Pivot:
@@ -188,7 +191,12 @@ def _table(
     default_axes = axes == (INITIALISATION, "shots")
     file = slug(metric.name, *(() if default_axes else axes), *(str(value) for _, value in group.fixed))
     return Table(
-        file, caption, header, tuple(body), tuple(records), (*group.notes, *notes, *([NO_BETTER_NOTE] * worse))
+        file,
+        caption,
+        header,
+        tuple(body),
+        tuple(records),
+        (*grouping.notes, *group.notes, *notes, *([NO_BETTER_NOTE] * worse)),
     )
 
 

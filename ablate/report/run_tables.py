@@ -74,7 +74,7 @@ def diffusion_tables(analysis: Analysis) -> Iterator[Table]:
     trials = analysis.run.trials
     ddpm = trials[trials[INITIALISATION] == "ddpm"].reset_index(drop=True)
     if ddpm["pretrain_timesteps"].nunique() > 1 or ddpm["pretrain_steps"].nunique() > 1:
-        made = pivot(ddpm, rows="pretrain_timesteps", columns="pretrain_steps")
+        made = pivot(ddpm, rows="pretrain_timesteps", columns="pretrain_steps", best_by=analysis.best_by)
         varied = [t for t in made.tables if len(t.group.rows) > 1 or len(t.group.columns) > 1]
         yield from as_tables(Pivot(made.metric, made.grouping, tuple(varied)))
 

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from rich import filesize
 
 from ablate.report import comparison_tables, rankings, run_tables
 from ablate.report.analysis import Analysis, analyse
-from ablate.report.chart_kinds import Chart
-from ablate.report.charts import FIGURES
+from ablate.report.axis_charts import figure_of
+from ablate.report.chart_kinds import Chart, LineChart
+from ablate.report.charts import FIGURES, setting_charts
 from ablate.report.figures import draw, files_of
 from ablate.report.grouping import MISSING
 from ablate.report.page import Section, page
 from ablate.report.pictures import ddpm_strips
 from ablate.report.render import Table, latex_document, render_table, unique_names
 from ablate.report.run_data import read_run
+from ablate.report.selection import check_best_by
 from ablate.report.style import Print
 from ablate.report.viewer import build_gallery
 from ablate.store import Store
@@ -58,22 +61,38 @@ class ReportSummary:
         ]
 
 
-def write_report(run: Store, out: str | None = None, *, style: Print | None = None) -> ReportSummary:
+def write_report(
+    run: Store,
+    out: str | None = None,
+    *,
+    style: Print | None = None,
+    best_by: str | None = None,
+    figures: Sequence[str] = (),
+) -> ReportSummary:
     """Write tables, figures, pictures and a page about a run, finished or not.
 
     Args:
         run: the run.
         out: folder or address for the report; default: `report/` in the run.
         style: font and column width of the figures for print.
+        best_by: `val_mre` or `val_loss`: where several settings were run for one cell, the best on the validation
+            images stands in every table and figure, which say so.
+        figures: further figures, each `METRIC:AXIS`, see `ablate.report.axis_charts.figure_of`.
 
     Raises:
         CorruptArtifact: a table's part is damaged.
-        InputError: `out` cannot be written.
+        InputError: `out` cannot be written, settings cannot be chosen by `best_by`, or a figure cannot be drawn.
     """
     start = time.monotonic()
+    if best_by is not None:
+        check_best_by(best_by)
     target = _Target(run, f"{REPORT}/") if out is None else _Target(Store.open(out), "")
     data = read_run(run)
-    analysis = analyse(data)
+    wanted: dict[str, tuple[Callable[[Analysis], Iterator[Chart]], str]] = {
+        figure.title: (functools.partial(setting_charts, figure=figure), "no initialisation has two points of it")
+        for figure in (figure_of(data.trials, text) for text in figures)
+    }
+    analysis = analyse(data, best_by=best_by)
     remarks = [*data.notes, *data.missing]
 
     sections = _sections(analysis)
@@ -83,11 +102,11 @@ def write_report(run: Store, out: str | None = None, *, style: Print | None = No
             target.write(f"tables/{table.name}.{suffix}", render_table(table, form).encode())  # type: ignore[arg-type]
     target.write("tables/all.tex", latex_document(tables).encode())
 
-    figures: dict[str, list[Chart]] = {}
-    for kind, (build, lacking) in FIGURES.items():
-        charts = list(build(analysis))
+    drawn: dict[str, list[Chart]] = {}
+    for kind, (build, lacking) in {**FIGURES, **wanted}.items():
+        charts = [_marked(chart, analysis) for chart in build(analysis)]
         if charts:
-            figures[kind] = charts
+            drawn[kind] = charts
         else:
             remarks.append(f"no figure {kind}: {lacking}")
         for chart in charts:
@@ -99,14 +118,14 @@ def write_report(run: Store, out: str | None = None, *, style: Print | None = No
         target.write(f"pictures/{sheet.name}.png", sheet.png)
     remarks += gallery.remarks
     written_at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    html = page(data, sections, figures, gallery, ddpm_strips(run), remarks, written_at=written_at).encode()
+    html = page(data, sections, drawn, gallery, ddpm_strips(run), remarks, written_at=written_at).encode()
     target.write("index.html", html)
     target.finish()
     return ReportSummary(
         folder=target.label,
         page=f"{target.label}/index.html",
         num_tables=len(tables),
-        num_figures=sum(map(len, figures.values())),
+        num_figures=sum(map(len, drawn.values())),
         num_pictures=len(gallery.sheets),
         finished=data.count("finished"),
         failed=data.count("failed"),
@@ -134,8 +153,31 @@ def _sections(analysis: Analysis) -> list[Section]:
     )
     found = [(title, list(tables)) for title, tables in headings]
     named = iter(unique_names([table for _, tables in found for table in tables]))
-    sections = [(title, tuple(next(named) for _ in tables)) for title, tables in found]
+    sections = [
+        (title, tuple(_noted(next(named), analysis if title not in NOT_SELECTED else None) for _ in tables))
+        for title, tables in found
+    ]
     return [Section(title, tables, title == "Errors") for title, tables in sections if tables]
+
+
+NOT_SELECTED = ("Errors", "Settings chosen on the validation set", "Trials without a result")
+"""Sections whose tables say by themselves how settings were chosen, or hold all trials."""
+
+
+def _noted(table: Table, analysis: Analysis | None) -> Table:
+    """Return a table that says how its settings were chosen, if they were."""
+    selected = analysis.selected if analysis else None
+    if selected is None or selected.note in table.notes:
+        return table
+    return replace(table, notes=(*table.notes, selected.note))
+
+
+def _marked(chart: Chart, analysis: Analysis) -> Chart:
+    """Return a figure that says how its settings were chosen, if they were, on the page and in print."""
+    whole_run = isinstance(chart, LineChart) and chart.whole_run
+    if analysis.selected is None or not analysis.selected.choices or whole_run or chart.marks:
+        return chart
+    return replace(chart, note=f"{chart.note} {analysis.selected.note}", marks=(analysis.selected.mark,))
 
 
 class _Target:
