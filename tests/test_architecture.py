@@ -101,8 +101,7 @@ INSIDE = {
     "report": (
         ("chart_kinds", "grouping", "metrics", "render", "style", "ticks"),
         ("rank_layout",),
-        ("folds", "mean_shapes"),
-        ("run_data",),
+        ("literature", "mean_shapes", "run_data"),
         ("intervals", "selection"),
         ("pivot",),
         ("analysis",),

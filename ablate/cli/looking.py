@@ -13,6 +13,9 @@ from ablate.cli.shared import DataOption, RunArgument, console_of_stdout, store_
 FilterOption = Annotated[
     list[str] | None, typer.Option("--filter", help="keep trials with this value only: network_kind=unet")
 ]
+ReferenceOption = Annotated[
+    Path | None, typer.Option("--reference", help="CSV file with rows of the literature, marked as not run here")
+]
 BestByOption = Annotated[
     str | None,
     typer.Option(
@@ -78,14 +81,19 @@ def results(
     columns: Annotated[str, typer.Option(help="field across the table")] = "shots",
     filter_: FilterOption = None,
     best_by: BestByOption = None,
+    reference: ReferenceOption = None,
     format_: Annotated[str, typer.Option("--format", help="plain, github, latex or csv")] = "plain",
 ) -> None:
     """Print a metric over two fields: mean and standard deviation over the seeds."""
+    from ablate.report.literature import read_references
     from ablate.report.pivot import pivot, render
     from ablate.report.run_data import read_trials
 
     trials = read_trials(store_of(run_))
-    found = pivot(trials, metric=metric, rows=rows, columns=columns, filters=filter_ or [], best_by=best_by)
+    references = read_references(reference, trials) if reference else ()
+    found = pivot(
+        trials, metric=metric, rows=rows, columns=columns, filters=filter_ or [], best_by=best_by, references=references
+    )
     print(render(found, format_))
 
 
@@ -99,6 +107,7 @@ def report(
         typer.Option("--figure", help="one more figure, METRIC:AXIS: sdr@2.5:pretrain.timesteps, mre:finetune.lr"),
     ] = None,
     best_by: BestByOption = None,
+    reference: ReferenceOption = None,
     font: Annotated[str | None, typer.Option(help="font of the figures for print; default DejaVu Sans")] = None,
     column_width: Annotated[
         str | None, typer.Option(help="width of the figures for print: 86mm, 3.4in, 252pt; default 3.4in")
@@ -115,11 +124,17 @@ def report(
     if len(stores) > 2:
         raise InputError(f"report takes one run, or two to compare; got {len(stores)}")
     if len(stores) == 2:
+        given = {"--figure": figure, "--best-by": best_by, "--reference": reference, "--font": font,
+                 "--column-width": column_width}  # fmt: skip
+        if unused := [option for option, value in given.items() if value]:
+            raise InputError(f"{unused[0]} is of the report on one run; got two runs: leave it out, or name one run")
         comparison = compare_runs(stores[0], stores[1], out=out)
         print(comparison.render("plain"))
         print("\n".join(comparison.lines()))
         return
-    summary = write_report(Store.open(runs[0]), out, style=style, best_by=best_by, figures=figure or [])
+    summary = write_report(
+        Store.open(runs[0]), out, style=style, best_by=best_by, figures=figure or [], reference=reference
+    )
     print("\n".join(summary.lines()))
 
 

@@ -7,11 +7,12 @@ shots, with all its seeds.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ablate.report.grouping import INITIALISATION, Group, Grouping, Key, field_label, plain, value_label
 from ablate.report.intervals import Intervals, Sample
+from ablate.report.literature import Reference
 from ablate.report.metrics import METRICS
 from ablate.report.run_data import Errors, RunData
 from ablate.report.selection import Selected, lay_out_trials
@@ -100,6 +101,7 @@ class Analysis:
     grouping: Grouping
     panels: tuple[Panel, ...]  # of groups that have a result
     intervals: Intervals
+    references: tuple[Reference, ...] = ()  # rows of the literature
     selected: Selected | None = None  # by which the settings were chosen on the validation set
 
     @property
@@ -113,13 +115,16 @@ class Analysis:
         return self.intervals.num_resamples
 
 
-def analyse(run: RunData, *, num_resamples: int | None = None, best_by: str | None = None) -> Analysis:
+def analyse(
+    run: RunData, *, num_resamples: int | None = None, best_by: str | None = None, references: Sequence[Reference] = ()
+) -> Analysis:
     """Compute the intervals and comparisons of a run, initialisation by shots.
 
     Args:
         run: the run.
         num_resamples: see `Intervals`.
         best_by: see `ablate.report.selection.select`; default: every setting stands for itself.
+        references: rows of the literature.
     """
     grouping, selected = lay_out_trials(run.trials, best_by=best_by)
     intervals = Intervals(run, num_resamples)
@@ -130,7 +135,7 @@ def analyse(run: RunData, *, num_resamples: int | None = None, best_by: str | No
             panel = _panel(group, grouping, run.errors[dataset], intervals)
             if panel.arms:
                 panels.append(panel)
-    return Analysis(run, grouping, tuple(panels), intervals, selected)
+    return Analysis(run, grouping, tuple(panels), intervals, tuple(references), selected)
 
 
 def _panel(group: Group, grouping: Grouping, errors: Errors, intervals: Intervals) -> Panel:

@@ -26,6 +26,7 @@ from ablate.report.grouping import (
     value_label,
 )
 from ablate.report.intervals import Intervals
+from ablate.report.literature import Reference, points_against_shots
 from ablate.report.mean_shapes import LABEL, mean_shapes_along
 from ablate.report.metrics import MEAN_SHAPE, METRICS, Metric, metric_of, metric_values
 from ablate.report.render import slug
@@ -105,6 +106,7 @@ def axis_charts(
     *,
     filters: Sequence[str] = (),
     best_by: str | None = None,
+    references: Sequence[Reference] = (),
 ) -> Iterator[LineChart]:
     """Yield a metric against an axis, a chart for each combination of what else differs.
 
@@ -116,6 +118,7 @@ def axis_charts(
         figure: metric and axis.
         filters: `FIELD=VALUE` texts, see `filter_trials`.
         best_by: `val_mre` or `val_loss`, see `select`.
+        references: rows of the literature; they are drawn against shots.
 
     Raises:
         InputError: a filter that nothing meets, or settings that cannot be chosen.
@@ -126,7 +129,8 @@ def axis_charts(
     for group in grouping.groups:
         chart = _chart(run, intervals, figure, grouping, group)
         if chart is not None:
-            yield _marked(chart, selected)
+            chart = _marked(chart, selected)
+            yield _with_published(run, figure, grouping, group, chart, references) if columns == figure.axis else chart
 
 
 def _marked(chart: LineChart, selected: Selected | None) -> LineChart:
@@ -134,6 +138,27 @@ def _marked(chart: LineChart, selected: Selected | None) -> LineChart:
         return chart
     marks = (selected.mark,) if selected.choices else ()
     return replace(chart, note=f"{chart.note} {selected.note}", marks=marks)
+
+
+def _with_published(
+    run: RunData,
+    figure: Figure,
+    grouping: Grouping,
+    group: Group,
+    chart: LineChart,
+    references: Sequence[Reference],
+) -> LineChart:
+    """Return a chart against shots with the points of the literature; other charts as they are."""
+    dataset, _ = _about(grouping, group)
+    all_shots = _all_shots(run, group, dataset)
+    lines, sources = points_against_shots(references, dataset, figure.metric, all_shots)
+    if figure.axis != "shots" or not lines:
+        return chart
+    ticks = [*chart.x_ticks, *((x, f"{x:g}") for line in lines for x in line.x if x != all_shots)]
+    return replace(
+        chart, lines=(*chart.lines, *lines), x_ticks=readable(ticks, log=chart.x_log), marks=(*chart.marks, *sources),
+        note=" ".join([chart.note, *(f"{source}." for source in sources)]),
+    )  # fmt: skip
 
 
 def _chart(run: RunData, intervals: Intervals, figure: Figure, grouping: Grouping, group: Group) -> LineChart | None:
@@ -255,7 +280,7 @@ def _parts(grouping: Grouping, group: Group, dataset: str) -> list[tuple[str, st
     return parts
 
 
-def _all_shots(run: RunData, group: Group, dataset: str) -> float | None:
+def _all_shots(run: RunData, group: Group, dataset: str) -> float:
     """Return where `all` shots stand: at the number of training images, or beyond all others if that is not known."""
     known = run.train_images(dataset)
     largest = max((column.value for column in group.columns if isinstance(column.value, int)), default=1)

@@ -13,6 +13,7 @@ from ablate.report.axis_charts import Figure, axis_charts
 from ablate.report.chart_kinds import Chart, HeatChart, Line, LineChart, RankChart
 from ablate.report.estimates import numeric_shots
 from ablate.report.grouping import INITIALISATION, Key, field_label, plain, value_label
+from ablate.report.literature import points_against_shots, points_of_rates
 from ablate.report.mean_shapes import LABEL, average_mean_shapes
 from ablate.report.metrics import MEAN_SHAPE, METRICS, Metric, rate_metric, thresholds_of
 from ablate.report.rankings import rankings
@@ -82,10 +83,18 @@ def shot_charts(analysis: Analysis) -> Iterator[Chart]:
         constants = {where[column]: value for column, value in _constants(analysis, panel).items()}
         if constants:
             lines.append(_mean_shape_line(list(constants), list(constants.values())))
+        all_shots = next((x for column, x in where.items() if column.value is None), None)
+        known = analysis.run.train_images(panel.dataset) or 2 * max(where.values())
+        published, sources = points_against_shots(
+            analysis.references, panel.dataset, METRICS["mre"], known if all_shots is None else all_shots
+        )
+        ticks = {x: f"{x:g}" for line in published for x in line.x}
+        ticks |= {x: column.label("shots") for column, x in where.items()}
         yield LineChart(
             slug("mre-shots", panel.title), panel.title, "annotated training images", f"MRE ({panel.unit})",
-            tuple(lines), x_log=True, x_ticks=tuple((x, column.label("shots")) for column, x in where.items()),
-            side_by_side=True, note=_interval_note(list(panel.arms.values())),
+            (*lines, *published), x_log=True, x_ticks=readable(list(ticks.items()), log=True), side_by_side=True,
+            note=" ".join((_interval_note(list(panel.arms.values())), *(f"{source}." for source in sources))),
+            marks=sources,
         )  # fmt: skip
 
 
@@ -123,11 +132,15 @@ def rate_charts(analysis: Analysis) -> Iterator[Chart]:
             ]
             if rates:  # it is known at the thresholds alone
                 lines.append(_mean_shape_line([x for x, _ in rates], [y for _, y in rates]))
+            published, sources = points_of_rates(
+                analysis.references, panel.dataset, [rate_metric("sdr", t) for t in thresholds], column.value
+            )
             yield LineChart(
                 slug("sdr", panel.title, column.label("shots")), f"{panel.title}, {column.label('shots')} shots",
-                f"distance ({panel.unit})", "landmarks within distance (%)", tuple(lines),
+                f"distance ({panel.unit})", "landmarks within distance (%)", (*lines, *published),
                 x_ticks=readable([(x, f"{x:.3g}") for x in (0.0, *thresholds, reach)], log=False),
-                x_end=reach, rules=tuple(thresholds), dense=True, note=BANDS,
+                x_end=reach, rules=tuple(thresholds), dense=True, marks=sources,
+                note=" ".join((BANDS, *(f"{source}." for source in sources))),
             )  # fmt: skip
 
 
@@ -157,7 +170,9 @@ def step_charts(analysis: Analysis) -> Iterator[Chart]:
 
 def setting_charts(analysis: Analysis, figure: Figure) -> Iterator[Chart]:
     """Any metric against any axis."""
-    yield from axis_charts(analysis.run, analysis.intervals, figure, best_by=analysis.best_by)
+    yield from axis_charts(
+        analysis.run, analysis.intervals, figure, best_by=analysis.best_by, references=analysis.references
+    )
 
 
 NO_ROW = " The mean shape has no row: the table baselines holds its error over all landmarks together."

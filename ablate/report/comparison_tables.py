@@ -10,6 +10,7 @@ import numpy as np
 from ablate.report.analysis import Analysis
 from ablate.report.estimates import estimate_record, estimate_text, interval_notes, numeric_shots
 from ablate.report.grouping import FIELDS, INITIALISATION, field_label, plain, record_value, value_label
+from ablate.report.literature import table_rows
 from ablate.report.mean_shapes import LABEL, NO_BETTER_NOTE, average_mean_shapes, mark
 from ablate.report.metrics import MEAN_SHAPE, METRICS
 from ablate.report.render import Cell, Table, slug
@@ -47,6 +48,14 @@ def interval_tables(analysis: Analysis) -> Iterator[Table]:
                 {"initialisation": LABEL, "shots": column.label("shots"), "unit": panel.unit, "value": value}
                 for column, value in constants.items()
             ]
+        published = table_rows(analysis.references, panel.dataset, metric, panel.group.columns, panel.unit)
+        rows += published.rows
+        records += [
+            {**{name: record[name] for name in ("initialisation", "shots", "unit", "not_run_here")},
+             "value": record["mean"]}
+            for record in published.records
+        ]  # fmt: skip
+        notes += published.notes
         yield Table(
             slug("mre-intervals", panel.title),
             f"MRE ({panel.unit}) with its 95 % interval by initialisation and shots: {panel.title}.",

@@ -167,7 +167,7 @@ def _draw_line(axes: Axes, chart: LineChart, line: Line, name: str, x: Any) -> N
     look = look_of(line.method)
     dash = _DASHES[line.style % len(_DASHES)]
     y = np.array(line.y)
-    if chart.dense:
+    if chart.dense and line.mark != "points":
         axes.plot(x, y, color=look.colour, linestyle=dash, label=name)
         if line.lower:
             axes.fill_between(x, line.lower, line.upper, color=look.colour, alpha=0.15, linewidth=0)

@@ -18,6 +18,7 @@ from ablate.report.grouping import (
     plain,
     record_value,
 )
+from ablate.report.literature import Reference, Rows, table_rows
 from ablate.report.mean_shapes import LABEL, NO_BETTER_NOTE, mark, mean_shapes
 from ablate.report.metrics import MEAN_SHAPE, Metric, metric_of, metric_values
 from ablate.report.render import Cell, Table, check_format, render_table, slug, unique_names
@@ -60,6 +61,7 @@ class Pivot:
     metric: Metric
     grouping: Grouping
     tables: tuple[PivotTable, ...]
+    references: tuple[Reference, ...] = ()  # of the literature; they stand in tables of initialisations by shots
 
 
 def pivot(
@@ -70,6 +72,7 @@ def pivot(
     columns: str = "shots",
     filters: Sequence[str] = (),
     best_by: str | None = None,
+    references: Sequence[Reference] = (),
 ) -> Pivot:
     """Return mean and standard deviation of a metric over all trials that agree but for their seeds.
 
@@ -80,16 +83,17 @@ def pivot(
         columns: field across.
         filters: `FIELD=VALUE` texts.
         best_by: `val_mre` or `val_loss`: of several settings in one cell the best on the validation images.
+        references: rows of the literature.
 
     Raises:
         InputError: an unknown metric, field or value; the message names the nearest.
     """
     chosen = metric_of(trials, metric)
     grouping, _ = lay_out_trials(trials, rows=rows, columns=columns, filters=filters, best_by=best_by)
-    return pivot_of(grouping, chosen)
+    return pivot_of(grouping, chosen, references)
 
 
-def pivot_of(grouping: Grouping, metric: Metric) -> Pivot:
+def pivot_of(grouping: Grouping, metric: Metric, references: Sequence[Reference] = ()) -> Pivot:
     """Return a metric of trials that are laid out already."""
     values = metric_values(grouping.trials, metric)
     status = [str(plain(value)) for value in grouping.trials["status"]]
@@ -100,7 +104,7 @@ def pivot_of(grouping: Grouping, metric: Metric) -> Pivot:
         found = {str(units[p]) for positions in group.cells.values() for p in positions if units[p] is not None}
         unit = found.pop() if len(found) == 1 else None
         tables.append(PivotTable(group, unit, cells, mean_shapes(grouping, group, metric)))
-    return Pivot(metric, grouping, tuple(tables))
+    return Pivot(metric, grouping, tuple(tables), tuple(references))
 
 
 def _summary(positions: Sequence[int], values: Sequence[float | None], status: Sequence[str]) -> Summary:
@@ -176,6 +180,9 @@ def _table(
         by_column = (constants.get(column) for column in group.columns)
         body.append((Cell(LABEL, MEAN_SHAPE), *(_constant_cell(constant, metric) for constant in by_column)))
         records += [_record(pivot, table, Key(MEAN_SHAPE), column, constants[column]) for column in constants]
+    published = _published(pivot, table)
+    body += published.rows
+    records += [{**_renamed(record, grouping), **dict(group.fixed)} for record in published.records]
     fixed = group.title
     caption = (
         f"{metric.titled(table.unit)} by {field_label(grouping.rows)} and {field_label(grouping.columns)}"
@@ -196,8 +203,21 @@ def _table(
         header,
         tuple(body),
         tuple(records),
-        (*grouping.notes, *group.notes, *notes, *([NO_BETTER_NOTE] * worse)),
+        (*grouping.notes, *group.notes, *notes, *([NO_BETTER_NOTE] * worse), *published.notes),
     )
+
+
+def _published(pivot: Pivot, table: PivotTable) -> Rows:
+    """Return the rows of the literature of a table of initialisations by shots."""
+    grouping, group = pivot.grouping, table.group
+    if (grouping.rows, grouping.columns) != (INITIALISATION, "shots") or not pivot.references or not group.cells:
+        return Rows()
+    dataset = str(plain(grouping.trials["dataset"].iloc[next(iter(group.cells.values()))[0]]))
+    return table_rows(pivot.references, dataset, pivot.metric, group.columns, table.unit)
+
+
+def _renamed(record: Mapping[str, object], grouping: Grouping) -> dict[str, object]:
+    return {grouping.rows if name == "initialisation" else name: value for name, value in record.items()}
 
 
 def _over(values: tuple[float, ...]) -> Summary:

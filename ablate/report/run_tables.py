@@ -31,7 +31,7 @@ def metric_tables(analysis: Analysis) -> Iterator[Table]:
         metrics.append(METRICS["paper_mre"])
     metrics += [rate_metric("paper_sdr", threshold) for threshold in thresholds_of(trials, "paper_sdr")]
     for metric in metrics:
-        made = pivot_of(analysis.grouping, metric)
+        made = pivot_of(analysis.grouping, metric, analysis.references)
         if metric.threshold is not None:  # a threshold belongs to some of the data sets
             having = [table for table in made.tables if any(cell.num for cell in table.cells.values())]
             made = replace(made, tables=tuple(having))

@@ -43,8 +43,17 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 """Line styles of several settings of one method, as plotly calls them."""
 
 
+_LITERATURE = ("o", "circle"), ("s", "square"), ("D", "diamond"), ("^", "triangle-up"), ("v", "triangle-down")
+
+
 def look_of(method: str) -> Look:
-    """Return how a method looks; one that is not in `LOOKS` gets a look that depends on its name alone."""
+    """Return how a method looks; one that is not in `LOOKS` gets a look that depends on its name alone.
+
+    `literature N` is the Nth row of the literature: black, with hollow markers.
+    """
+    name, _, number = method.partition(" ")
+    if name == "literature" and number.isdecimal():
+        return Look("#000000", *_LITERATURE[int(number) % len(_LITERATURE)])
     return LOOKS.get(method) or _OTHERS[sum(map(ord, method)) % len(_OTHERS)]
 
 

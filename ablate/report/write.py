@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 from rich import filesize
 
@@ -18,6 +19,7 @@ from ablate.report.chart_kinds import Chart, LineChart
 from ablate.report.charts import FIGURES, setting_charts
 from ablate.report.figures import draw, files_of
 from ablate.report.grouping import MISSING
+from ablate.report.literature import read_references
 from ablate.report.page import Section, page
 from ablate.report.pictures import ddpm_strips
 from ablate.report.render import Table, latex_document, render_table, unique_names
@@ -68,6 +70,7 @@ def write_report(
     style: Print | None = None,
     best_by: str | None = None,
     figures: Sequence[str] = (),
+    reference: Path | None = None,
 ) -> ReportSummary:
     """Write tables, figures, pictures and a page about a run, finished or not.
 
@@ -78,10 +81,12 @@ def write_report(
         best_by: `val_mre` or `val_loss`: where several settings were run for one cell, the best on the validation
             images stands in every table and figure, which say so.
         figures: further figures, each `METRIC:AXIS`, see `ablate.report.axis_charts.figure_of`.
+        reference: CSV file with rows of the literature, see `ablate.report.literature`.
 
     Raises:
         CorruptArtifact: a table's part is damaged.
-        InputError: `out` cannot be written, settings cannot be chosen by `best_by`, or a figure cannot be drawn.
+        InputError: `out` cannot be written, settings cannot be chosen by `best_by`, a figure cannot be drawn, or the
+            reference file is wrong.
     """
     start = time.monotonic()
     if best_by is not None:
@@ -92,7 +97,8 @@ def write_report(
         figure.title: (functools.partial(setting_charts, figure=figure), "no initialisation has two points of it")
         for figure in (figure_of(data.trials, text) for text in figures)
     }
-    analysis = analyse(data, best_by=best_by)
+    references = read_references(reference, data.trials) if reference is not None else ()
+    analysis = analyse(data, best_by=best_by, references=references)
     remarks = [*data.notes, *data.missing]
 
     sections = _sections(analysis)
@@ -175,9 +181,9 @@ def _noted(table: Table, analysis: Analysis | None) -> Table:
 def _marked(chart: Chart, analysis: Analysis) -> Chart:
     """Return a figure that says how its settings were chosen, if they were, on the page and in print."""
     whole_run = isinstance(chart, LineChart) and chart.whole_run
-    if analysis.selected is None or not analysis.selected.choices or whole_run or chart.marks:
+    if analysis.selected is None or not analysis.selected.choices or whole_run or analysis.selected.mark in chart.marks:
         return chart
-    return replace(chart, note=f"{chart.note} {analysis.selected.note}", marks=(analysis.selected.mark,))
+    return replace(chart, note=f"{chart.note} {analysis.selected.note}", marks=(analysis.selected.mark, *chart.marks))
 
 
 class _Target:
