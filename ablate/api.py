@@ -17,8 +17,11 @@ from ablate.store.run_file import open_run
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ablate.report.shown import ShownFigure, ShownTable
+    from ablate.store import Store
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Results:
     """The tables of a run as pandas frames; columns and units are those of `ablate.tables.TABLES`."""
 
@@ -27,6 +30,81 @@ class Results:
     baselines: pd.DataFrame  # one row for each mean shape of shots
     curves: pd.DataFrame  # learning curves
     stages: pd.DataFrame  # one row for each attempt at a stage
+    store: Store  # where they were read
+
+    def __repr__(self) -> str:
+        counts = self.trials["status"].value_counts()
+        status = ", ".join(f"{counts[name]} {name}" for name in ("finished", "failed") if name in counts) or "none yet"
+        frames = ("trials", "errors", "baselines", "curves", "stages")
+        rows = ", ".join(f"{name} {len(getattr(self, name))}" for name in frames)
+        return (
+            f"Results of {self.store.label}\n"
+            f"  trials: {status}\n  rows: {rows}\n"
+            "  .table(metric, rows=, columns=), .plot(metric, axis), and a pandas frame of each name"
+        )
+
+    def table(
+        self,
+        metric: str = "mre",
+        *,
+        rows: str = "pretrain_method",
+        columns: str = "shots",
+        filters: Sequence[str] = (),
+        best_by: str | None = None,
+        reference: str | Path | None = None,
+    ) -> ShownTable:
+        """Return a metric over two fields, mean and standard deviation over seeds, as `ablate results` prints it.
+
+        Args:
+            metric: a numeric column of `trials`, or `sdr@2.5`, `paper_sdr@2.5`.
+            rows: field down the table.
+            columns: field across.
+            filters: texts such as `dataset=hand`.
+            best_by: `val_mre` or `val_loss`: of several settings in one cell the best on the validation images.
+            reference: CSV file with rows of the literature.
+
+        Raises:
+            InputError: an unknown metric, field or value, or a wrong reference file.
+        """
+        from ablate.report.shown import show_table
+
+        return show_table(
+            self.store, metric, rows=rows, columns=columns, filters=filters, best_by=best_by,
+            reference=None if reference is None else Path(reference),
+        )  # fmt: skip
+
+    def plot(
+        self,
+        metric: str = "mre",
+        axis: str = "shots",
+        *,
+        filters: Sequence[str] = (),
+        best_by: str | None = None,
+        reference: str | Path | None = None,
+        font: str | None = None,
+        column_width: str | None = None,
+    ) -> ShownFigure:
+        """Return a metric against an axis, one line for each initialisation, with the intervals of the report.
+
+        Args:
+            metric: see `table`.
+            axis: a numeric field of the trial, or a measured number such as `finetune_seconds`.
+            filters: see `table`.
+            best_by: see `table`.
+            reference: see `table`.
+            font: name of an installed font.
+            column_width: such as `86mm`, `3.4in` or `252pt`.
+
+        Raises:
+            InputError: as `table`, or the run has not two numbers of the axis.
+        """
+        from ablate.report.figures import print_style
+        from ablate.report.shown import show_figure
+
+        return show_figure(
+            self.store, metric, axis, filters=filters, best_by=best_by, style=print_style(font, column_width),
+            reference=None if reference is None else Path(reference),
+        )  # fmt: skip
 
 
 def load_grid(name: str | Path, overrides: Sequence[str] = ()) -> Grid:
@@ -78,5 +156,6 @@ def read_results(run: str | Path) -> Results:
     """
     store = open_run(run)
     return Results(
-        **{name: tables.read_frame(store, name) for name in ("trials", "errors", "baselines", "curves", "stages")}
+        **{name: tables.read_frame(store, name) for name in ("trials", "errors", "baselines", "curves", "stages")},
+        store=store,
     )

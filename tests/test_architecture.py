@@ -110,7 +110,7 @@ INSIDE = {
         ("charts", "comparing"),
         ("figures", "interactive"),
         ("pictures",),
-        ("viewer",),
+        ("shown", "viewer"),
         ("page",),
         ("write",),
     ),

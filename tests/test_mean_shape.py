@@ -120,6 +120,14 @@ def test_every_figure_of_errors_against_shots_and_of_rates_has_its_line(tmp_path
         assert charts
         for chart in charts:
             assert chart.lines[-1].label == "mean shape"
+    (chart,) = FIGURES["MRE against cost"][0](analysis)
+    assert isinstance(chart, LineChart)
+    across = chart.lines[-1]
+    assert (across.label, across.mark, set(across.y[:2])) == ("mean shape", "rule", {4.0})
+    measured = [x for line in chart.lines[:-1] for x in line.x]
+    assert across.x[0] < min(measured) <= max(measured) < across.x[1]
+    (chart,) = FIGURES["MRE of each landmark"][0](analysis)
+    assert "The mean shape has no row" in chart.note
     (chart,) = FIGURES["MRE against shots"][0](analysis)
     assert isinstance(chart, LineChart)
     assert chart.lines[-1].y == (4.0, 4.0)

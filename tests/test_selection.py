@@ -125,7 +125,7 @@ def test_every_table_and_figure_of_a_selected_report_is_marked(tmp_path: Path, m
             assert "Selected on validation" in path.read_text(), path.name
     assert drawn
     for chart in drawn:
-        whole_run = chart.name.startswith("pretraining")
+        whole_run = chart.name.startswith("pretraining-")
         assert chart.marks == (() if whole_run else ("selected on validation (val_mre), out of up to 3 settings",))
         assert ("Selected on validation" in chart.note) != whole_run
     figure = draw(next(chart for chart in drawn if chart.name.startswith("mre-shots")))

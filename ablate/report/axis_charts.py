@@ -46,10 +46,9 @@ class Figure:
     metric: Metric
     axis: str  # a field of the trial, or the name of a metric
 
-    @property
-    def title(self) -> str:
-        """Names of both for a reader."""
-        return f"{self.metric.label} against {_axis_name(self.axis)}"
+    def title(self, unit: str | None) -> str:
+        """Return the names of both for a reader; `unit` is that of the trials, None if they have several."""
+        return f"{self.metric.titled(unit)} against {_axis_name(self.axis)}"
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ def _marked(chart: LineChart, selected: Selected | None) -> LineChart:
     if selected is None:
         return chart
     marks = (selected.mark,) if selected.choices else ()
-    return replace(chart, note=f"{chart.note} {selected.note}", marks=marks)
+    return replace(chart, note=f"{chart.note} {selected.note}", marks=marks, own_selection=True)
 
 
 def _with_published(

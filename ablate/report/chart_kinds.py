@@ -41,7 +41,7 @@ class LineChart:
     x_end: float | None = None  # where the axis ends, from 0
     rules: tuple[float, ...] = ()  # x of vertical lines
     dense: bool = False  # a curve: no markers, a band instead of bars
-    whole_run: bool = False  # of all trials, whatever setting was chosen for a cell
+    own_selection: bool = False  # it says by itself how settings were chosen, or shows all of them
     side_by_side: bool = False  # the lines share their x, so that bars would hide one another
     note: str = ""
     marks: tuple[str, ...] = ()  # what print must say too, a line each

@@ -300,7 +300,7 @@ def _pretraining_charts(trials: pd.DataFrame, curves: pd.DataFrame) -> Iterator[
         if lines:
             yield LineChart(
                 slug("pretraining", dataset), f"pre-training on {dataset}", "optimizer step",
-                "loss / first recorded loss", tuple(lines), y_log=True, dense=True, whole_run=True,
+                "loss / first recorded loss", tuple(lines), y_log=True, dense=True, own_selection=True,
                 note="Losses of different methods are different quantities: only their courses can be compared.",
             )  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -125,10 +126,14 @@ def _legend_columns(names: Sequence[str], width_in: float) -> int:
     return min(len(names), max(1, int(width_in / entry_in)))
 
 
-def _set_title(axes: Axes, chart: Chart, width_in: float, *, marks: bool = True) -> None:
+def _set_title(figure: Figure, axes: Axes, chart: Chart, width_in: float, *, marks: bool = True) -> None:
     """Write the title, and under it what the figure says about itself where it has no legend to say it."""
-    lines = (chart.title, *(chart.marks if marks else ()))
-    axes.set_title("\n".join(drawable(line, round(60 * width_in / 3.4)) for line in lines))
+    title = drawable(chart.title, round(60 * width_in / 3.4))
+    if marks and chart.marks:  # above the whole figure: beside long names of rows the axes are narrow
+        said = (line for mark in chart.marks for line in textwrap.wrap(drawable(mark), round(50 * width_in / 3.4)))
+        figure.suptitle("\n".join((title, *said)), fontsize=mpl.rcParams["axes.titlesize"])
+    else:
+        axes.set_title(title)
 
 
 def _draw_lines(chart: LineChart, width_in: float) -> Figure:
@@ -152,7 +157,7 @@ def _draw_lines(chart: LineChart, width_in: float) -> Figure:
         axes.set_xlim(0, chart.x_end)
     axes.set_xlabel(drawable(chart.x_label))
     axes.set_ylabel(drawable(chart.y_label))
-    _set_title(axes, chart, width_in, marks=False)
+    _set_title(figure, axes, chart, width_in, marks=False)
     if not chart.y_log:
         axes.set_ylim(bottom=0, top=chart.percent_end if chart.percent else None)
     marks = "\n".join(drawable(mark) for mark in chart.marks)
@@ -198,7 +203,7 @@ class _Short(ScalarFormatter):
 
 
 def _draw_heat(chart: HeatChart, width_in: float) -> Figure:
-    figure, axes = _figure(width_in, 1.25 + 0.2 * len(chart.rows))
+    figure, axes = _figure(width_in, 1.25 + 0.2 * len(chart.rows) + 0.26 * len(chart.marks))
     axes.grid(False)
     values = np.array(chart.values, np.float64)
     image = axes.imshow(values, cmap="cividis", aspect="auto", vmin=0)
@@ -206,7 +211,7 @@ def _draw_heat(chart: HeatChart, width_in: float) -> Figure:
     every = max(1, math.ceil(len(chart.columns) / (3.5 * width_in)))
     axes.set_xticks(range(0, len(chart.columns), every), [drawable(name) for name in chart.columns[::every]])
     axes.set_xlabel(drawable(chart.x_label))
-    _set_title(axes, chart, width_in)
+    _set_title(figure, axes, chart, width_in)
     bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.8, aspect=30, pad=0.03)
     bar.set_label(drawable(chart.value_label))
     return figure
@@ -214,7 +219,7 @@ def _draw_heat(chart: HeatChart, width_in: float) -> Figure:
 
 def _draw_ranks(chart: RankChart, width_in: float) -> Figure:
     layout = lay_out(chart)
-    figure, axes = _figure(width_in, 1.0 + 0.17 * layout.rows + 0.1 * len(chart.cliques))
+    figure, axes = _figure(width_in, 1.0 + 0.17 * layout.rows + 0.1 * len(chart.cliques) + 0.26 * len(chart.marks))
     axes.set_axis_off()
     span = layout.high - layout.low
     axes.set_xlim(layout.low - 0.55 * span, layout.high + 0.55 * span)
@@ -222,7 +227,7 @@ def _draw_ranks(chart: RankChart, width_in: float) -> Figure:
     _draw_rank_parts(axes, layout)
     for name in layout.names:
         _draw_rank_name(axes, name)
-    _set_title(axes, chart, width_in)
+    _set_title(figure, axes, chart, width_in)
     return figure
 
 

@@ -37,7 +37,7 @@ def time_ticks(values: Sequence[float]) -> tuple[tuple[float, str], ...]:
     inside = [time for time in _TIMES if low / 1.1 <= time <= high * 1.1]
     if len(inside) < 2:
         return tuple((value, time_text(value)) for value, _ in log_ticks(values))
-    return tuple((time, _tick_text(time)) for time in _thinned(inside))
+    return _spaced([(time, _tick_text(time)) for time in _thinned(inside)], low, high)
 
 
 def _tick_text(seconds: float) -> str:
@@ -60,7 +60,12 @@ def log_ticks(values: Sequence[float]) -> tuple[tuple[float, str], ...]:
     if len(found) < 2:  # within less than a factor of two
         found = sorted({low, high}) if high > low * 1.1 else [math.sqrt(low * high)]
         return tuple((value, f"{value:.3g}") for value in found)
-    return tuple((value, f"{value:g}") for value in _thinned(found))
+    return _spaced([(value, f"{value:g}") for value in _thinned(found)], low, high)
+
+
+def _spaced(ticks: Sequence[tuple[float, str]], low: float, high: float) -> tuple[tuple[float, str], ...]:
+    """Return ticks that can be told apart also on a phone, whose letters are wider for its axis than those of print."""
+    return readable(ticks, log=True, letter=1.3 * LETTER, length=1.1 * math.log(high / low))
 
 
 def _thinned(values: Sequence[float]) -> list[float]:
@@ -71,14 +76,24 @@ LETTER = 0.02
 """Width of a letter of a tick's label as a share of the axis, in a column of print."""
 
 
-def readable(ticks: Sequence[tuple[float, str]], *, log: bool) -> tuple[tuple[float, str], ...]:
-    """Return the ticks with labels that do not run into one another: the last one stays, others give way."""
+def readable(
+    ticks: Sequence[tuple[float, str]], *, log: bool, letter: float = LETTER, length: float | None = None
+) -> tuple[tuple[float, str], ...]:
+    """Return the ticks with labels that do not run into one another: the last one stays, others give way.
+
+    Args:
+        ticks: values and labels.
+        log: whether the axis is logarithmic.
+        letter: width of a letter as a share of the axis.
+        length: of the axis in its own scale; default: from the first to the last tick.
+    """
     ordered = sorted(dict(ticks).items(), reverse=True)
     place = {value: math.log(value) if log else value for value, _ in ordered}
-    length = place[ordered[0][0]] - place[ordered[-1][0]] if ordered else 0.0
+    if length is None:
+        length = place[ordered[0][0]] - place[ordered[-1][0]] if ordered else 0.0
     kept = ordered[:1]
     for value, label in ordered[1:]:
         room = (place[kept[-1][0]] - place[value]) / length
-        if room >= LETTER * (1 + (len(label) + len(kept[-1][1])) / 2):
+        if room >= letter * (1 + (len(label) + len(kept[-1][1])) / 2):
             kept.append((value, label))
     return tuple(reversed(kept))

@@ -93,8 +93,10 @@ def write_report(
         check_best_by(best_by)
     target = _Target(run, f"{REPORT}/") if out is None else _Target(Store.open(out), "")
     data = read_run(run)
+    units = sorted({str(unit) for unit in data.trials["unit"].dropna()})
+    unit = units[0] if len(units) == 1 else None
     wanted: dict[str, tuple[Callable[[Analysis], Iterator[Chart]], str]] = {
-        figure.title: (functools.partial(setting_charts, figure=figure), "no initialisation has two points of it")
+        figure.title(unit): (functools.partial(setting_charts, figure=figure), "no initialisation has two points of it")
         for figure in (figure_of(data.trials, text) for text in figures)
     }
     references = read_references(reference, data.trials) if reference is not None else ()
@@ -180,8 +182,8 @@ def _noted(table: Table, analysis: Analysis | None) -> Table:
 
 def _marked(chart: Chart, analysis: Analysis) -> Chart:
     """Return a figure that says how its settings were chosen, if they were, on the page and in print."""
-    whole_run = isinstance(chart, LineChart) and chart.whole_run
-    if analysis.selected is None or not analysis.selected.choices or whole_run or analysis.selected.mark in chart.marks:
+    told = isinstance(chart, LineChart) and chart.own_selection
+    if analysis.selected is None or not analysis.selected.choices or told:
         return chart
     return replace(chart, note=f"{chart.note} {analysis.selected.note}", marks=(analysis.selected.mark, *chart.marks))
 

@@ -106,7 +106,14 @@
       draw(entry.target);
     });
   }, { rootMargin: "300px" });
-  document.querySelectorAll("[data-figure]").forEach((card) => watcher.observe(card));
+  const cards = Array.from(document.querySelectorAll("[data-figure]"));
+  cards.forEach((card) => watcher.observe(card));
+  addEventListener("beforeprint", () => { // paper has all figures, also those that were never scrolled to
+    cards.filter((card) => !drawn.has(card.querySelector(".plot"))).forEach((card) => {
+      watcher.unobserve(card);
+      draw(card);
+    });
+  });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
     drawn.forEach((figure, place) => Plotly.react(place, structuredClone(figure.data), layoutOf(figure), options));
   });
