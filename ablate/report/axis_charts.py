@@ -207,8 +207,12 @@ def _chart(run: RunData, intervals: Intervals, figure: Figure, grouping: Groupin
     parts = _parts(grouping, group, dataset)
     reached = sorted({x for line in lines for x in line.x})
     log = reached[0] > 0 and reached[-1] / reached[0] >= LOG_FROM
-    if not measured and (constants := mean_shapes_along(grouping, group, metric)):
-        lines.append(_mean_shape(constants, metric, lambda column: x_of(column, ()), reached))
+    if constants := mean_shapes_along(grouping, group, metric):
+        if measured:
+            means = {column: metric.scale * fmean(values) for column, values in constants.items()}
+            lines.append(constants_across(means, (reached[0], reached[-1])))
+        else:
+            lines.append(_mean_shape(constants, metric, lambda column: x_of(column, ()), reached))
     return LineChart(
         slug(metric.name, figure.axis.removeprefix("pretrain_"), *(part for part, _ in parts)),
         ", ".join(text for _, text in parts), _axis_label(figure.axis, unit), metric.titled(unit), tuple(lines),
@@ -254,6 +258,14 @@ def _mean_shape(
         value = metric.scale * fmean([fmean(values) for values in constants.values()])
         points = [(x, value) for x in reached]
     return Line(LABEL, MEAN_SHAPE, 1, tuple(x for x, _ in points), tuple(y for _, y in points), mark="rule")
+
+
+def constants_across(constants: Mapping[Key, float], ends: tuple[float, float]) -> Line:
+    """Return what the mean shape reaches at each number of shots as lines across an axis."""
+    x = (*ends, math.nan) * len(constants)
+    y = tuple(value for constant in constants.values() for value in (constant, constant, math.nan))
+    hover = tuple(f"any, {column.label('shots')} shots" for column in constants for _ in range(3))
+    return Line(LABEL, MEAN_SHAPE, 1, x, y, hover=hover, mark="rule")
 
 
 def _about(grouping: Grouping, group: Group) -> tuple[str, str | None]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 
 from ablate.report.analysis import Analysis, Arm, Panel
-from ablate.report.axis_charts import Figure, axis_charts
+from ablate.report.axis_charts import Figure, axis_charts, constants_across
 from ablate.report.chart_kinds import Chart, HeatChart, Line, LineChart, RankChart
 from ablate.report.estimates import numeric_shots
 from ablate.report.grouping import INITIALISATION, Key, field_label, plain, value_label
@@ -236,20 +236,13 @@ def cost_charts(analysis: Analysis) -> Iterator[Chart]:
             reached = [seconds for line in lines for seconds in line.x]
             note = "Each point is a number of shots; pre-training counted in full for each."
             if constants := _constants(analysis, panel):
-                lines.append(_constants_across(constants, min(reached), max(reached)))
+                lines.append(constants_across(constants, (min(reached) / 1.1, max(reached) * 1.1)))
                 note += " The mean shape costs nothing: a line for each number of shots."
             label = "GPU time of one trial" if unit == "gpu_hours" else "time of one trial (no GPU was used)"
             yield LineChart(
                 slug("cost", panel.title), panel.title, label, f"MRE ({panel.unit})", tuple(lines), x_log=True,
                 x_ticks=time_ticks(reached), note=note,
             )  # fmt: skip
-
-
-def _constants_across(constants: Mapping[Key, float], low: float, high: float) -> Line:
-    """Return what the mean shape reaches at each number of shots as lines across an axis."""
-    x = (low / 1.1, high * 1.1, math.nan) * len(constants)
-    y = tuple(value for constant in constants.values() for value in (constant, constant, math.nan))
-    return _mean_shape_line(x, y, [f"any, {column.label('shots')} shots" for column in constants for _ in range(3)])
 
 
 def learning_charts(analysis: Analysis) -> Iterator[Chart]:
