@@ -101,7 +101,8 @@ INSIDE = {
     "report": (
         ("chart_kinds", "grouping", "metrics", "render", "style", "ticks"),
         ("rank_layout",),
-        ("literature", "mean_shapes", "run_data"),
+        ("folds", "literature", "mean_shapes"),
+        ("run_data",),
         ("intervals", "selection"),
         ("pivot",),
         ("analysis",),

@@ -749,8 +749,8 @@ def test_a_column_of_spacings_is_the_scale_and_images_without_a_point_keep_their
     path = tmp_path / "with_spacing.csv"
     table.to_csv(path, index=False)
     refused(
-        f"--mm-per-pixel must be left out where the export has the millimetres per pixel of each image; got 0.1 and the "
-        f"column spacing in {path}; remove one of the two",
+        "--mm-per-pixel must be left out where the export has the millimetres per pixel of each image; got 0.1 and "
+        f"the column spacing in {path}; remove one of the two",
         *("csv", path, tmp_path),
         images=images,
         mm_per_pixel=0.1,

@@ -18,6 +18,7 @@ from ablate.report.mean_shapes import LABEL, average_mean_shapes
 from ablate.report.metrics import MEAN_SHAPE, METRICS, Metric, rate_metric, thresholds_of
 from ablate.report.rankings import rankings
 from ablate.report.render import slug
+from ablate.report.run_data import landmark_labels
 from ablate.report.run_tables import fullest, trial_costs
 from ablate.report.ticks import HOUR, readable, time_text, time_ticks
 
@@ -196,7 +197,7 @@ def landmark_charts(analysis: Analysis) -> Iterator[Chart]:
             yield HeatChart(
                 slug("landmarks", panel.title), f"{panel.title}, {column.label('shots')} shots", "landmark",
                 f"MRE ({panel.unit})", tuple(arm.label for arm in arms),
-                tuple(str(number) for number in range(len(values[0]))), tuple(values),
+                landmark_labels(analysis.run.described, panel.dataset, len(values[0])), tuple(values),
                 f"Mean over seeds.{NO_ROW if _constants(analysis, panel) else ''}",
             )  # fmt: skip
 

@@ -71,6 +71,13 @@ class RunData:
         return int(count) if isinstance(count, int) else None
 
 
+def landmark_labels(described: Mapping[str, Any], dataset: str, count: int) -> tuple[str, ...]:
+    """Return what the landmarks of a data set are called: the names in `run.yaml`, or their numbers."""
+    names = _mapping(_mapping(described.get("data")).get(dataset)).get("landmark_names")
+    known = [one_line(name) for name in names] if isinstance(names, list) else []
+    return tuple(known[number] if number < len(known) else str(number) for number in range(count))
+
+
 def read_trials(store: Store) -> pd.DataFrame:
     """Return the table `trials` of a run, with a row of status `missing` for each planned trial that has none yet.
 

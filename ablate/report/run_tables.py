@@ -13,6 +13,7 @@ from ablate.report.grouping import INITIALISATION, Key, field_label, initialisat
 from ablate.report.metrics import METRICS, Metric, rate_metric, thresholds_of
 from ablate.report.pivot import Pivot, as_tables, pivot, pivot_of
 from ablate.report.render import Cell, Table, slug
+from ablate.report.run_data import landmark_labels
 from ablate.report.ticks import HOUR, time_text
 
 TIED_NOTE = (
@@ -85,6 +86,7 @@ def landmark_tables(analysis: Analysis) -> Iterator[Table]:
         column = fullest(panel)
         shown = panel.column_arms(column)
         records = []
+        labels = landmark_labels(analysis.run.described, panel.dataset, panel.errors.errors_TIK.shape[2])
         curves = {key: analysis.intervals.landmark_curve(arm.sample) for key, arm in panel.arms.items()}
         for arm in panel.arms.values():
             curve = curves[arm.row, arm.column]
@@ -96,6 +98,7 @@ def landmark_tables(analysis: Analysis) -> Iterator[Table]:
                         "initialisation": arm.label,
                         "shots": arm.shots,
                         "landmark": landmark,
+                        "name": labels[landmark],
                         "mre": _number(value),
                         "lower": _number(lower),
                         "upper": _number(upper),
@@ -113,11 +116,12 @@ def landmark_tables(analysis: Analysis) -> Iterator[Table]:
                 else Cell("–", None)
                 for value in values.tolist()
             ]
-            rows.append((Cell(str(landmark), landmark), *cells))
+            rows.append((Cell(labels[landmark], labels[landmark]), *cells))
+        named = labels != tuple(map(str, range(len(labels))))
         yield Table(
             slug("landmarks", panel.title),
-            f"MRE ({panel.unit}) of each landmark (numbered from 0) by initialisation: {panel.title}, "
-            f"{column.label('shots')} shots. Mean over seeds.",
+            f"MRE ({panel.unit}) of each landmark{'' if named else ' (numbered from 0)'} by initialisation: "
+            f"{panel.title}, {column.label('shots')} shots. Mean over seeds.",
             ("landmark", *(arm.label for arm in shown)),
             tuple(rows),
             tuple(records),

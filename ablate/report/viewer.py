@@ -16,6 +16,7 @@ from ablate.report.analysis import Analysis, Panel
 from ablate.report.grouping import INITIALISATION
 from ablate.report.pictures import Shown, Thumbnail, cases, draw_sheet, jpeg_bytes, png_bytes, shown_trials, thumbnails
 from ablate.report.render import slug
+from ablate.report.run_data import landmark_labels
 from ablate.report.style import look_of
 from ablate.stats.samples import FloatArray
 
@@ -135,7 +136,7 @@ def _comparison(panel: Panel, shown: dict[Any, Shown], analysis: Analysis) -> di
         "title": panel.title,
         "dataset": panel.dataset,
         "unit": panel.unit,
-        "landmarks": panel.errors.errors_TIK.shape[2],
+        "landmarks": list(landmark_labels(analysis.run.described, panel.dataset, panel.errors.errors_TIK.shape[2])),
         "rows": [
             {"label": row.label(INITIALISATION), "colour": look_of(str(row.value)).colour} for row in panel.group.rows
         ],

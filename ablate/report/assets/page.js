@@ -192,7 +192,7 @@
     return figure;
   };
   const drawPoints = (drawing, truths, predictions, index, image) => {
-    const count = comparison().landmarks;
+    const count = comparison().landmarks.length;
     const radius = Math.max(image.width, image.height) / 110;
     for (let landmark = 0; landmark < count; landmark += 1) {
       const truth = pointAt(truths, index * count + landmark);
@@ -211,7 +211,8 @@
       if (prediction) {
         const dot = svg("circle", { cx: prediction[0], cy: prediction[1], r: radius * 0.8, fill: "#d55e00" });
         const name = svg("title", {});
-        name.textContent = `landmark ${landmark}`;
+        const label = comparison().landmarks[landmark];
+        name.textContent = label === String(landmark) ? `landmark ${landmark}` : label;
         dot.append(name);
         drawing.append(dot);
       }
