@@ -39,6 +39,9 @@ LONGEST_NAME = 44
 SMALL = 6.5
 """Size of what a figure says about itself, in points."""
 
+LETTERS_ACROSS = 3
+"""Names of a heat map's columns that are longer stand upright."""
+
 LETTER_IN = 0.052
 """Width of a letter of a legend, on average."""
 
@@ -203,13 +206,17 @@ class _Short(ScalarFormatter):
 
 
 def _draw_heat(chart: HeatChart, width_in: float) -> Figure:
-    figure, axes = _figure(width_in, 1.25 + 0.2 * len(chart.rows) + 0.26 * len(chart.marks))
+    columns = [drawable(name, 24) for name in chart.columns]
+    longest = max(map(len, columns))
+    upright = longest > LETTERS_ACROSS
+    below_in = LETTER_IN * longest if upright else 0.0
+    figure, axes = _figure(width_in, 1.25 + 0.2 * len(chart.rows) + 0.26 * len(chart.marks) + below_in)
     axes.grid(False)
     values = np.array(chart.values, np.float64)
     image = axes.imshow(values, cmap="cividis", aspect="auto", vmin=0)
     axes.set_yticks(range(len(chart.rows)), [drawable(name, 34) for name in chart.rows])
-    every = max(1, math.ceil(len(chart.columns) / (3.5 * width_in)))
-    axes.set_xticks(range(0, len(chart.columns), every), [drawable(name) for name in chart.columns[::every]])
+    every = max(1, math.ceil(len(columns) / ((6 if upright else 3.5) * width_in)))
+    axes.set_xticks(range(0, len(columns), every), columns[::every], rotation=90 if upright else 0)
     axes.set_xlabel(drawable(chart.x_label))
     _set_title(figure, axes, chart, width_in)
     bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.8, aspect=30, pad=0.03)
