@@ -171,6 +171,8 @@ def test_grids_lists_every_shipped_search_space(ablate):
         "cephalo-cpu          24 trials  DDPM, MoCo v3, SimCLR v2 and scratch on one small U-Net with "
         "real cephalograms "
         "at 64 x 64\n"
+        "cephalo-imagenet     12 trials  ImageNet weights against scratch on EfficientNet-Lite0 with real cephalograms "
+        "at 64 x 64\n"
         "cross-domain        144 trials  Pre-training on one data set and fine-tuning on another, DDPM and MoCo v3\n"
         "demo                 24 trials  Four initialisations on generated 32 x 32 radiographs, few shots and many\n"
         "label-efficiency    200 trials  Error against the number of annotated cephalograms for every family of "
@@ -513,7 +515,7 @@ def test_a_run_that_is_none_is_refused(ablate, tmp_path, command):
 def test_an_unknown_grid_or_override_is_refused(ablate, tmp_path):
     assert_refused(
         ablate("plan", "--grid", "papr"),
-        "--grid must be one of cephalo-cpu, cross-domain, demo, label-efficiency, matched, paper, "
+        "--grid must be one of cephalo-cpu, cephalo-imagenet, cross-domain, demo, label-efficiency, matched, paper, "
         "timesteps or the path "
         "of a search-space file; got 'papr' (did you mean 'paper'?)",
     )
