@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from ablate import tables
 from ablate.datasets import absolute_data_folder
 from ablate.running.driver import Options, RunResult, run_grid
-from ablate.space import Grid, Plan, find_grid, plan_of
+from ablate.running.plan_words import checking_line
+from ablate.space import Grid, Plan, plan_of
 from ablate.space import load_grid as _load_grid
-from ablate.store.run_file import open_run
+from ablate.store.run_file import find_search_space, open_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,13 +112,13 @@ def load_grid(name: str | Path, overrides: Sequence[str] = ()) -> Grid:
     """Return a shipped search space by name, or one from a file, expanded.
 
     Args:
-        name: `demo`, `paper`, ..., or the path of a search-space file.
+        name: `demo`, `paper`, ..., or the path of a search-space file, or of a run's `run.yaml`.
         overrides: texts such as `finetune.epochs=20`, which take the place of fields of `base`.
 
     Raises:
         InputError: there is no such search space, or it cannot be run.
     """
-    return _load_grid(find_grid(str(name)), overrides)
+    return _load_grid(find_search_space(str(name)), overrides)
 
 
 def plan(grid: Grid) -> Plan:
@@ -141,7 +142,9 @@ def run(grid: Grid, out: str | Path | None = None, data: str | Path | None = Non
 
     folder = absolute_data_folder(data)
     settings = Options(out=str(out or f"runs/{grid.name}"), data_dir=folder, **options)
-    return run_grid(grid, settings, Console(highlight=False))
+    console = Console(highlight=False)
+    console.print(checking_line(grid), soft_wrap=True)
+    return run_grid(grid, settings, console)
 
 
 def read_results(run: str | Path) -> Results:

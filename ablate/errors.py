@@ -11,6 +11,10 @@ class InputError(Exception):
 
 
 def nearest(value: object, choices: Iterable[str], *, cutoff: float = 0.55) -> str:
-    """Return ` (did you mean 'x'?)` for the closest of `choices`, if it is as alike as `cutoff`, or an empty string."""
-    close = difflib.get_close_matches(str(value), list(choices), n=1, cutoff=cutoff)
+    """Return ` (did you mean 'x'?)` for the closest of `choices`, if it is as alike as `cutoff`; else an empty string.
+
+    Where `value` is one of the choices there is nothing to say.
+    """
+    names = list(choices)
+    close = [] if str(value) in names else difflib.get_close_matches(str(value), names, n=1, cutoff=cutoff)
     return f" (did you mean '{close[0]}'?)" if close else ""

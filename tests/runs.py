@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from rich.console import Console
 from tiny import tiny_fields
 
 from ablate import tables
-from ablate.running.driver import Options, closing_lines, run_grid
+from ablate.running.driver import Options, check_run, closing_lines, run_grid
 from ablate.space import Grid
 from ablate.stage.settings import Settings
 from ablate.stage.task import data_in
@@ -34,6 +35,13 @@ def run(out, trials, **options):
         Grid("tiny", "", tuple(trials), {}), Options(out=str(out), **options), Console(file=screen, width=500)
     )
     return result, screen.getvalue() + "\n".join(closing_lines(Store.open(str(out)), result))
+
+
+def check(out, trials, name="tiny", **options):
+    """Check a run of trials as `--dry-run` does; return all that was printed."""
+    screen = io.StringIO()
+    check_run(Grid(name, "", tuple(trials), {}), Options(out=str(out), **options), Console(file=screen, width=500))
+    return screen.getvalue()
 
 
 def undisturbed(out, trials):
@@ -103,6 +111,24 @@ def driver(grid, out, *options, **environment):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         process.stdout.close()
+
+
+def on_terminal(arguments, *, answer, columns=80):
+    """Run `ablate` on a terminal of its own and answer its question; return the exit code and all that was shown."""
+    process, terminal = pty.fork()
+    if process == 0:
+        os.execve(sys.executable, [*CLI, *map(str, arguments)], {**os.environ, "TERM": "dumb", "COLUMNS": str(columns)})
+    seen, answered = "", False
+    while True:
+        try:
+            seen += os.read(terminal, 65536).decode(errors="replace")
+        except OSError:  # the program has ended
+            break
+        if not answered and "[y/N]" in seen:
+            answered = True
+            os.write(terminal, f"{answer}\n".encode())
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), seen.replace("\r\n", "\n")
 
 
 def wait_until(condition, seconds=120, every=0.05):

@@ -116,7 +116,8 @@ INSIDE = {
         ("write",),
     ),
     "running": (
-        ("checks", "events", "inspection", "options", "plan_words", "resources", "sessions", "spot"),
+        ("checks", "events", "naming", "options", "picture", "resources", "sessions", "spot"),
+        ("inspection", "joining", "plan_words", "remaining"),
         ("display", "recorder"),
         ("supervision", "ray_tune"),
         ("driver", "single", "watching"),
@@ -127,7 +128,8 @@ INSIDE = {
         ("stages",),
     ),
     "cli": (
-        ("interrupts", "shared"),
+        ("completion", "interrupts"),
+        ("shared",),
         ("data", "looking", "planning", "running"),
         ("clusters",),
         ("app",),

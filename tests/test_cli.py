@@ -14,14 +14,17 @@ import numpy as np
 import pytest
 import typer
 import yaml
+from fake_run import specs, write_fake_run
 from PIL import Image
 from tiny import tiny_fields, tiny_trial
 
 from ablate import __version__, tables
 from ablate.cli.app import app
+from ablate.running.driver import RunResult
 from ablate.running.options import Options
-from ablate.space import Source, load_grid
+from ablate.space import Source, TrialSpec, load_grid
 from ablate.store import Store
+from ablate.store.lock import RunLock
 
 
 def write_grid(path, **changes):
@@ -46,7 +49,13 @@ def plan_of_one(grid):
         "  pre-trainings  1 for 1 trial: sharing saves 0 pre-trainings, 0 of 6 optimizer steps\n"
         f"    {trial.pretrain_key}  DDPM T=500, 6 steps on {trial.dataset}, unet, 1 trial\n"
         "  axes\n"
+        f"{checking(1)}"
     )
+
+
+def checking(trials):
+    """Return the line that `ablate run` prints after the plan, before it imports what takes seconds."""
+    return f"checking {trials} trial{'s' * (trials > 1)}: data sets, networks, weights\n"
 
 
 def write_dataset(folder, *, images=6, points="3,4,5,6"):
@@ -80,10 +89,13 @@ def without_rates(text):
 
 def trained(spec, run, phases=("finetune  1/1",)):
     """Return what `ablate trial` prints of a trial that it has run, with `without_rates`."""
-    from ablate.space.words import trial_words
+    from ablate.running.naming import Names
 
     (row,) = tables.read_table(Store.open(run), "trials").to_pylist()
-    lines = [f"trial {spec.trial_id}: {trial_words(spec)}", *(f"{phase}  loss N  N images/s" for phase in phases)]
+    lines = [
+        f"trial {spec.trial_id}: {Names([spec]).trial(spec)}",
+        *(f"{phase}  loss N  N images/s" for phase in phases),
+    ]
     found = f"MRE {row['mre']:.3f} {row['unit']}, median {row['mre_median']:.3f} {row['unit']}"
     return "\n".join([*lines, f"{found}, best epoch {row['best_epoch']}"]) + "\n"
 
@@ -209,9 +221,8 @@ def test_plan_counts_what_sharing_saves(ablate):
     )
 
 
-def test_dry_run_prints_the_plan_and_writes_nothing(ablate, tmp_path):
-    outcome = ablate("run", "--grid", "demo", "--dry-run", "--out", tmp_path / "run")
-    assert outcome == ablate("plan", "--grid", "demo")
+def test_dry_run_prints_the_plan_checks_and_leaves_nothing(ablate, tmp_path):
+    outcome = ablate("run", "--grid", "demo", "--dry-run", "--out", tmp_path / "new" / "run")
     assert outcome == (
         0,
         "demo: Four initialisations on generated 32 x 32 radiographs, few shots and many\n"
@@ -223,10 +234,96 @@ def test_dry_run_prints_the_plan_and_writes_nothing(ablate, tmp_path):
         "  axes\n"
         "    shots                    4, 12, 32\n"
         "    seed                     0, 1\n"
-        "    pretrain_method          DDPM, SimCLR, MoCo v3, scratch\n",
+        "    pretrain_method          DDPM, SimCLR, MoCo v3, scratch\n"
+        f"{checking(24)}"
+        "preparing synthetic at 32 x 32 pixels\n"
+        "starting Ray on this machine\n"
+        "checked: 24 trials to run, 0 done before; nothing was started\n",
         "",
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_first_words_of_a_run_come_before_what_takes_long_to_import(tmp_path):
+    grid = write_grid(tmp_path / "grid.yaml")
+    code = "import sys; sys.modules['ablate.running.driver'] = None; from ablate.cli import main; main()"
+    command = [sys.executable, "-c", code, "run", "--grid", grid, "--out", tmp_path / "run"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stdout == plan_of_one(grid)
+
+
+def test_the_status_of_a_run_has_its_data_sets_and_every_trial_with_its_id(ablate, tmp_path):
+    trials = specs(datasets=("cephalo", "hand"), methods=("ddpm", "scratch"), shots=(5,), seeds=(0, 1))
+    store = write_fake_run(tmp_path / "run", trials, failed=[1], missing=[2, 7], pictures=False, curves=False)
+    errors = {row["trial_id"]: row["mre"] for row in tables.read_table(store, "trials").to_pylist()}
+    words = [
+        f"{method}, {dataset}, seed {seed}"
+        for dataset in ("cephalo", "hand")
+        for method in ("DDPM", "scratch")
+        for seed in (0, 1)
+    ]
+    states = ["finished", "failed", "open", "finished", "finished", "finished", "finished", "open"]
+    listed = [
+        f"  {state:<11} {trial.trial_id}  "
+        + (f"MRE {errors[trial.trial_id]:.2f} mm " if state == "finished" else " " * 12)
+        + f"  {name}"
+        for trial, state, name in zip(trials, states, words, strict=True)
+    ]
+    code, out, err = ablate("status", tmp_path / "run")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[:12] == [
+        f"{tmp_path / 'run'}: no driver is at work",
+        "data sets      cephalo: 50 training, 10 validation, 12 test images, 5 landmarks, errors in mm",
+        "               hand: 50 training, 10 validation, 12 test images, 5 landmarks, errors in mm",
+        "trials         8: 5 finished, 1 failed, 2 open",
+        *listed,
+    ]
+
+
+def test_many_trials_are_listed_on_request_only(ablate, tmp_path):
+    trials = specs(methods=("scratch",), shots=(5,), seeds=range(45))
+    write_fake_run(tmp_path / "run", trials, missing=range(45), pictures=False, curves=False)
+    ids = [trial.trial_id for trial in trials]
+    _, some, _ = ablate("status", tmp_path / "run")
+    assert [line.split()[1] for line in some.splitlines() if line.startswith("  open")] == ids[:40]
+    assert "  and 5 trials more: --trials lists them\n" in some
+    _, every, _ = ablate("status", tmp_path / "run", "--trials")
+    assert [line.split()[1] for line in every.splitlines() if line.startswith("  open")] == ids
+
+
+@pytest.mark.parametrize(
+    ("missing", "failed", "table"),
+    [
+        (range(1, 6), [], True),
+        (range(6), [], False),
+        (range(1, 6), [0], False),
+    ],
+    ids=["one", "none", "failed"],
+)
+def test_after_an_early_end_the_table_holds_what_has_finished(ablate, tmp_path, monkeypatch, missing, failed, table):
+    fields = [{**tiny_fields(method), "shots": 3, "seed": seed} for seed in (0, 1, 2) for method in ("scratch", "ddpm")]
+    trials = [TrialSpec.model_validate(each) for each in fields]
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(yaml.safe_dump({"name": "tiny", "blocks": [{"grid": each} for each in fields]}))
+    store = write_fake_run(tmp_path / "run", trials, missing=missing, failed=failed, pictures=False, curves=False)
+    result = RunResult(130, 6 - len(missing) - len(failed), len(failed), len(missing))
+    monkeypatch.setattr("ablate.running.driver.run_grid", lambda *arguments: result)
+    code, out, _ = ablate("run", "--grid", grid, "--out", tmp_path / "run")
+    assert code == 130
+    _, _, after = out.partition(checking(6))
+    assert "–" not in after
+    assert "missing" not in after
+    shown, _, _ = after.partition(f"{result.finished} trials finished, {result.failed} failed, {result.missing} open\n")
+    if not table:
+        assert shown == "\n"
+        return
+    (row,) = tables.read_table(store, "trials").to_pylist()
+    caption, _, header, line, *rest = shown.strip().splitlines()
+    assert caption.startswith("MRE (mm) by initialisation and shots")
+    assert header.split() == ["initialisation", "3"]
+    assert line.split() == ["scratch", f"{row['mre']:.2f}"]
+    assert rest == []
 
 
 # --- one trial, and what is read from it
@@ -316,6 +413,9 @@ def test_a_trial_of_a_run_on_an_object_store_is_found_by_its_id(ablate, tmp_path
 
 # --- what it refuses
 
+BOTH = pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["run", "dry-run"])
+"""What `ablate run` refuses, `--dry-run` refuses too, in the same words."""
+
 
 DDPM_FIELDS = (
     "accumulate, batch_size, beta_schedule, clip, dataset, ema, images, loss, lr, method, seed, steps, timesteps, "
@@ -378,9 +478,10 @@ def test_a_search_space_that_cannot_be_expanded_is_refused(ablate, tmp_path, cha
         ),
     ],
 )
-def test_a_search_space_that_cannot_run_is_refused(ablate, tmp_path, changes, message):
+@BOTH
+def test_a_search_space_that_cannot_run_is_refused(ablate, tmp_path, changes, message, dry):
     grid = write_grid(tmp_path / "grid.yaml", **changes)
-    outcome = ablate("run", "--grid", grid, "--data", tmp_path / "data", "--out", tmp_path / "run")
+    outcome = ablate("run", "--grid", grid, "--data", tmp_path / "data", "--out", tmp_path / "run", *dry)
     assert_refused(outcome, message.replace("DATA", str(tmp_path / "data")), out=plan_of_one(grid))
     assert not list((tmp_path / "run").glob("tables/*"))
 
@@ -404,7 +505,8 @@ def test_imagenet_without_network_and_file_is_refused_with_the_cure(tmp_path):
         check=False,
     )
     message, reason = re.subn(r"(?<=downloaded \().*(?=\); give pretrain.weights)", "REASON", done.stderr)
-    assert (done.returncode, done.stdout) == (2, "x\n  trials         1\n  pre-trainings  none\n  axes\n")
+    plan = "x\n  trials         1\n  pre-trainings  none\n  axes\n"
+    assert (done.returncode, done.stdout) == (2, plan + checking(1))
     assert (message, reason) == (
         "ablate: pretrain.method imagenet: the ImageNet weights of resnet18 (smp-hub/resnet18.imagenet) are neither in "
         f"the cache {cache} nor can they be downloaded (REASON); give pretrain.weights: FILE with the "
@@ -467,11 +569,13 @@ def damage_empty(folder):
 @pytest.mark.parametrize(
     "damage", [damage_missing, damage_corrupt, damage_truncated, damage_too_few_points, damage_empty]
 )
-def test_damaged_data_is_refused_before_training(ablate, tmp_path, damage):
+@BOTH
+def test_damaged_data_is_refused_before_training(ablate, tmp_path, damage, dry):
     message = damage(write_dataset(tmp_path / "data" / "mine"))
     grid = write_grid(tmp_path / "grid.yaml", dataset="mine", shots=2)
-    outcome = ablate("run", "--grid", grid, "--data", tmp_path / "data", "--out", tmp_path / "run")
-    assert_refused(outcome, message, out=plan_of_one(grid))
+    outcome = ablate("run", "--grid", grid, "--data", tmp_path / "data", "--out", tmp_path / "run", *dry)
+    decoded = "preparing mine at 16 x 16 pixels\n" if damage is damage_truncated else ""  # nothing else shows it
+    assert_refused(outcome, message, out=plan_of_one(grid) + decoded)
     assert not list((tmp_path / "run").glob("tables/*"))
 
 
@@ -487,22 +591,27 @@ def test_damaged_data_is_refused_before_training(ablate, tmp_path, damage):
         ("ftp://host/run", "--out must be a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX; got 'ftp://host/run'"),
     ],
 )
-def test_an_out_that_cannot_be_written_is_refused(ablate, tmp_path, out, message):
+@BOTH
+def test_an_out_that_cannot_be_written_is_refused(ablate, tmp_path, out, message, dry):
     (tmp_path / "file").write_text("")
     grid = write_grid(tmp_path / "grid.yaml")
     out, message = (text.replace("FOLDER", str(tmp_path)) for text in (out, message))
-    assert_refused(ablate("run", "--grid", grid, "--out", out), message, out=plan_of_one(grid))
+    assert_refused(ablate("run", "--grid", grid, "--out", out, *dry), message, out=plan_of_one(grid))
 
 
-def test_a_gpu_that_is_not_there_is_refused(ablate, tmp_path):
+PREPARING = "preparing synthetic at 16 x 16 pixels\n"
+
+
+@BOTH
+def test_a_gpu_that_is_not_there_is_refused(ablate, tmp_path, dry):
     grid = write_grid(tmp_path / "grid.yaml")
-    code, out, err = ablate("run", "--grid", grid, "--out", tmp_path / "run", "--gpus-per-pretrain", "64")
+    code, out, err = ablate("run", "--grid", grid, "--out", tmp_path / "run", "--gpus-per-pretrain", "64", *dry)
     assert_refused(
         (code, out, re.sub(r"present \([^)]*\)", "present (HERE)", err)),
         "--gpus-per-pretrain must be at most 0: a stage runs on one node, and no node of this machine "
         "has 64 GPUs and 1 "
         "CPU: present (HERE); got 64; leave it out to compute on the CPU where there is no GPU",
-        out=plan_of_one(grid),
+        out=plan_of_one(grid) + PREPARING + "starting Ray on this machine\n",
     )
 
 
@@ -624,13 +733,27 @@ def test_a_folder_that_is_no_run_is_left_alone(ablate, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine"]
 
 
-def test_a_cluster_that_does_not_answer_is_refused(ablate, tmp_path):
+@BOTH
+def test_a_cluster_that_does_not_answer_is_refused(ablate, tmp_path, dry):
     grid = write_grid(tmp_path / "grid.yaml")
     assert_refused(
-        ablate("run", "--grid", grid, "--out", tmp_path / "run", "--address", "127.0.0.1:1"),
+        ablate("run", "--grid", grid, "--out", tmp_path / "run", "--address", "127.0.0.1:1", *dry),
         "--address 127.0.0.1:1: no Ray cluster answers there ([Errno 111] Connection refused); start "
         "one with 'ray start "
         "--head', or leave --address out to run on this machine",
+        out=plan_of_one(grid) + PREPARING + "connecting to the Ray cluster at 127.0.0.1:1\n",
+    )
+
+
+def test_a_cluster_that_is_yet_to_come_is_left_out_of_a_dry_run(ablate, tmp_path):
+    grid = write_grid(tmp_path / "grid.yaml")
+    later = ("run", "--grid", grid, "--out", tmp_path / "run", "--address", "later", "--gpus-per-pretrain", "64")
+    checked = "checked: 1 trial to run, 0 done before; nothing was started\n"
+    with RunLock(Store.open(tmp_path / "run")):  # who is at work now says nothing about later
+        assert ablate(*later, "--dry-run") == (0, plan_of_one(grid) + PREPARING + checked, "")
+    assert_refused(
+        ablate(*later),
+        "--address later must go with --dry-run; give the address of a running Ray cluster",
         out=plan_of_one(grid),
     )
 
@@ -715,7 +838,7 @@ def test_a_bucket_that_is_not_there_and_missing_credentials_are_refused(
     def refused(address, problem):
         chosen = places | {option: address}
         code, out, err = ablate("run", "--grid", grid, *[word for pair in chosen.items() for word in pair])
-        plan = "tiny\n  trials         1\n  pre-trainings  none\n  axes\n"
+        plan = f"tiny\n  trials         1\n  pre-trainings  none\n  axes\n{checking(1)}"
         use = {"--out": "store", "--data": "folder of data"}[option]
         message, problems = re.subn(rf"(?<=as a {use}: ).*(?=; check)", "PROBLEM", err)
         assert (code, out, message, problems) == (

@@ -18,6 +18,7 @@ import yaml
 from runs import (
     CLI,
     attempts,
+    check,
     content,
     run,
     spans,
@@ -119,6 +120,12 @@ def test_a_run_gives_the_tables_of_its_trials_run_one_by_one(first):
     assert unreadable_parts(first.store) == {}
 
 
+def test_a_run_says_what_it_does_from_the_start_and_the_error_of_each_trial_when_it_ends(first):
+    assert first.text.startswith("preparing synthetic at 16 x 16 pixels\nstarting Ray on this machine\n")
+    for row in tables.read_table(first.store, "trials", filters=[("status", "==", "finished")]).to_pylist():
+        assert f"\nfinished    {row['trial_id']}  MRE {row['mre']:.2f} mm " in first.text
+
+
 def test_one_pretraining_serves_every_trial_that_needs_it(first):
     assert spans(attempts(first.store, pretrain_key=DDPM_KEY)) == [(0, 10)]
     assert spans(attempts(first.store, pretrain_key=SIMCLR_KEY)) == [(0, 10)]
@@ -178,7 +185,7 @@ def test_more_steps_continue_the_kept_state(grown):
 def test_an_altered_snapshot_is_made_anew_with_a_warning(grown):
     outcomes = [row["outcome"] for row in attempts(grown.store, "finetune", trial_id=NEEDS_DAMAGED.trial_id)]
     assert outcomes == ["lost", "finished"]
-    assert "lost        finetune" in grown.text
+    assert f"lost        {NEEDS_DAMAGED.trial_id}  finetune" in grown.text
     assert "expected SHA-256" in grown.text
     assert "damaged" in grown.store.read(f"trials/{NEEDS_DAMAGED.trial_id}/log.txt").decode()
     assert spans(attempts(grown.store, pretrain_key=SIMCLR_KEY)) == [(0, 10)]  # from the kept state
@@ -278,19 +285,26 @@ def test_a_driver_that_lost_its_lock_stops_and_writes_nothing_more(folder, tmp_p
 def test_other_data_than_before_is_refused(first, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(first.store.address, out)
-    content = yaml.safe_load((out / "run.yaml").read_text())
-    content["data"]["synthetic"]["fingerprint"] = "0" * 12
-    (out / "run.yaml").write_text(yaml.safe_dump(content))
-    with pytest.raises(InputError, match=r"another version of data set synthetic \(fingerprint 000000000000, now"):
-        run(out, FIRST)
+    described = yaml.safe_load((out / "run.yaml").read_text())
+    described["data"]["synthetic"]["fingerprint"] = "0" * 12
+    (out / "run.yaml").write_text(yaml.safe_dump(described))
+    before = content(out)
+    for start in (run, check):
+        with pytest.raises(InputError, match=r"another version of data set synthetic \(fingerprint 000000000000, now"):
+            start(out, FIRST)
+    assert content(out) == before
 
 
-def test_a_second_driver_is_refused_with_the_first_ones_host_pid_and_start(tmp_path):
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["run", "dry-run"])
+def test_a_second_driver_is_refused_with_the_first_ones_host_pid_and_start(tmp_path, dry):
     grid, _ = write_grid(tmp_path / "grid.yaml", [{"shots": 2}], "scratch")
     store = Store.open(tmp_path / "run")
     with RunLock(store) as lock:
         done = subprocess.run(
-            [*CLI, "run", "--grid", str(grid), "--out", store.address], capture_output=True, text=True, check=False
+            [*CLI, "run", "--grid", str(grid), "--out", store.address, *dry],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         owner = lock.owner()
     assert done.returncode == 2

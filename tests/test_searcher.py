@@ -2,6 +2,7 @@
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ray.tune.utils import flatten_dict
 
 from ablate.running.events import Watcher, Watchers
 from ablate.running.ray_tune.demand import Nodes
@@ -32,6 +33,7 @@ class Kept(Watcher):
 
     def __init__(self):
         self.live, self.ends, self.released_trials, self.with_place = [], [], [], []
+        self.metrics = []
 
     def started(self, stage):
         assert stage not in self.live, f"{stage} runs twice at a time"
@@ -43,9 +45,11 @@ class Kept(Watcher):
 
     def progressed(self, stage, progress):
         assert stage in self.live
+        self.metrics.append(progress["metrics"])
 
-    def ended(self, stage, outcome, error, trouble):
+    def ended(self, stage, outcome, error, trouble, metrics=None):
         self.live.remove(stage)
+        self.metrics.append(metrics)
         self.ends.append((stage, outcome, error))
 
     def released(self, trial_id, reason):
@@ -68,7 +72,7 @@ class Tune:
         return config
 
     def report(self, name, **result):
-        self.searcher.on_trial_result(name, result)
+        self.searcher.on_trial_result(name, flatten_dict(result))
 
     def progress(self, name, saved):
         phase = "pretrain" if self.configs[name]["kind"] == "pretrain" else "finetune"
@@ -179,6 +183,14 @@ def test_no_order_of_reports_breaks_the_searcher_and_every_trial_ends_once(data)
 def drive(max_failures):
     policy, watcher = Policy(plan_of([TRIALS[0]]), COSTS), Kept()
     return policy, watcher, Tune(searcher_for(policy, watcher, max_failures=max_failures))
+
+
+def test_what_a_stage_measures_reaches_the_watcher_though_tune_flattens_it():
+    _, watcher, tune = drive(max_failures=0)
+    name = tune.suggest()
+    tune.report(name, phase="finetune", step=1, total=2, metrics={"loss": 0.5}, rate=3.0, published=None)
+    tune.report(name, outcome="finished", metrics={"mre": 2.25, "val_mre": 3.0}, published=None)
+    assert watcher.metrics == [{"loss": 0.5}, {"mre": 2.25, "val_mre": 3.0}]
 
 
 def test_losses_count_only_in_a_row_and_without_progress():

@@ -13,7 +13,7 @@ from runs import CLI, attempts, driver, status_of, undisturbed, wait_until, writ
 from same_tables import compare
 from tiny import tiny_trial
 
-from ablate.running.display import Picture, Row
+from ablate.running.picture import Picture, Row
 from ablate.running.supervision import read_picture
 from ablate.store import Store
 from ablate.store.lock import RunLock
@@ -113,11 +113,11 @@ def read_until(terminal, text, seconds):
 
 
 def test_a_picture_survives_the_store():
-    row = Row("pretrain DDPM", 3, 10, ["pretrain", "3/10", "loss 1.5", "", "0:00:04 left"])
+    row = Row("pretrain DDPM", 3, 10, loss=1.5, left_s=4.0)
     picture = Picture([row], 1, 2, "1/2 trials finished", "the store has not answered", 12.5)
     assert Picture.from_bytes(picture.to_bytes()) == picture
     assert picture.lines() == [
         "1/2 trials finished",
         "the store has not answered",
-        "  pretrain DDPM: pretrain, 3/10, loss 1.5, 0:00:04 left",
+        "  pretrain DDPM: 3/10, loss 1.5, 0:00:04 left",
     ]

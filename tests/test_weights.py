@@ -19,9 +19,9 @@ from ablate.network.starting import check_start, load_start
 from ablate.network.weights import read_file
 from ablate.report.grouping import INITIALISATION, filter_trials, group_trials
 from ablate.running.checks import check_trials
+from ablate.running.naming import Names
 from ablate.space import NetworkSpec, TrialSpec, WeightsSpec, load_trial, method_label
 from ablate.space.files import Source
-from ablate.space.words import trial_words
 from ablate.stage.settings import Settings
 from ablate.stage.task import data_in
 from ablate.stage.trial import run_trial
@@ -318,7 +318,7 @@ def test_name_and_content_are_the_identity_and_the_path_is_not(tmp_path: Path) -
     assert ids[0] == ids[1]
     assert len(set(ids)) == 3
     assert trials[0].pretraining is None
-    assert trial_words(trials[2]).endswith(", B")
+    assert Names([trials[0], trials[2]]).trial(trials[2]) == "B"
 
 
 def test_two_names_are_two_rows_and_a_name_of_a_method_is_told_apart(tmp_path: Path) -> None:

@@ -7,10 +7,23 @@ from typing import Annotated
 
 import typer
 
+from ablate.cli import completion
 from ablate.cli.interrupts import raise_again
 from ablate.cli.shared import DataOption, data_folder_of
 
+NameArgument = Annotated[
+    str,
+    typer.Argument(
+        autocompletion=completion.datasets,
+        help="chest, cephalo, hand, synthetic, or the name of a folder with dataset.yaml in --data",
+    ),
+]
+
 FORMATS = """\b
+Example:
+  ablate data import labelme annotations/ --images images/ --out mydata
+
+\b
 Formats, and which place of the top-left pixel they count from:
   coco         COCO keypoints, one JSON file; corner
   labelme      a folder with a JSON file for each image; corner
@@ -25,7 +38,14 @@ count from the corner. With --normalised every format counts from the corner."""
 
 
 def data_import(
-    format_name: Annotated[str, typer.Argument(metavar="FORMAT", help="the annotation tool, see below")],
+    format_name: Annotated[
+        str,
+        typer.Argument(
+            metavar="FORMAT",
+            autocompletion=completion.choices("coco", "labelme", "cvat", "labelstudio", "slicer", "csv"),
+            help="coco, labelme, cvat, labelstudio, slicer or csv, see below",
+        ),
+    ],
     source: Annotated[Path, typer.Argument(help="the export: a file, or the folder of a file for each image")],
     out: Annotated[str, typer.Option("--out", help="name of the new data set")],
     data: DataOption = None,
@@ -82,7 +102,7 @@ def data_import(
     print(import_dataset(format_name, source, out=out, data_dir=data, options=options).text())
 
 
-def data_check(name: Annotated[str, typer.Argument(help="a data set's name")], data: DataOption = None) -> None:
+def data_check(name: NameArgument, data: DataOption = None) -> None:
     """Report counts, splits, unreadable files, stray landmarks, and radiographs that occur in two splits."""
     from ablate.datasets import check_dataset
 
@@ -92,7 +112,7 @@ def data_check(name: Annotated[str, typer.Argument(help="a data set's name")], d
 
 
 def data_preview(
-    name: Annotated[str, typer.Argument(help="a data set's name")],
+    name: NameArgument,
     data: DataOption = None,
     out: Annotated[Path | None, typer.Option("--out", help="PNG file; default NAME.png")] = None,
 ) -> None:
@@ -106,7 +126,7 @@ def data_preview(
 
 
 def data_prepare(
-    name: Annotated[str, typer.Argument(help="a data set's name")],
+    name: NameArgument,
     data: DataOption = None,
     image_size: Annotated[list[int] | None, typer.Option(min=16, help="network input sizes; default 256")] = None,
 ) -> None:

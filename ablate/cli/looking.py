@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ablate.cli import completion
 from ablate.cli.interrupts import raise_again
 from ablate.cli.shared import DataOption, RunArgument, console_of_stdout, store_of
 
@@ -29,8 +30,9 @@ def status(
     watch: Annotated[
         bool, typer.Option("--watch", help="first show the live display of a run, wherever it goes on, until it ends")
     ] = False,
+    trials: Annotated[bool, typer.Option("--trials", help="list every trial, however many there are")] = False,
 ) -> None:
-    """Print how far a run is: trials, pre-trainings, attempts, and who is at work on it."""
+    """Print how far a run is: data sets, trials with ids, pre-trainings, attempts, and who is at work on it."""
     from ablate.running.inspection import status_lines
 
     store = store_of(run_)
@@ -39,7 +41,7 @@ def status(
 
         raise_again()
         watch_run(store, console_of_stdout())
-    print("\n".join(status_lines(store)))
+    print("\n".join(status_lines(store, every_trial=trials)))
 
 
 def stop(
@@ -76,13 +78,26 @@ def doctor(
 
 def results(
     run_: RunArgument,
-    metric: Annotated[str, typer.Option(help="a numeric column of `trials`, or sdr@2.5, paper_sdr@2.5")] = "mre",
+    metric: Annotated[
+        str,
+        typer.Option(
+            autocompletion=completion.metrics,
+            help=f"{', '.join(completion.METRICS)}, sdr@2.5, paper_sdr@2.5, or another numeric column of `trials`",
+        ),
+    ] = "mre",
     rows: Annotated[str, typer.Option(help="field down the table")] = "pretrain_method",
     columns: Annotated[str, typer.Option(help="field across the table")] = "shots",
     filter_: FilterOption = None,
     best_by: BestByOption = None,
     reference: ReferenceOption = None,
-    format_: Annotated[str, typer.Option("--format", help="plain, github, latex or csv")] = "plain",
+    format_: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            autocompletion=completion.choices("plain", "github", "latex", "csv"),
+            help="plain, github, latex or csv",
+        ),
+    ] = "plain",
 ) -> None:
     """Print a metric over two fields: mean and standard deviation over the seeds."""
     from ablate.report.literature import read_references
@@ -98,7 +113,12 @@ def results(
 
 
 def report(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN [OTHER_RUN]", help="one run, or two to lay side by side")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN [OTHER_RUN]", autocompletion=completion.runs, help="one run, or two to lay side by side"
+        ),
+    ],
     out: Annotated[
         str | None, typer.Option("--out", help="where to write; default RUN/report, for two runs nothing is written")
     ] = None,
@@ -140,7 +160,9 @@ def report(
 
 def predict(
     run_: RunArgument,
-    trial_id: Annotated[str, typer.Argument(help="a finished trial, run with --keep-weights")],
+    trial_id: Annotated[
+        str, typer.Argument(autocompletion=completion.kept_ids, help="a finished trial, run with --keep-weights")
+    ],
     images: Annotated[Path, typer.Argument(help="folder of images, or one image")],
     out: Annotated[Path, typer.Option("--out", help="folder for predictions.csv and the overlays")] = Path(
         "predictions"

@@ -6,11 +6,24 @@ from typing import Annotated
 
 import typer
 
+from ablate.cli import completion
 from ablate.cli.interrupts import raise_again
-from ablate.cli.shared import DataOption, GridOption, SetOption, console_of_stdout, data_folder_of, grid_of
+from ablate.cli.shared import (
+    GRID_HELP,
+    DataOption,
+    GridOption,
+    SetOption,
+    console_of_stdout,
+    data_folder_of,
+    grid_of,
+)
 from ablate.running.options import Options
 
-EXIT_CODES = """\b
+RUN_NOTES = """\b
+Example:
+  ablate run --grid demo --out runs/demo --set finetune.epochs=20
+
+\b
 Exit codes:
   0         done
   1         some trials failed, or the store is full or refuses files
@@ -31,7 +44,9 @@ def run(
         typer.Option("--out", help="folder, s3:// or gs:// address; default runs/GRID; goes on if it exists"),
     ] = None,
     set_: SetOption = None,
-    address: Annotated[str | None, typer.Option(help="a running Ray cluster: auto or HOST:PORT")] = Options.address,
+    address: Annotated[
+        str | None, typer.Option(help="a running Ray cluster: auto or HOST:PORT; later: see --dry-run")
+    ] = Options.address,
     gpus_per_pretrain: Annotated[
         float | None, typer.Option(help="default 1 where there is a GPU, else 0")
     ] = Options.gpus_per_pretrain,
@@ -61,23 +76,36 @@ def run(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="run failed trials again")
     ] = Options.retry_failed,
+    extend: Annotated[
+        bool,
+        typer.Option("--extend", help="add the grid to a run that has another name or trials beyond it; do not ask"),
+    ] = Options.extend,
     log: Annotated[
-        list[str] | None, typer.Option("--log", help="also log to tensorboard, mlflow or wandb; may be repeated")
+        list[str] | None,
+        typer.Option(
+            "--log",
+            autocompletion=completion.choices("tensorboard", "mlflow", "wandb"),
+            help="also log to tensorboard, mlflow or wandb; may be repeated",
+        ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and stop")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="print the plan, check all that a run checks, start nothing; with --address later all but the cluster",
+        ),
+    ] = False,
 ) -> None:
     """Run every trial of a search space, or go on with a run that was interrupted or whose grid has grown."""
-    from ablate.report.pivot import pivot, render
-    from ablate.report.run_data import read_trials
-    from ablate.running.driver import closing_lines, run_grid
-    from ablate.running.plan_words import plan_lines
+    from ablate.running.plan_words import checking_line, plan_lines
     from ablate.space import plan_of
-    from ablate.store import Store
 
     found = grid_of(grid, set_)
-    print("\n".join(plan_lines(found, plan_of(found.trials))), flush=True)
-    if dry_run:
-        return
+    print("\n".join(plan_lines(found, plan_of(found.trials))))
+    print(checking_line(found), flush=True)
+    from ablate.running.driver import check_run, closing_lines, run_grid  # takes seconds, during which this is seen
+    from ablate.store import Store
+
     options = Options(
         out=out or f"runs/{found.name}",
         data_dir=data_folder_of(data),
@@ -93,22 +121,43 @@ def run(
         share=not no_share,
         keep_weights=keep_weights,
         retry_failed=retry_failed,
+        extend=extend,
         log=tuple(log or ()),
     )
+    if dry_run:
+        raise_again()
+        check_run(found, options, console_of_stdout())
+        return
     result = run_grid(found, options, console_of_stdout())
     store = Store.open(options.out, writable=False)
     print()
-    if result.finished + result.failed:
-        print(render(pivot(read_trials(store)), "plain"))
+    if result.finished:
+        from ablate.report.pivot import pivot, render
+        from ablate.report.run_data import read_trials
+
+        trials = read_trials(store)
+        print(render(pivot(trials[trials["status"] == "finished"] if result.missing else trials), "plain"))
     print("\n".join(closing_lines(store, result)))
     raise typer.Exit(result.exit_code)
 
 
 def trial(
-    spec: Annotated[str, typer.Argument(metavar="SPEC.yaml|TRIAL_ID", help="a trial's file, or its id in --grid")],
+    spec: Annotated[
+        str,
+        typer.Argument(
+            metavar="SPEC.yaml|TRIAL_ID",
+            autocompletion=completion.trial_ids,
+            help="a trial's file, or its id in --grid or in the run at --out",
+        ),
+    ],
     out: Annotated[str, typer.Option("--out", help="folder, s3:// or gs:// address")] = "runs/trial",
     data: DataOption = None,
-    grid: Annotated[str | None, typer.Option("--grid", "-g", help="the search space that holds TRIAL_ID")] = None,
+    grid: Annotated[
+        str | None,
+        typer.Option(
+            "--grid", "-g", autocompletion=completion.grids, help=f"the search space that holds TRIAL_ID: {GRID_HELP}"
+        ),
+    ] = None,
     set_: SetOption = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads")] = 1,
     keep_weights: Annotated[

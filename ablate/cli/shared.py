@@ -6,13 +6,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ablate.cli import completion
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from ablate.space import Grid
     from ablate.store import Store
 
-GridOption = Annotated[str, typer.Option("--grid", "-g", help="name of a search space, or the path of its file")]
+SHIPPED = ("demo", "cephalo-cpu", "paper", "label-efficiency", "timesteps", "cross-domain", "matched")
+"""The search spaces that ship, as the help names them."""
+
+GRID_HELP = f"{', '.join(SHIPPED)}, or the path of a search-space file or of a run's run.yaml"
+GridOption = Annotated[str, typer.Option("--grid", "-g", autocompletion=completion.grids, help=GRID_HELP)]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="override a field of the search space's base: finetune.epochs=20")
 ]
@@ -20,7 +26,10 @@ DataOption = Annotated[
     str | None,
     typer.Option("--data", help="folder or address with the data sets; default $ABLATE_DATA, else ./data"),
 ]
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="a run's folder, or s3:// or gs:// address")]
+RunArgument = Annotated[
+    str,
+    typer.Argument(metavar="RUN", autocompletion=completion.runs, help="a run's folder, or s3:// or gs:// address"),
+]
 
 
 def console_of_stdout() -> Console:
@@ -34,7 +43,11 @@ def grid_of(name: str, overrides: list[str] | None) -> Grid:
     """Return a search space by its name or path, expanded."""
     from ablate.space import find_grid, load_grid
 
-    return load_grid(find_grid(name), overrides or [])
+    if "://" not in name:  # then nothing of the store is needed, which takes a moment to import
+        return load_grid(find_grid(name), overrides or [])
+    from ablate.store.run_file import find_search_space
+
+    return load_grid(find_search_space(name), overrides or [])
 
 
 def store_of(address: str) -> Store:

@@ -18,11 +18,13 @@ from ablate.launch.cluster_file import ClusterFile, find_cluster, parse_cluster
 from ablate.launch.kinds import backend_of
 from ablate.launch.memory import Memory, clusters_folder
 from ablate.launch.outlook import outlook, rehearsal
+from ablate.running.joining import CURE, joining_words
 from ablate.space import Grid, load_grid
 from ablate.space.files import Source
 from ablate.store import Store, StoreAway
 from ablate.store.addresses import absolute, is_remote, label_of, require_address, word_of
 from ablate.store.lock import RunLock
+from ablate.store.run_file import read_run_file
 
 POLL_S = 5.0
 """Time between two looks at the driver."""
@@ -69,6 +71,7 @@ def launch(
         raise InputError("--yes must be given where there is no terminal to answer on")
     _check_memory(memory, request)
     store = Store.open(request.out)
+    _check_joining(store, request)
     _check_data(request, say)
     backend.check_online(say)
     if not yes and console.input("Launch it? [y/N] ").strip().lower() not in ("y", "yes"):
@@ -160,6 +163,13 @@ def _check_memory(memory: Memory, request: LaunchRequest) -> None:
             f"{state['started']}; watch it with ablate attach {memory.name}, take it down with ablate cluster "
             f"down {memory.name}, or give the cluster another name in the file"
         )
+
+
+def _check_joining(store: Store, request: LaunchRequest) -> None:
+    """Refuse here what the driver, which nobody can answer, would refuse once the cluster is paid for."""
+    words = joining_words(read_run_file(store), request.grid, store)
+    if words is not None and not request.options.get("extend"):
+        raise InputError(f"{words}; {CURE}")
 
 
 def _check_data(request: LaunchRequest, say: Say) -> None:

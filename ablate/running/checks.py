@@ -60,10 +60,13 @@ def _datasets_of(trial: TrialSpec) -> Iterator[tuple[str, int | None]]:
         yield trial.pretraining.fields.dataset, trial.pretraining.fold
 
 
-def prepare(trials: Sequence[TrialSpec], data_dir: str | None) -> dict[str, tuple[Dataset, ...]]:
+def prepare(
+    trials: Sequence[TrialSpec], data_dir: str | None, say: Callable[[str], None] = lambda text: None
+) -> dict[str, tuple[Dataset, ...]]:
     """Decode and cache every data set at every size that some trial uses; return each by name, at one of its sizes.
 
     Of a data set that is divided into folds there are those that some trial uses, in order; of another there is one.
+    `say` is told before each, which may take minutes.
     """
     wanted: dict[str, dict[tuple[int, int | None], None]] = {}
     for trial in trials:
@@ -71,11 +74,9 @@ def prepare(trials: Sequence[TrialSpec], data_dir: str | None) -> dict[str, tupl
             wanted.setdefault(name, {})[trial.image_size, fold] = None
     loaded = {}
     for name, uses in wanted.items():
-        by_fold = {fold: load_dataset(name, data_dir, size, fold) for size, fold in sorted(uses, key=_by_fold)}
-        loaded[name] = tuple(by_fold.values())
+        by_fold: dict[int | None, Dataset] = {}
+        for size in sorted({size for size, _ in uses}):
+            say(f"preparing {name} at {size} x {size} pixels")
+            by_fold |= {fold: load_dataset(name, data_dir, size, fold) for other, fold in uses if other == size}
+        loaded[name] = tuple(by_fold[fold] for fold in sorted(by_fold, key=lambda fold: fold or 0))
     return loaded
-
-
-def _by_fold(use: tuple[int, int | None]) -> tuple[int, int]:
-    size, fold = use
-    return (0 if fold is None else fold, size)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
 from ablate.running.events import Watcher
+from ablate.running.inspection import mre_text, stage_line
+from ablate.running.naming import Names
+from ablate.running.picture import Picture, Row
 from ablate.schedule.policy import Policy, Stage
-from ablate.space.words import initialisation, trial_words
 from ablate.words import counted, duration
 
 if TYPE_CHECKING:
@@ -52,11 +51,12 @@ class Wait:
 class _Running:
     """One stage on the screen."""
 
-    words: str
+    kind: str
+    name: str
     began: float
     placed: bool = False
     dependents: int = 0  # trials that wait for what it publishes
-    phase: str = "starting"
+    phase: str = ""
     step: int = 0
     total: int = 0
     loss: float | None = None
@@ -80,16 +80,10 @@ class _Running:
         return each * (self.total - self.step)
 
     @property
-    def facts(self) -> list[str]:
-        """Phase, step, loss, rate and time left, as texts; empty where unknown."""
-        left = self.seconds_left
-        return [
-            self.phase,
-            f"{self.step}/{self.total}" if self.total else "",
-            "" if self.loss is None else f"loss {self.loss:.4g}",
-            "" if self.rate is None else f"{self.rate:.3g} images/s",
-            "" if left is None else f"{duration(left)} left",
-        ]
+    def row(self) -> Row:
+        """The stage as it is drawn: its phase tells what it does, before the first its kind."""
+        words = " ".join(filter(None, [self.phase or self.kind, self.name]))
+        return Row(words, self.step, self.total, self.loss, self.rate, self.seconds_left)
 
 
 class LineReporter:
@@ -97,7 +91,7 @@ class LineReporter:
 
     def __init__(self, console: Console) -> None:
         self._console, self._last = console, 0.0
-        self._running = _Running("", time.monotonic())
+        self._running = _Running("trial", "", time.monotonic())
 
     def __call__(self, progress: Progress) -> bool:
         """Print where the trial is."""
@@ -105,62 +99,9 @@ class LineReporter:
         self._running.update({"phase": progress.phase, "step": progress.step, "total": progress.total, **row})
         if time.monotonic() - self._last >= REPORTED_SECONDS:
             self._last = time.monotonic()
-            self._console.print("  ".join(fact for fact in self._running.facts if fact), soft_wrap=True)
+            shown = self._running.row
+            self._console.print("  ".join([shown.words, *shown.facts]), soft_wrap=True)
         return False
-
-
-@dataclass(frozen=True)
-class Row:
-    """One running stage as it is drawn."""
-
-    words: str
-    step: int
-    total: int
-    facts: list[str]  # phase, step, loss, rate and time left, as texts; empty where unknown
-
-
-@dataclass(frozen=True)
-class Picture:
-    """What the live display shows at one moment; goes through the store to `ablate status --watch`."""
-
-    rows: list[Row]
-    done: int  # trials, finished or failed
-    total: int
-    summary: str
-    warning: str | None
-    at: float  # seconds since 1970
-    waits: Sequence[str] = ()  # what waits for what, and for how long
-
-    def to_bytes(self) -> bytes:
-        """Return the picture as JSON."""
-        return json.dumps(asdict(self)).encode()
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Picture:
-        """Read a picture; raise `ValueError` or `TypeError` if it is none."""
-        value = json.loads(data)
-        waits = tuple(value.get("waits", ()))  # none in the pictures of older versions
-        return cls(**{**value, "rows": [Row(**row) for row in value["rows"]], "waits": waits})
-
-    def draw(self) -> Group:
-        """Return the picture for a terminal."""
-        table = Table(box=None, padding=(0, 1), show_header=False, expand=False)
-        for row in self.rows:
-            table.add_row(
-                Text(row.words, overflow="ellipsis", no_wrap=True),
-                ProgressBar(total=max(row.total, 1), completed=row.step, width=16),
-                *(Text(fact, no_wrap=True) for fact in row.facts),
-            )
-        bar = ProgressBar(total=max(self.total, 1), completed=self.done, width=40)
-        warning = [] if self.warning is None else [Text(self.warning, style="red")]
-        waits = [Text(wait, style="dim") for wait in self.waits]
-        return Group(table, *waits, bar, Text(self.summary), *warning)
-
-    def lines(self) -> list[str]:
-        """Return the picture as plain lines."""
-        running = [f"  {row.words}: {', '.join(fact for fact in row.facts if fact)}" for row in self.rows if row.total]
-        waits = [f"  {wait}" for wait in self.waits]
-        return [self.summary, *([] if self.warning is None else [self.warning]), *waits, *running]
 
 
 class Display(Watcher):
@@ -169,9 +110,12 @@ class Display(Watcher):
     Args:
         console: where to.
         policy: knows the stages.
+        names: of the trials and pre-trainings.
         already: trials that were finished before.
         wait: returns what a stage waits for.
+        units: of the trials' errors, by data set.
         warning: returns what is wrong just now, such as a store that is away; None if nothing is.
+        left_s: returns about how long the whole run will still take, in seconds; None while nothing is known of it.
     """
 
     def __init__(
@@ -179,20 +123,22 @@ class Display(Watcher):
         console: Console,
         policy: Policy,
         *,
+        names: Names,
         already: int,
         wait: Callable[[Stage], Wait],
+        units: Mapping[str, str],
         warning: Callable[[], str | None] = lambda: None,
+        left_s: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._console, self._policy = console, policy
-        self._warning, self._wait = warning, wait
+        self._names, self._units = names, units
+        self._warning, self._wait, self._left_s = warning, wait, left_s
         self._total, self._finished, self._failed = policy.num_trials, 0, 0
         self._already = already
         self._running: dict[Stage, _Running] = {}
         self._began = time.monotonic()
         self._last_plain = self._began
-        self._live = Live(
-            get_renderable=lambda: self.picture().draw(), console=console, refresh_per_second=2, transient=True
-        )
+        self._live = Live(get_renderable=self.picture, console=console, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> Display:
         if self._console.is_terminal:
@@ -214,11 +160,10 @@ class Display(Watcher):
     def started(self, stage: Stage) -> None:
         """Show a stage that was handed to Ray."""
         if stage.kind == "pretrain":
-            pretraining, _ = self._policy.pretraining(stage)
-            words = f"pretrain {initialisation(pretraining.spec)} on {pretraining.fields.dataset}"
+            name = self._names.pretraining(self._policy.pretraining(stage)[0])
         else:
-            words = f"{stage.kind} {trial_words(self._policy.trial(stage))}"
-        self._running[stage] = _Running(words, time.monotonic())
+            name = self._names.trial(self._policy.trial(stage))
+        self._running[stage] = _Running(stage.kind, name, time.monotonic())
         self._count_dependents(stage)
 
     def placed(self, stage: Stage) -> None:
@@ -240,22 +185,35 @@ class Display(Watcher):
             for line in self.picture().lines():
                 self.say(line)
 
-    def ended(self, stage: Stage, outcome: str, error: str | None, trouble: str | None) -> None:
+    def ended(
+        self,
+        stage: Stage,
+        outcome: str,
+        error: str | None,
+        trouble: str | None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
         """Show and count how an attempt at a stage ended."""
         running = self._running.pop(stage)
+        what: str = stage.kind
         if stage.kind != "pretrain":
             self._finished += outcome == "finished"
             self._failed += outcome == "failed"
+            if outcome == "finished" and metrics and "mre" in metrics:
+                what = mre_text(metrics["mre"], self._units[self._policy.trial(stage).dataset])
         if running.placed or outcome != "interrupted":  # nothing is lost of what had not started
             took = duration(time.monotonic() - running.began)
-            line = f"{outcome:<11} {running.words} ({stage.name}, {took})"
-            self.say(f"{line}: {error}" if error else line, _OUTCOMES.get(outcome, ""))
+            self._say_ended(outcome, took, stage.name, what, running.name, error)
 
     def released(self, trial_id: str, reason: str) -> None:
         """Show and count a trial that fails with its pre-training."""
         self._failed += 1
-        stage = Stage("finetune", trial_id)
-        self.say(f"{'failed':<11} finetune {trial_words(self._policy.trial(stage))} ({trial_id}): {reason}", "red")
+        name = self._names.trial(self._policy.trial(Stage("finetune", trial_id)))
+        self._say_ended("failed", "-", trial_id, "finetune", name, reason)
+
+    def _say_ended(self, outcome: str, took: str, key: str, what: str, name: str, error: str | None) -> None:
+        line = stage_line(outcome, key, what, f"{took:>7}  {name}")
+        self.say(f"{line}: {error}" if error else line, _OUTCOMES.get(outcome, ""))
 
     def _count_dependents(self, stage: Stage) -> None:
         if stage.kind == "pretrain":
@@ -267,22 +225,21 @@ class Display(Watcher):
         done = f"{self._finished}/{self._total} trials finished"
         at_work = sum(running.total > 0 for running in list(self._running.values()))
         skipped = f" ({self._already} more were finished before)" if self._already else ""
-        return (
-            f"{done}{skipped}, {counted(at_work, 'stage')} running, {self._failed} failed, "
-            f"{duration(time.monotonic() - self._began)} so far"
-        )
+        return f"{done}{skipped}, {counted(at_work, 'stage')} running, {self._failed} failed"
 
     def picture(self) -> Picture:
         """Return what there is to see now."""
         running = list(self._running.values())
         return Picture(
-            rows=[Row(stage.words, stage.step, stage.total, stage.facts) for stage in running if stage.placed],
+            rows=[stage.row for stage in running if stage.placed],
             done=self._finished + self._failed,
             total=self._total,
             summary=self._summary(),
             warning=self._warning(),
             at=time.time(),
             waits=self._waits(),
+            took_s=time.monotonic() - self._began,
+            left_s=self._left_s(),
         )
 
     def _waits(self) -> tuple[str, ...]:

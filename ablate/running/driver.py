@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -16,20 +19,25 @@ from ablate.errors import InputError
 from ablate.running.checks import check_trials, prepare
 from ablate.running.display import Display
 from ablate.running.events import Watchers
+from ablate.running.joining import CURE, joining_words
+from ablate.running.naming import Names
 from ablate.running.options import Options as Options
 from ablate.running.recorder import Recorder
+from ablate.running.remaining import TimeLeft
 from ablate.running.resources import Resources
-from ablate.running.sessions import check_same_data, run_file
+from ablate.running.sessions import check_same_data, keeps_weights, run_file
 from ablate.running.spot import Notice
 from ablate.running.supervision import Stop, away_words, shown_in_store, signals, supervised
 from ablate.schedule.costs import costs_for
 from ablate.schedule.policy import Costs, Policy
 from ablate.space import Grid, TrialSpec, plan_of
 from ablate.store import Store
+from ablate.store.addresses import is_remote
 from ablate.store.fence import Fence
 from ablate.store.layout import RUN_FILE, TABLES, TENSORBOARD, log_file, trial_folder
 from ablate.store.lock import RunLock
 from ablate.store.run_file import published_snapshots, read_run_file, yaml_bytes
+from ablate.words import counted
 
 if TYPE_CHECKING:
     from ablate.running import ray_tune
@@ -45,6 +53,10 @@ class RunResult:
     missing: int
 
 
+LATER = "later"
+"""The address of a cluster that is yet to come: such a run can be checked, but not started."""
+
+
 def run_grid(grid: Grid, options: Options, console: Console) -> RunResult:
     """Run every trial of `grid` that is not finished in the store yet.
 
@@ -53,7 +65,34 @@ def run_grid(grid: Grid, options: Options, console: Console) -> RunResult:
         StoreTrouble: the store is full, refuses or stays away, or another driver has taken the run over; what is
             there is whole, and the same command goes on later.
     """
+    if options.address == LATER:
+        raise InputError(f"--address {LATER} must go with --dry-run; give the address of a running Ray cluster")
     return _Run(grid, options, console).run()
+
+
+def check_run(grid: Grid, options: Options, console: Console) -> None:
+    """Check all that `run_grid` checks before it starts a stage; leave nothing behind but prepared images.
+
+    At the address `LATER` that is all but what only the moment can tell: the cluster, and whether a driver is at work.
+
+    Raises:
+        InputError: anything that could not run.
+    """
+    with _leaving_no_folder(options.out):
+        _Run(grid, options, console).check()
+
+
+@contextmanager
+def _leaving_no_folder(out: str) -> Iterator[None]:
+    """Delete the folders that opening a store has made, once they are not needed."""
+    folder = Path(out).absolute()
+    missing = [] if is_remote(out) else [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        yield
+    finally:
+        for place in missing:
+            with suppress(OSError):  # it was never made, or somebody has put something there meanwhile
+                place.rmdir()
 
 
 class _Run:
@@ -62,23 +101,21 @@ class _Run:
     def __init__(self, grid: Grid, options: Options, console: Console) -> None:
         self.grid, self.options, self.console = grid, options, console
         self.trials = {trial.trial_id: trial for trial in grid.trials}
+        self.names = Names(grid.trials)
         self.store = Store.open(options.out, patience_s=options.store_patience * 60)
         self.lock = RunLock(self.store)
         self.stop = Stop(self.store, self.lock.token)
 
     def say(self, text: str) -> None:
         """Print a line, whole."""
-        self.console.print(text, soft_wrap=True)
+        self.console.print(text, soft_wrap=True, markup=False)
 
     def run(self) -> RunResult:
         """Do what is to be done; see `run_grid`."""
+        self._join(ask=True)
         # From the start: a KeyboardInterrupt may be raised where a library swallows it, a flag cannot be lost.
         with signals(self.stop, self.console):
-            if self.options.log:
-                from ablate.running.ray_tune import check_trackers
-
-                check_trackers(self.options.log)
-            check_trials(self.grid.trials, self.options.data_dir, self.say)
+            self._check_trials()
             try:
                 with self.lock:
                     self._locked()
@@ -94,6 +131,68 @@ class _Run:
         code = int(failed > 0 or missing > 0) if stopped is None else stopped
         return RunResult(code, states.count("finished"), failed, missing)
 
+    def check(self) -> None:
+        """Check what is to be done; see `check_run`."""
+        self._join(ask=False)
+        self._check_trials()
+        now = self.options.address != LATER
+        if now:
+            self.lock.require_free()
+        _, before = self._load()
+        plan = plan_of(self.grid.trials)
+        done = self._done(before)
+        if now and len(done) < len(plan.trials):
+            from ablate.running import ray_tune
+
+            with ray_tune.connected(self.options.address, self.say):
+                self._resources()
+        left = counted(len(plan.trials) - len(done), "trial")
+        self.say(f"checked: {left} to run, {len(done)} done before; nothing was started")
+
+    def _join(self, *, ask: bool) -> None:
+        """Ask, or refuse, before a run is joined by a grid that is not its own."""
+        words = joining_words(read_run_file(self.store), self.grid, self.store)
+        if words is None:
+            return
+        if self.options.extend:
+            self.say(f"note: {words}")
+            return
+        if not (ask and self.console.is_terminal and sys.stdin.isatty()):
+            raise InputError(f"{words}; {CURE}")
+        self.say(words)
+        if self.console.input("Add them? [y/N] ", markup=False).strip().lower() not in ("y", "yes"):
+            raise InputError("nothing was started; give another --out")
+
+    def _check_trials(self) -> None:
+        if self.options.log:
+            from ablate.running.ray_tune import check_trackers
+
+            check_trackers(self.options.log)
+            for name in self.options.log:
+                _experiment(name, self.grid, self.store)
+        check_trials(self.grid.trials, self.options.data_dir, self.say)
+
+    def _load(self) -> tuple[dict[str, tuple[Dataset, ...]], dict[str, Any]]:
+        """Return the data sets, and what `run.yaml` said before; refuse other data than the run was started with."""
+        loaded = prepare(self.grid.trials, self.options.data_dir, self.say)
+        before = read_run_file(self.store)
+        check_same_data(before, loaded, self.store)
+        return loaded, before
+
+    def _done(self, before: dict[str, Any]) -> set[str]:
+        """Return the trials of the grid that need nothing more; warn of weights that the others will not keep."""
+        status = tables.trial_status(self.store)
+        over = {n for n, state in status.items() if state == "finished" or not self.options.retry_failed}
+        done = over & self.trials.keys()
+        left = len(self.trials) - len(done)
+        if left and keeps_weights(before) and not self.options.keep_weights:
+            self.say(
+                f"warning: this run was started with --keep-weights, and goes on without: "
+                f"{counted(left, 'trial')} will have no weights for ablate predict; stop it and give --keep-weights to "
+                "keep them"
+            )
+        return done
+
     def _locked(self) -> None:
         if self.lock.weakness is not None:
             self.say(
@@ -102,14 +201,11 @@ class _Run:
             )
         self.store.fence = Fence(self.store, self.lock.token)
         with supervised(self.stop, self.store, self.lock, self.say):
-            loaded = prepare(self.grid.trials, self.options.data_dir)
+            loaded, before = self._load()
             if self.stop():
                 return
-            before = read_run_file(self.store)
-            check_same_data(before, loaded, self.store)
             plan = plan_of(self.grid.trials)
-            status = tables.trial_status(self.store)
-            done = {n for n, state in status.items() if state == "finished" or not self.options.retry_failed}
+            done = self._done(before)
             todo = [trial for trial in plan.trials if trial.trial_id not in done]
             if not todo:
                 return
@@ -142,15 +238,16 @@ class _Run:
 
         options, store = self.options, self.store
         with (
-            ray_tune.connected(options.address) as present,
+            ray_tune.connected(options.address, self.say) as present,
             Recorder(store, self.trials, self.stop.because_of) as recorder,
         ):
             resources, stock = self._resources()
-            gpus_pretrain, gpus_finetune = resources.gpus_pretrain, resources.gpus_finetune
             for name in dict.fromkeys(trial.dataset for trial in todo):
                 write_thumbnails(store, loaded[name], options.data_dir)
-            policy = make_policy(costs_for(store, gpus_pretrain=gpus_pretrain, gpus_finetune=gpus_finetune))
-            store.write(RUN_FILE, yaml_bytes(run_file(before, self.grid, loaded, dict(present), share=options.share)))
+            costs = costs_for(store, gpus_pretrain=resources.gpus_pretrain, gpus_finetune=resources.gpus_finetune)
+            policy = make_policy(costs)
+            kept = {"share": options.share, "keep_weights": options.keep_weights}
+            store.write(RUN_FILE, yaml_bytes(run_file(before, self.grid, loaded, dict(present), **kept)))
             settings = Settings(
                 threads=options.cpus_per_stage,
                 checkpoint_minutes=options.checkpoint_minutes,
@@ -158,12 +255,16 @@ class _Run:
                 shared_keys=_shared_keys(self.grid),
                 fingerprints={name: folds[0].fingerprint for name, folds in loaded.items()},
             )
+            time_left = TimeLeft(policy, costs, lambda: resources.machine(stock.nodes.present, options.max_concurrent))
             display = Display(
                 self.console,
                 policy,
+                names=self.names,
                 already=len(self.grid.trials) - policy.num_trials,
                 wait=lambda stage: stock.wait(resources, stage),
+                units={name: folds[0].unit for name, folds in loaded.items()},
                 warning=lambda: away_words(store),
+                left_s=time_left,
             )
             with (
                 signals(self.stop, self.console),  # again: starting Ray replaces the handler of SIGTERM
@@ -177,7 +278,7 @@ class _Run:
                         store.address, options.data_dir, self.lock.token, settings, options.store_patience * 60
                     ),
                     resources,
-                    Watchers(display, recorder),
+                    Watchers(time_left, display, recorder),
                     stopped=self.stop,
                     abandoned=lambda: self.stop.abandoned,
                     max_concurrent=options.max_concurrent,

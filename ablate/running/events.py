@@ -26,8 +26,23 @@ class Watcher:
     def progressed(self, stage: Stage, progress: Mapping[str, Any]) -> None:
         """A stage has reported `phase`, `step`, `total`, `metrics` and `rate`."""
 
-    def ended(self, stage: Stage, outcome: str, error: str | None, trouble: str | None) -> None:
-        """An attempt at a stage has ended with this `Outcome`; `trouble`: a key of `TROUBLES`."""
+    def ended(
+        self,
+        stage: Stage,
+        outcome: str,
+        error: str | None,
+        trouble: str | None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """An attempt at a stage has ended with this `Outcome`.
+
+        Args:
+            stage: which.
+            outcome: how it ended.
+            error: why, where it did not finish.
+            trouble: a key of `TROUBLES`.
+            metrics: the last that it measured; of a finished trial with `mre`, in the unit of its data set.
+        """
 
     def released(self, trial_id: str, reason: str) -> None:
         """A trial fails without having started, because its pre-training did."""
@@ -59,10 +74,17 @@ class Watchers(Watcher):
         for watcher in self._watchers:
             watcher.progressed(stage, progress)
 
-    def ended(self, stage: Stage, outcome: str, error: str | None, trouble: str | None) -> None:
+    def ended(
+        self,
+        stage: Stage,
+        outcome: str,
+        error: str | None,
+        trouble: str | None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
         """Tell every watcher."""
         for watcher in self._watchers:
-            watcher.ended(stage, outcome, error, trouble)
+            watcher.ended(stage, outcome, error, trouble, metrics)
 
     def released(self, trial_id: str, reason: str) -> None:
         """Tell every watcher."""

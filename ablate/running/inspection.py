@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from ablate import tables
+from ablate.running.naming import Names
 from ablate.store import MANIFEST, Store, step_of
 from ablate.store.layout import (
     LOG,
@@ -24,7 +26,8 @@ from ablate.store.layout import (
     trial_folder,
 )
 from ablate.store.lock import RunLock
-from ablate.store.run_file import planned_trials
+from ablate.store.run_file import planned_trials, read_run_file
+from ablate.words import counted
 
 KINDS = {
     "states": "training states, needed to go on or to pre-train for longer",
@@ -38,9 +41,25 @@ KINDS = {
 }
 """What a run stores. Only states, snapshots and weights can be made anew, and be deleted by `clean`."""
 
+TRIALS_SHOWN = 40
+"""Trials of a run that are listed without being asked for; the others are counted."""
 
-def status_lines(store: Store) -> list[str]:
-    """Return who is at work on a run, and the state of its trials and pre-trainings, as lines of text."""
+
+def mre_text(mre: float, unit: str) -> str:
+    """Return a trial's error: `MRE 2.31 mm`."""
+    return f"MRE {mre:.2f} {unit}"
+
+
+def stage_line(outcome: str, key: str, what: str, words: str) -> str:
+    """Return how a stage ended or a trial stands, in columns that are the same everywhere."""
+    return f"{outcome:<11} {key}  {what:<12}  {words}"
+
+
+def status_lines(store: Store, *, every_trial: bool = False) -> list[str]:
+    """Return who is at work on a run, its data sets, and the state of its trials and pre-trainings, as lines of text.
+
+    Of more than `TRIALS_SHOWN` trials only so many are listed, unless `every_trial`.
+    """
     planned = planned_trials(store)
     status = tables.trial_status(store)
     states = Counter(status.get(trial["trial_id"], "open") for trial in planned)
@@ -54,8 +73,10 @@ def status_lines(store: Store) -> list[str]:
         driver = f"a driver is at work on {owner.host}, pid {owner.pid}, since {owner.started_at}"
     lines = [
         f"{store.label}: {driver}",
+        *_data_lines(read_run_file(store).get("data", {})),
         f"trials         {len(planned)}: {states['finished']} finished, {states['failed']} failed, "
         f"{states['open']} open",
+        *_trial_lines(store, planned, status, None if every_trial else TRIALS_SHOWN),
     ]
     needed: dict[str, set[int]] = defaultdict(set)
     for trial in planned:
@@ -80,6 +101,29 @@ def status_lines(store: Store) -> list[str]:
         lines.append(f"failed trials (their logs: {log_file(trial_folder('ID'))})")
         lines += [f"  {row['trial_id']}  {row['error']}" for row in failed]
     return lines
+
+
+def _data_lines(data: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yield a line for each data set of a run."""
+    for number, (name, facts) in enumerate(data.items()):
+        counts = facts["counts"]
+        images = f"{counts['train']} training, {counts['val']} validation, {counts['test']} test images"
+        landmarks = f"{counted(facts['num_landmarks'], 'landmark')}, errors in {facts['unit']}"
+        yield f"{'' if number else 'data sets':<15}{name}: {images}, {landmarks}"
+
+
+def _trial_lines(
+    store: Store, planned: Sequence[Mapping[str, Any]], status: Mapping[str, str], most: int | None
+) -> Iterator[str]:
+    """Yield a line for each trial, with its id, and how many are left out."""
+    found = tables.read_table(store, "trials", ["trial_id", "mre", "unit"], [("status", "==", "finished")]).to_pylist()
+    errors = {row["trial_id"]: mre_text(row["mre"], row["unit"]) for row in found}
+    names = Names(planned)
+    for trial in planned[:most]:
+        key = trial["trial_id"]
+        yield f"  {stage_line(status.get(key, 'open'), key, errors.get(key, ''), names.trial(trial))}"
+    if most is not None and len(planned) > most:
+        yield f"  and {counted(len(planned) - most, 'trial')} more: --trials lists them"
 
 
 def kind_of(path: str) -> str:

@@ -26,4 +26,5 @@ class Options:
     share: bool = True
     keep_weights: bool = False
     retry_failed: bool = False
+    extend: bool = False  # join a run of another grid, or with trials that this one lacks
     log: tuple[str, ...] = ()  # trackers: tensorboard, mlflow, wandb

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ablate.running.naming import Names
 from ablate.schedule.fitting import sharing_lines
 from ablate.space import METHODS, Grid, Plan, TrialSpec, axes_of
 from ablate.space.words import initialisation
@@ -54,9 +55,13 @@ def plan_lines(grid: Grid, plan: Plan, *, done: int = 0) -> list[str]:
 
 def trial_lines(trials: Sequence[TrialSpec]) -> list[str]:
     """Return one line for each trial: its id and what it is."""
-    from ablate.space.words import trial_words
+    names = Names(trials)
+    return [f"{trial.trial_id}  {names.trial(trial)}" for trial in trials]
 
-    return [f"{trial.trial_id}  {trial_words(trial)}" for trial in trials]
+
+def checking_line(grid: Grid) -> str:
+    """Return the line about the first work of a run, which takes seconds before anything else is heard of it."""
+    return f"checking {counted(len(grid.trials), 'trial')}: data sets, networks, weights"
 
 
 def forecast_lines(forecasts: Sequence[Forecast], machine: Machine, source: str) -> list[str]:

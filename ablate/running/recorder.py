@@ -30,7 +30,14 @@ class Recorder(Watcher):
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="record")
         self._written: list[Future[None]] = []
 
-    def ended(self, stage: Stage, outcome: str, error: str | None, trouble: str | None) -> None:
+    def ended(
+        self,
+        stage: Stage,
+        outcome: str,
+        error: str | None,
+        trouble: str | None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
         """Record a failed trial, unless its worker did; stop for the trouble that a stage had with the store."""
         if trouble is not None:
             self._stop(TROUBLES[trouble](error))

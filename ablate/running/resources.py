@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ablate.schedule.fitting import (
@@ -10,12 +10,14 @@ from ablate.schedule.fitting import (
     Growable,
     Node,
     Request,
+    Shape,
     decide_gpus,
     doubt_lines,
     shapes_of,
     sharing_lines,
 )
 from ablate.schedule.policy import StageKind
+from ablate.schedule.simulate import Machine
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,17 @@ class Resources:
         if self.accelerator_type is not None and amounts["GPU"]:
             amounts[f"{ACCELERATOR}{self.accelerator_type}"] = 0.001  # a mark that Ray puts on such nodes
         return {name: amount for name, amount in amounts.items() if amount > 0}
+
+    def machine(self, nodes: Iterable[tuple[Shape, int]], max_concurrent: int | None) -> Machine | None:
+        """Return what stages run on as the simulator sees it, of so many nodes of each shape; None if none fits."""
+        pretrain, finetune = self.request("pretrain"), self.request("finetune")
+        usable = [(shape, count) for shape, count in nodes if shape.has(pretrain) and shape.has(finetune)]
+        gpus = sum(int(shape.gpus) * count for shape, count in usable) if pretrain.gpus or finetune.gpus else 0
+        places = sum(int(shape.cpus // self.cpus) * count for shape, count in usable)
+        slots = places if max_concurrent is None else min(places, max_concurrent)
+        if slots < 1 or gpus < max(pretrain.gpus, finetune.gpus):
+            return None
+        return Machine(gpus, pretrain.gpus, finetune.gpus, slots=slots)
 
     def notes(self, *, present: Sequence[Node], growable: Growable) -> list[str]:
         """Return a line for each request that may fit no node, and for each node whose GPUs idle for want of CPUs."""

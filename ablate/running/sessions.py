@@ -69,6 +69,12 @@ def _data_facts(folds: Sequence[Dataset], duplicates: Iterable[str]) -> dict[str
     return facts
 
 
+def keeps_weights(before: dict[str, Any]) -> bool:
+    """Whether an earlier session of a run kept the fine-tuned weights."""
+    sessions = before.get("sessions", [])
+    return any(session.get("keep_weights", "--keep-weights" in session.get("command", "")) for session in sessions)
+
+
 def run_file(
     before: dict[str, Any],
     grid: Grid,
@@ -76,6 +82,7 @@ def run_file(
     resources: dict[str, float],
     *,
     share: bool = True,
+    keep_weights: bool = False,
 ) -> dict[str, Any]:
     """Return the content of `run.yaml`: what is run, on which data, by which versions."""
     from ablate.revision import git_revision
@@ -102,6 +109,7 @@ def run_file(
         "versions": {name: metadata.version(name) for name in _LIBRARIES},
         "resources": {name: resources[name] for name in ("CPU", "GPU") if name in resources},
         "share": share,
+        "keep_weights": keep_weights,
     }
     return {
         "name": grid.name,

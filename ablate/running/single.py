@@ -5,23 +5,22 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from ablate.errors import InputError, nearest
 from ablate.running.checks import check_trials, prepare
 from ablate.running.display import LineReporter
+from ablate.running.naming import Names
 from ablate.running.sessions import check_same_data, run_file
 from ablate.running.supervision import STOPPED_EXIT_CODE
-from ablate.space import Grid, Source, TrialSpec, find_grid, load_grid, load_trial
-from ablate.space.words import trial_words
+from ablate.space import Grid, Source, TrialSpec, load_grid, load_trial, recorded_trial
 from ablate.store import Store
 from ablate.store.addresses import is_remote, label_of
 from ablate.store.fence import Fence
 from ablate.store.layout import RUN_FILE, log_file, trial_folder
 from ablate.store.lock import RunLock
-from ablate.store.run_file import read_run_file, yaml_bytes
+from ablate.store.run_file import find_search_space, read_run_file, yaml_bytes
 from ablate.store.stopping import StopWatch, clear_stop, stop_reason
 
 
@@ -38,12 +37,12 @@ def find_trial(text: str, grid: str | None, overrides: Sequence[str], out: str) 
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: a trial must be a readable YAML file; {error}") from error
     if grid is not None:
-        trials = {trial.trial_id: trial for trial in load_grid(find_grid(grid), overrides).trials}
+        trials = {trial.trial_id: trial for trial in load_grid(find_search_space(grid), overrides).trials}
         where = f"search space {grid}"
     else:
         is_there = is_remote(out) or Path(out).exists()
         rows = read_run_file(Store.open(out, writable=False)).get("trials", []) if is_there else []
-        trials = {row["trial_id"]: _trial_of_row(row) for row in rows}
+        trials = {row["trial_id"]: recorded_trial(row, RUN_FILE) for row in rows}
         where = f"the run {label_of(out)}"
     if text not in trials:
         raise InputError(
@@ -51,11 +50,6 @@ def find_trial(text: str, grid: str | None, overrides: Sequence[str], out: str) 
             "ablate plan --trials lists a search space's ids"
         )
     return trials[text]
-
-
-def _trial_of_row(row: dict[str, Any]) -> TrialSpec:
-    fields = {name: value for name, value in row.items() if name not in ("trial_id", "pretrain_key")}
-    return load_trial(Source(RUN_FILE, fields, None))
 
 
 def run_single(trial: TrialSpec, out: str, data_dir: str, threads: int, keep_weights: bool, console: Console) -> int:
@@ -69,13 +63,14 @@ def run_single(trial: TrialSpec, out: str, data_dir: str, threads: int, keep_wei
     store = Store.open(out)
     check_trials([trial], data_dir, lambda text: console.print(text, soft_wrap=True))
     reporter = LineReporter(console)
-    console.print(f"trial {trial.trial_id}: {trial_words(trial)}", soft_wrap=True)
+    console.print(f"trial {trial.trial_id}: {Names([trial]).trial(trial)}", soft_wrap=True)
     with RunLock(store) as lock:
         loaded = prepare([trial], data_dir)
         before = read_run_file(store)
         check_same_data(before, loaded, store)
-        grid = Grid("trial", "", (trial,), {})
-        store.write(RUN_FILE, yaml_bytes(run_file(before, grid, loaded, {})))
+        known = (before.get("name", "trial"), before.get("description", ""))  # of the run that the trial is part of
+        grid = Grid(*known, (trial,), before.get("search_space", {}))
+        store.write(RUN_FILE, yaml_bytes(run_file(before, grid, loaded, {}, keep_weights=keep_weights)))
         write_thumbnails(store, loaded[trial.dataset], data_dir)
         store.fence = Fence(store, lock.token)
         asked = functools.partial(stop_reason, store, lock.token)

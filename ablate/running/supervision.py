@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 
 from rich.console import Console
 
-from ablate.running.display import Picture
+from ablate.running.picture import Picture
 from ablate.store import Store, StoreAway, StoreFull, StoreTrouble
 from ablate.store.fence import lock_lost
 from ablate.store.layout import PROGRESS

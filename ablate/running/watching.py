@@ -9,7 +9,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from ablate.running.display import PLAIN_SECONDS, Picture
+from ablate.running.display import PLAIN_SECONDS
+from ablate.running.picture import Picture
 from ablate.running.supervision import read_picture
 from ablate.store import Store
 from ablate.store.lock import RunLock
@@ -77,7 +78,7 @@ def _draw(store: Store, console: Console, who: Callable[[], str | None]) -> None
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while (caption := who()) is not None:
             picture = read_picture(store)
-            drawn = [] if picture is None else [picture.draw()]
+            drawn = [] if picture is None else [picture]
             live.update(Group(*drawn, Text(_aged(caption, picture), style="dim")), refresh=True)
             time.sleep(REFRESH_SECONDS)
 

@@ -123,8 +123,8 @@ def default_costs(*, gpus_pretrain: float = 1.0, gpus_finetune: float = 0.25) ->
 _Level = tuple[object, ...]
 
 
-class _Ratios:
-    """Ratios of measured to default seconds, in groups of stages from the most to the least similar."""
+class Ratios:
+    """Ratios of measured to expected seconds, in groups of stages from the most to the least similar."""
 
     def __init__(self) -> None:
         self._found: dict[_Level, list[float]] = {}
@@ -133,11 +133,29 @@ class _Ratios:
     def __len__(self) -> int:
         return len(self._found.get((), ()))
 
-    def add(self, levels: Sequence[_Level], ratio: float) -> None:
+    def add_pretraining(self, pretraining: Pretraining, ratio: float) -> None:
+        """Note a measured pre-training."""
+        self._add(_pretrain_levels(pretraining), ratio)
+
+    def add_finetuning(self, trial: TrialSpec, ratio: float) -> None:
+        """Note a measured fine-tuning."""
+        self._add(_finetune_levels(trial), ratio)
+
+    def scale(self, expected: Costs) -> Costs:
+        """Return costs that are `expected`, times the median ratio among the most similar stages that were measured."""
+        return Costs(
+            pretrain_step=lambda pretraining: (
+                expected.pretrain_step(pretraining) * self._of(_pretrain_levels(pretraining))
+            ),
+            finetune=lambda trial: expected.finetune(trial) * self._of(_finetune_levels(trial)),
+            measured=expected.measured or len(self) > 0,
+        )
+
+    def _add(self, levels: Sequence[_Level], ratio: float) -> None:
         for level in levels:
             self._found.setdefault(level, []).append(ratio)
 
-    def of(self, levels: Sequence[_Level]) -> float:
+    def _of(self, levels: Sequence[_Level]) -> float:
         """Return the median of the first level that was measured; 1 if none was."""
         for level in levels:
             if level in self._found:
@@ -188,7 +206,7 @@ def measured_costs(store: Store, *, gpus_pretrain: float = 1.0, gpus_finetune: f
         gpus_pretrain: GPUs that a pre-training will hold; 0 for a CPU.
         gpus_finetune: GPUs that a fine-tuning will hold; 0 for a CPU.
     """
-    ratios = _Ratios()
+    ratios = Ratios()
     trials = _trials_of(store)
     pretrainings = {
         trial.pretrain_key: trial.pretraining for trial, _ in trials.values() if trial.pretraining is not None
@@ -204,7 +222,7 @@ def measured_costs(store: Store, *, gpus_pretrain: float = 1.0, gpus_finetune: f
             pretraining, steps = pretrainings.get(row["pretrain_key"]), (row["to_step"] or 0) - (row["from_step"] or 0)
             if pretraining is not None and steps > 0 and seconds > 0:
                 ratio = seconds / steps / usual.pretrain_step(pretraining)
-                ratios.add(_pretrain_levels(pretraining), ratio)
+                ratios.add_pretraining(pretraining, ratio)
         elif row["trial_id"] in trials:
             trial, times = trials[row["trial_id"]]
             if kind == "trial":  # its seconds are those of the pre-training too
@@ -213,18 +231,14 @@ def measured_costs(store: Store, *, gpus_pretrain: float = 1.0, gpus_finetune: f
                 if trial.pretraining is not None and spent > 0:
                     steps = trial.pretraining.fields.steps
                     ratio = spent / steps / usual.pretrain_step(trial.pretraining)
-                    ratios.add(_pretrain_levels(trial.pretraining), ratio)
+                    ratios.add_pretraining(trial.pretraining, ratio)
             elif row["from_step"]:
                 continue  # an earlier attempt did a part
             if seconds > 0:
-                ratios.add(_finetune_levels(trial), seconds / usual.finetune(trial))
+                ratios.add_finetuning(trial, seconds / usual.finetune(trial))
     if not len(ratios):
         return None
-    usual = default_costs(gpus_pretrain=gpus_pretrain, gpus_finetune=gpus_finetune)
-    return Costs(
-        pretrain_step=lambda pretraining: usual.pretrain_step(pretraining) * ratios.of(_pretrain_levels(pretraining)),
-        finetune=lambda trial: usual.finetune(trial) * ratios.of(_finetune_levels(trial)),
-    )
+    return ratios.scale(default_costs(gpus_pretrain=gpus_pretrain, gpus_finetune=gpus_finetune))
 
 
 def costs_for(store: Store, *, gpus_pretrain: float = 1.0, gpus_finetune: float = 0.25) -> Costs:

@@ -45,6 +45,7 @@ class Costs:
 
     pretrain_step: Callable[[Pretraining], float]  # seconds of one optimizer step
     finetune: Callable[[TrialSpec], float]  # seconds of fine-tuning and evaluation
+    measured: bool = False  # on stages of a run, not estimated
 
 
 @dataclass
@@ -237,6 +238,21 @@ class Policy:
         self._published.discard(needs)
         self._wait(stage.name, needs)
         self._offer(Stage("pretrain", needs[0]))
+
+    @property
+    def trials(self) -> tuple[TrialSpec, ...]:
+        """The trials that were to be done when the policy was made."""
+        return tuple(self._trials.values())
+
+    @property
+    def published(self) -> frozenset[Snapshot]:
+        """The snapshots that exist."""
+        return frozenset(self._published)
+
+    @property
+    def shares(self) -> bool:
+        """Whether trials share pre-trainings."""
+        return self._share
 
     @property
     def num_trials(self) -> int:

@@ -2,7 +2,7 @@
 
 from ablate.space.fields import TrialField, flatten, nest, trial_fields
 from ablate.space.files import Source, find_grid, shipped_folder, shipped_grids
-from ablate.space.grid import Grid, Plan, axes_of, load_grid, load_trial, plan_of
+from ablate.space.grid import Grid, Plan, axes_of, load_grid, load_trial, plan_of, recorded_trial
 from ablate.space.methods import (
     FILES_OF_WEIGHTS,
     METHODS,
@@ -82,6 +82,7 @@ __all__ = [
     "missing_field",
     "nest",
     "plan_of",
+    "recorded_trial",
     "shipped_folder",
     "shipped_grids",
     "trial_fields",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import typing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
@@ -103,7 +103,7 @@ def _read_overrides(texts: Sequence[str]) -> list[Leaf]:
 
 
 def load_grid(source: Source, overrides: Sequence[str] = ()) -> Grid:
-    """Expand a search space into its distinct trials, in the file's order.
+    """Expand a search space into its distinct trials, in the file's order; or return the one that a run has recorded.
 
     `overrides` are `FIELD=VALUE` texts that take the place of fields of `base`; one that no trial could
     take, because every block sets the field itself, is refused. Raises `InputError` naming file, line,
@@ -112,6 +112,8 @@ def load_grid(source: Source, overrides: Sequence[str] = ()) -> Grid:
     data = source.value
     if not isinstance(data, dict):
         raise InputError(f"{source.name}: a search space must be a mapping with name and blocks")
+    if data.keys() >= _RECORDED:
+        return _recorded(source, overrides)
     known = ("name", "description", "base", "blocks")
     for name in data:
         if name not in known:
@@ -153,6 +155,36 @@ def load_grid(source: Source, overrides: Sequence[str] = ()) -> Grid:
                 )
     resolved = {**data, "base": nest((path, value) for path, value, _ in base)}
     return Grid(data["name"], data.get("description", ""), tuple(trials.values()), resolved)
+
+
+_RECORDED = {"search_space", "sessions", "trials"}
+"""Keys that tell a run's `run.yaml` from a search space."""
+
+
+def _recorded(source: Source, overrides: Sequence[str]) -> Grid:
+    """Return the search space of a run, from its `run.yaml`, with every trial of the run.
+
+    Trials that are not in the recorded search space, because another one joined the run, come last.
+    """
+    data, space = source.value, Source(source.name, source.value["search_space"], None)
+    trials = load_grid(space).trials if space.value else ()
+    own = {trial.trial_id for trial in trials}
+    joined = [row for row in data["trials"] if row["trial_id"] not in own]
+    if joined and overrides:
+        raise InputError(
+            f"--set must be left out for {source.name}: {len(joined)} of its {len(data['trials'])} trials are not of "
+            "its search space, but joined the run; give the file of the search space instead"
+        )
+    if overrides:
+        trials = load_grid(space, overrides).trials
+    merged = {trial.trial_id: trial for trial in (*trials, *(recorded_trial(row, source.name) for row in joined))}
+    return Grid(data["name"], data.get("description", ""), tuple(merged.values()), space.value)
+
+
+def recorded_trial(row: Mapping[str, Any], name: str) -> TrialSpec:
+    """Return a trial as `run.yaml`, called `name`, lists it; raise `InputError` if this version cannot read it."""
+    fields = {key: value for key, value in row.items() if key not in ("trial_id", "pretrain_key")}
+    return load_trial(Source(name, fields, None))
 
 
 def _refuse_at(source: Source, place: Place, problem: str) -> NoReturn:

@@ -1,10 +1,9 @@
-"""The words by which tables and the screen name an initialisation or a trial."""
+"""The words by which tables and the screen name an initialisation."""
 
 from __future__ import annotations
 
 from ablate.space.methods import Pretrain, method_label
 from ablate.space.spec import Spec
-from ablate.space.trial import TrialSpec
 
 
 def initialisation(spec: Spec) -> str:
@@ -13,8 +12,3 @@ def initialisation(spec: Spec) -> str:
     timesteps = f" T={spec.timesteps}" if hasattr(spec, "timesteps") else ""
     steps = f", {spec.steps} steps" if isinstance(spec, Pretrain) else ""
     return words + timesteps + steps
-
-
-def trial_words(trial: TrialSpec) -> str:
-    """Return a trial in a few words: `cephalo, 10 shots, seed 0, DDPM T=500, 8000 steps`."""
-    return f"{trial.dataset}, {trial.shots_label} shots, seed {trial.seed}, {initialisation(trial.pretrain)}"

@@ -74,6 +74,12 @@ class RunLock:
         owner = None if data is None else Owner.from_bytes(data)
         return None if owner is None or owner.released else owner
 
+    def require_free(self) -> None:
+        """Raise `InputError` if another driver holds the lock; take nothing."""
+        owner = self.owner()
+        if owner is not None and not self.is_gone(owner):
+            self._refuse(owner)
+
     def acquire(self) -> None:
         """Take the lock and keep it alive; raise `InputError` if another driver holds it."""
         file, self.weakness = open_lock_file(self.store)

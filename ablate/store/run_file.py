@@ -9,6 +9,8 @@ from typing import Any
 import yaml
 
 from ablate.errors import InputError
+from ablate.space import Source, find_grid
+from ablate.store.addresses import is_remote
 from ablate.store.files import Store
 from ablate.store.layout import PRETRAINED, RUN_FILE, pretrained_folder, step_folder
 from ablate.store.manifest import MANIFEST, step_of
@@ -55,6 +57,19 @@ def open_run(address: str | Path) -> Store:
     if not store.exists(RUN_FILE):
         raise _no_run(store)
     return store
+
+
+def find_search_space(name: str) -> Source:
+    """Return a search space by its name, the path of its file, or the path or address of a run's `run.yaml`.
+
+    Raises:
+        InputError: there is none.
+    """
+    address, mark, query = name.partition("?")
+    if not is_remote(name) or not address.endswith(f"/{RUN_FILE}"):
+        return find_grid(name)
+    store = open_run(f"{address.removesuffix(f'/{RUN_FILE}')}{mark}{query}")
+    return Source.parse(store.read(RUN_FILE).decode(), f"{store.label}/{RUN_FILE}")
 
 
 def planned_trials(store: Store) -> list[dict[str, Any]]:

@@ -39,7 +39,7 @@ class Counting(Watcher):
     def __init__(self):
         self.outcomes = {}
 
-    def ended(self, stage, outcome, error, trouble):
+    def ended(self, stage, outcome, error, trouble, metrics=None):
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import ray
@@ -30,11 +30,13 @@ def _require_answer(address: str | None) -> None:
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[Mapping[str, float]]:
+def connected(address: str | None, say: Callable[[str], None] = lambda text: None) -> Iterator[Mapping[str, float]]:
     """Connect to the cluster at `address`, or start Ray on this machine for the time of the context.
 
-    Yields the cluster's resources. Raises `InputError` if the cluster does not answer, or Ray does not start.
+    `say` is told before, which may take a minute on a busy machine. Yields the cluster's resources. Raises
+    `InputError` if the cluster does not answer, or Ray does not start.
     """
+    say("starting Ray on this machine" if address is None else f"connecting to the Ray cluster at {address}")
     _require_answer(address)
     if address is None:
         os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")  # Ray's 30 s are short on a busy machine

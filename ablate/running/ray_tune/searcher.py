@@ -60,6 +60,13 @@ class _Attempt:
         )
 
 
+def _with_metrics(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a report with its metrics as the worker gave them: Tune tells a searcher `metrics/loss`."""
+    start = "metrics/"
+    metrics = {name.removeprefix(start): value for name, value in result.items() if name.startswith(start)}
+    return {**result, "metrics": metrics}
+
+
 class StageSearcher(Searcher):  # type: ignore[misc]
     """Offers the policy's next stage to Tune and reports back what became of it.
 
@@ -135,6 +142,7 @@ class StageSearcher(Searcher):  # type: ignore[misc]
         attempt = self._attempts.get(trial_id)
         if attempt is None:
             return
+        result = _with_metrics(result)
         self.placed(trial_id)  # what reports has a worker
         if attempt.stage.kind == "pretrain" and result.get("published") is not None:
             self._policy.publish(attempt.stage.name, int(result["published"]))
@@ -157,7 +165,7 @@ class StageSearcher(Searcher):  # type: ignore[misc]
         if attempt is None or attempt.settled:
             return
         if not error and result is not None and "outcome" in result:
-            self._settle(attempt, result)
+            self._settle(attempt, _with_metrics(result))
             return
         stage = attempt.stage
         if self._stopped():
@@ -192,7 +200,7 @@ class StageSearcher(Searcher):  # type: ignore[misc]
         else:
             for name in self._policy.fail(stage, str(reason)):
                 self._watcher.released(name, f"pre-training {stage.name} failed: {reason}")
-        self._watcher.ended(stage, outcome, reason, result.get("trouble"))
+        self._watcher.ended(stage, outcome, reason, result.get("trouble"), result.get("metrics"))
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle to nothing: Tune writes the searcher to its own files, which no run is restored from."""

@@ -15,6 +15,7 @@ import ray
 from ray import tune
 from ray.tune.trainable.function_trainable import wrap_function
 
+from ablate import tables
 from ablate.running.resources import Resources
 from ablate.space import TrialSpec
 from ablate.stage.attempt import cause_of
@@ -140,6 +141,8 @@ def perform_config(config: dict[str, Any], job: Job) -> None:
         if isinstance(task.spec, TrialSpec) and is_finished(task.spec, store):  # by a worker lost before it said so
             clear_leftovers(task.spec, store)
             result = StageResult("finished")
+            (row,) = tables.read_part(store, "trials", task.spec.trial_id)
+            metrics = {"mre": float(str(row["mre"]))}
         else:
             result = perform(task)
     leaving = node_leaves.reason if result.outcome == "interrupted" and not run_stops() else None
