@@ -73,6 +73,19 @@ def test_a_request_before_the_first_stage_is_heard_too(tmp_path):
     assert process.returncode == 5, text
 
 
+def test_what_waits_when_a_run_stops_is_withdrawn_without_a_word(tmp_path):
+    grid, _ = write_grid(tmp_path / "grid.yaml", [{"seed": [0, 1]}], "scratch", finetune={"epochs": 5000})
+    store = Store.open(tmp_path / "run")
+    with driver(grid, store.address, "--cpus-per-stage", str(os.cpu_count())) as process:  # one at a time
+        wait_until(lambda: (picture := read_picture(store)) is not None and picture.rows and picture.rows[0].step > 0)
+        request_stop(store, RunLock(store).owner().token, STOP_COMMAND)
+        text, _ = process.communicate(timeout=120)
+    assert process.returncode == 5, text
+    _, _, after = text.partition("asked to stop by 'ablate stop'")
+    shown = [line for line in after.splitlines()[1:] if line and not line.startswith((" ", "0/2 trials finished"))]
+    assert [line.split()[0] for line in shown] == ["interrupted", "0", "interrupted,", "tables"], text
+
+
 def test_the_display_of_a_run_is_seen_from_elsewhere_on_a_terminal_and_off_one(tmp_path):
     grid, trials = write_grid(tmp_path / "grid.yaml", [{"shots": 2, "pretrain": LONG}], "simclr")
     store = Store.open(tmp_path / "run")

@@ -342,5 +342,6 @@ def closing_lines(store: Store, result: RunResult) -> list[str]:
     if result.missing:
         lines.append("interrupted, every state is saved; to go on run the same command again")
     lines.append(f"tables {store.label}/{TABLES}, run file {store.label}/{RUN_FILE}")
-    lines.append(f"next   ablate results {store.word}   ablate report {store.word}")
+    if result.finished:
+        lines.append(f"next   ablate results {store.word}   ablate report {store.word}")
     return lines

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray import tune
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler
 
 from ablate.running.display import Wait
@@ -113,6 +114,13 @@ class _Abandon(tune.Stopper):  # type: ignore[misc]
         return {"_abandoned": bool}
 
 
+class _Silent(TrialProgressCallback):  # type: ignore[misc]
+    """Stands where Tune would add the like, which prints a line for each stage that is withdrawn before its start."""
+
+    def _print(self, msg: str) -> None:
+        """Print nothing: the watcher tells what happens."""
+
+
 def run_stages(
     policy: Policy,
     job: Job,
@@ -172,7 +180,7 @@ def run_stages(
                 failure_config=tune.FailureConfig(max_failures=0),  # the searcher offers a lost stage again
                 stop=_Abandon(abandoned),
                 verbose=0,
-                callbacks=[TRACKERS[name](experiment) for name, experiment in (trackers or {}).items()],
+                callbacks=[_Silent(), *(TRACKERS[name](experiment) for name, experiment in (trackers or {}).items())],
             ),
         )
         tuner.fit()
