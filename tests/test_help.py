@@ -98,7 +98,7 @@ def run(tmp_path_factory):
 
 def test_search_spaces_complete_by_name_and_by_path(run):
     folder, _ = run
-    assert completed("ablate run --grid c", folder) == ["cephalo-cpu", "cross-domain"]
+    assert completed("ablate run --grid c", folder) == ["cephalo-cpu", "cephalo-imagenet", "cross-domain"]
     assert completed("ablate plan --grid m", folder) == ["matched", "my.yaml"]
     assert completed("ablate plan --grid runs/one/r", folder) == ["runs/one/run.yaml"]
 

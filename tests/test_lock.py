@@ -237,6 +237,7 @@ def processes_of(session):
     return [session, *descendants(session)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="needs a process namespace of its own")
 def test_a_driver_frozen_past_its_lease_wakes_up_and_commits_no_row(s3_address, tmp_path):
     """The frozen driver is in a process namespace of its own, so that the second one sees a machine elsewhere."""

@@ -186,6 +186,7 @@ def test_ten_outages_and_a_slow_network_change_no_bit_of_the_tables(proxy, behin
     print(f"\noutages of {outages} s in a run of {time.monotonic() - began:.0f} s, {proxy.num_connections} connections")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="remounts a file system")
 def test_a_disk_that_is_read_only_for_20_seconds_changes_no_bit_of_the_tables(tmp_path):
     disk = tmp_path / "disk"

@@ -74,6 +74,7 @@ def test_a_worker_that_gets_sigterm_saves_its_state_and_is_replaced(tmp_path):
     check(store, trials, tmp_path / "alone")
 
 
+@pytest.mark.slow
 def test_a_drained_node_is_left_with_the_states_saved_and_counts_as_no_failure(tmp_path):
     grid, trials = write_grid(
         tmp_path / "grid.yaml",

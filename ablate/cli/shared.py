@@ -14,7 +14,16 @@ if TYPE_CHECKING:
     from ablate.space import Grid
     from ablate.store import Store
 
-SHIPPED = ("demo", "cephalo-cpu", "paper", "label-efficiency", "timesteps", "cross-domain", "matched")
+SHIPPED = (
+    "demo",
+    "cephalo-cpu",
+    "cephalo-imagenet",
+    "paper",
+    "label-efficiency",
+    "timesteps",
+    "cross-domain",
+    "matched",
+)
 """The search spaces that ship, as the help names them."""
 
 GRID_HELP = f"{', '.join(SHIPPED)}, or the path of a search-space file or of a run's run.yaml"
