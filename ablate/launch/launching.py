@@ -74,7 +74,7 @@ def launch(
     _check_joining(store, request)
     _check_data(request, say)
     backend.check_online(say)
-    if not yes and console.input("Launch it? [y/N] ").strip().lower() not in ("y", "yes"):
+    if not yes and console.input("Launch it? [y/N] ", markup=False).strip().lower() not in ("y", "yes"):
         say("nothing was started")
         return 2
     with memory.launching():
