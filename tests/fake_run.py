@@ -76,7 +76,7 @@ def write_fake_run(
     """Write a run of `trials`; `failed` and `missing` are positions in it. `shift` is added to every error."""
     store = Store.open(folder)
     shapes = dict(shapes or {})
-    for name in {spec.dataset for spec in trials}:
+    for name in dict.fromkeys(spec.dataset for spec in trials):
         shapes.setdefault(name, Shape())
     truths = {name: _truth(shape) for name, shape in shapes.items()}
     for position, spec in enumerate(trials):
