@@ -13,13 +13,15 @@ from ablate.errors import InputError
 from ablate.report.run_data import read_run, read_trials
 from ablate.report.write import write_report
 from ablate.running.checks import check_trials, prepare
+from ablate.running.inspection import status_lines
 from ablate.running.sessions import run_file
 from ablate.space import Grid, TrialSpec
+from ablate.stage.pictures import write_thumbnails
 from ablate.stage.settings import Settings
 from ablate.stage.task import data_in
 from ablate.stage.trial import run_trial
 from ablate.store import Store
-from ablate.store.run_file import yaml_bytes
+from ablate.store.run_file import read_run_file, yaml_bytes
 
 FOLDS = "unit: px\nsdr_thresholds: [2, 8]\nsplits: {folds: 3, random: 4, group: patient}\n"
 
@@ -144,15 +146,15 @@ def test_folds_are_pooled_per_image(finished, tmp_path):
 
 
 def test_thumbnails_and_facts_are_of_the_test_images_of_all_folds(finished, folded):
-    from ablate.stage.pictures import write_thumbnails
-
     store, trials = finished
     loaded = prepare(trials, str(folded))
     write_thumbnails(store, loaded["mine"][:1], folded)
     write_thumbnails(store, loaded["mine"], folded)
     assert len(store.list("pictures/mine")) == 13
-    from ablate.store.run_file import read_run_file
-
     facts = read_run_file(store)["data"]["mine"]
     assert facts["folds"] == 3
+    spare = facts["counts"]["unlabelled"]
+    counted = "4 training, 4 validation, 4 test images" + (f", {spare} unlabelled" if spare else "")
+    (line,) = [line for line in status_lines(store) if line.startswith("data sets")]
+    assert line == f"data sets      mine: {counted} in the first of 3 folds, 2 landmarks, errors in px"
     assert facts["counts"] == {"train": 4, "val": 4, "test": 4, "unlabelled": len(loaded["mine"][0].unlabelled.names)}

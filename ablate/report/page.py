@@ -173,6 +173,8 @@ def _datasets(described: Mapping[str, Any]) -> list[tuple[object, ...]]:
         facts = facts if isinstance(facts, Mapping) else {}
         counts = facts.get("counts")
         parts = ", ".join(f"{split} {n}" for split, n in counts.items()) if isinstance(counts, Mapping) else ""
+        if "folds" in facts:
+            parts += f" in the first of {facts['folds']} folds"
         identity = (facts.get(key, "") for key in ("fingerprint", "unit", "num_landmarks"))
         rows.append((name, *identity, parts, len(facts.get("duplicates") or ())))
     return rows

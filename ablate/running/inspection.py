@@ -108,6 +108,10 @@ def _data_lines(data: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     for number, (name, facts) in enumerate(data.items()):
         counts = facts["counts"]
         images = f"{counts['train']} training, {counts['val']} validation, {counts['test']} test images"
+        if counts.get("unlabelled"):
+            images += f", {counts['unlabelled']} unlabelled"
+        if "folds" in facts:
+            images += f" in the first of {facts['folds']} folds"
         landmarks = f"{counted(facts['num_landmarks'], 'landmark')}, errors in {facts['unit']}"
         yield f"{'' if number else 'data sets':<15}{name}: {images}, {landmarks}"
 
