@@ -36,7 +36,7 @@ from ablate.datasets import (
     require_dataset,
 )
 from ablate.datasets.loading import open_contents
-from ablate.datasets.types import Problems
+from ablate.datasets.types import Problems, Sizes
 from ablate.errors import InputError
 from ablate.space import BUILT_IN_DATASETS
 from ablate.store import StoreAway
@@ -470,16 +470,7 @@ def test_every_reader_gives_the_same_by_address_and_from_the_folder(
     shelf.put(write_public(mine, "chest", 3))
     assert dataset_names(shelf.address) == dataset_names(mine) == [*BUILT_IN_DATASETS, "mine"]
     info, local = require_dataset("mine", shelf.address), require_dataset("mine", mine)
-    assert (
-        (info.of(None).train, info.of(None).val, info.of(None).test, info.unit)
-        == (local.train, local.val, local.test, local.unit)
-        == (
-            6,
-            2,
-            4,
-            "mm",
-        )
-    )
+    assert (info.sizes, info.unit) == (local.sizes, local.unit) == ((Sizes(6, 2, 4, 0),), "mm")
     assert info.folder == f"{shelf.label}/mine"
     records = read_records("chest", shelf.address)
     assert [(record.name, record.digest()) for record in records] == [
