@@ -83,6 +83,9 @@ def test_identities(folded):
          "for all of them"),
         ({"dataset": "mine", "fold": 3}, "fold must be one of 0 to 2, the folds of data set mine; got 3; write fold: "
          "[0, 1, 2] for all of them"),
+        ({"method": "ddpm", "pretrain": {"dataset": "mine"}},
+         "pretrain.dataset must not be divided into folds, unless it is the trial's own; mine has 3 (dataset "
+         "synthetic); give a copy of it with splits of another kind"),
         ({"fold": 1}, "fold must be left out for data set synthetic, which has no folds; got 1; remove it, or write, "
          "for example, splits: {folds: 5, random: 0} into its dataset.yaml"),
     ],

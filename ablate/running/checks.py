@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from ablate.datasets import Dataset, load_dataset, require_dataset
+from ablate.errors import InputError
 from ablate.space import ImagenetSpec, TrialSpec, WeightsSpec
 
 WARNINGS_SHOWN = 5
@@ -42,7 +43,13 @@ def check_trials(
     for trial in trials:
         pretraining = trial.pretraining
         if pretraining is not None:
-            sizes = infos[pretraining.fields.dataset].of(pretraining.fold)
+            source = infos[pretraining.fields.dataset]
+            if source.folds is not None and source.name != trial.dataset:
+                raise InputError(
+                    f"pretrain.dataset must not be divided into folds, unless it is the trial's own; {source.name} has "
+                    f"{source.folds} (dataset {trial.dataset}); give a copy of it with splits of another kind"
+                )
+            sizes = source.of(pretraining.fold)
             check_unlabelled(pretraining, sizes.unlabelled)
             check_weights(pretraining)
     starts = dict.fromkeys((trial.network, trial.image_size, trial.pretrain) for trial in trials)
