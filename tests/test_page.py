@@ -247,3 +247,26 @@ def test_hostile_names_are_shown_as_text(tmp_path: Path) -> None:
         assert driver.find_elements("css selector", "main script, main img[src=x]") == []
         assert find(driver, "h1").text == HOSTILE
         assert any('"><img src=x onerror=alert(1)>' in text for text in texts(driver, "[data-figure] .legendtext"))
+
+
+@browser
+@needs_chromium
+@pytest.mark.parametrize("size", SIZES)
+def test_on_paper_every_table_is_open_and_no_figure_is_cut(page: Path, tmp_path: Path, size: str) -> None:
+    with opened(page, tmp_path, *SIZES[size]) as driver:
+        assert driver.find_elements("css selector", "details:not([open])")
+        driver.execute_script("dispatchEvent(new Event('beforeprint'))")
+        paper = {"width": 720, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", paper)
+        assert driver.find_elements("css selector", "details:not([open])") == []
+        script = """
+            return Array.from(document.querySelectorAll("[data-figure]")).map((card) => {
+              const edge = card.getBoundingClientRect().right;
+              return Array.from(card.querySelectorAll(".main-svg")).map((s) => s.getBoundingClientRect().right - edge);
+            });"""
+        beyond = driver.execute_script(script)
+        assert all(card for card in beyond)
+        assert max(max(card) for card in beyond) <= 0
+        driver.execute_script("dispatchEvent(new Event('afterprint'))")
+        assert driver.find_elements("css selector", "details:not([open])")

@@ -108,7 +108,16 @@
   }, { rootMargin: "300px" });
   const cards = Array.from(document.querySelectorAll("[data-figure]"));
   cards.forEach((card) => watcher.observe(card));
-  addEventListener("beforeprint", () => { // paper has all figures, also those that were never scrolled to
+  const closed = Array.from(document.querySelectorAll("details:not([open])"));
+  addEventListener("afterprint", () => closed.filter((part) => part.dataset.printed).forEach((part) => {
+    part.open = false;
+    delete part.dataset.printed;
+  }));
+  addEventListener("beforeprint", () => { // paper has all tables and figures, also those that were never scrolled to
+    closed.filter((part) => !part.open).forEach((part) => {
+      part.open = true;
+      part.dataset.printed = "yes";
+    });
     cards.filter((card) => !drawn.has(card.querySelector(".plot"))).forEach((card) => {
       watcher.unobserve(card);
       draw(card);
