@@ -110,7 +110,7 @@ def test_a_report_with_literature_says_so_in_every_file_that_shows_it(store: Sto
         (GOOD + "cephalo,,10,1,,,mm,a\n", "line 5, column 'initialisation': must not be empty: name of the row"),
         (GOOD + "cephalo,x,ten,1,,,mm,a\n", "line 5, column 'shots': must be a whole number from 1, or all; got 'ten'"),
         (GOOD + "cephalo,x,10,\"1,5\",,,mm,a\n", "line 5, column 'mre': must be a number from 0, with a point for"),
-        (GOOD + "cephalo,x,10,1,,0.7,mm,a\n", "line 5, column 'sdr_2.5': is a percentage: write 70 for 0.7"),
+        (GOOD + "cephalo,x,10,1,,0.7,mm,a\n", "line 5, column 'sdr_2.5': is a percentage: 70 for a share of 0.7"),
         (GOOD + "cephalo,x,10,1,,101,mm,a\n", "line 5, column 'sdr_2.5': must be a percentage from 0 to 100"),
         (GOOD + "cephalo,x,10,1,,,px,a\n", "line 5, column 'unit': the run's cephalo is in mm; got 'px': convert"),
         (GOOD + "cephalo,x,10,,,,mm,a\n", "line 5: needs a number in one of the columns mre, sdr_2.5"),
