@@ -42,9 +42,10 @@ def plan_lines(grid: Grid, plan: Plan, *, done: int = 0) -> list[str]:
     ]
     for key, pretraining in plan.pretrainings.items():
         snapshots = plan.snapshots[key]
+        fold = "" if pretraining.fold is None else f" (fold {pretraining.fold})"
         taken = f"; snapshots at {', '.join(map(str, snapshots))}" if len(snapshots) > 1 else ""
         lines.append(
-            f"    {key}  {initialisation(pretraining.spec)} on {pretraining.fields.dataset}, "
+            f"    {key}  {initialisation(pretraining.spec)} on {pretraining.fields.dataset}{fold}, "
             f"{pretraining.network.kind}, {counted(need[key], 'trial')}{taken}"
         )
     lines.append("  axes")
