@@ -148,6 +148,16 @@ def test_folds_are_pooled_per_image(finished, tmp_path):
     assert "mine: the results of 3 folds are pooled, each test image in its own fold" in page
 
 
+def test_results_of_some_folds_do_not_stand_beside_those_of_all(folded, tmp_path):
+    store = Store.open(tmp_path / "run")
+    trials = fold_trials((0, 1))
+    grid = Grid("folds", "", tuple(trials), {})
+    store.write("run.yaml", yaml_bytes(run_file({}, grid, prepare(trials, str(folded)), {})))
+    for trial in trials:
+        run_trial(trial, store, data_in(folded), settings=Settings(threads=1))
+    assert read_trials(store)["status"].tolist() == ["missing"]
+
+
 def test_thumbnails_and_facts_are_of_the_test_images_of_all_folds(finished, folded):
     store, trials = finished
     loaded = prepare(trials, str(folded))

@@ -29,14 +29,18 @@ class Pooled:
     notes: tuple[str, ...] = ()  # what was pooled, in sentences
 
 
-def pool_folds(trials: pd.DataFrame, read_errors: Callable[[Sequence[str]], pd.DataFrame]) -> Pooled:
+def pool_folds(
+    trials: pd.DataFrame, folds_of: Mapping[str, int], read_errors: Callable[[Sequence[str]], pd.DataFrame]
+) -> Pooled:
     """Return trials with one row instead of those that differ in the fold alone; it bears the id of the first fold.
 
-    The row is finished when every one of them is. Its errors are those of all their test images together; times,
-    sizes and validation errors are means over the folds.
+    The row is finished when every fold of the data set is there and finished; else it counts as missing, because
+    errors on some of the test images cannot stand beside errors on all of them. Its errors are those of all their
+    test images together; times, sizes and validation errors are means over the folds.
 
     Args:
         trials: recorded and planned trials, see `read_trials`.
+        folds_of: the number of folds of each data set; one that is not in it has those that some trial has.
         read_errors: returns the columns trial_id, error and error_paper of some trials' rows in `errors`.
     """
     if FOLD not in trials or not trials[FOLD].notna().any():
@@ -56,21 +60,24 @@ def pool_folds(trials: pd.DataFrame, read_errors: Callable[[Sequence[str]], pd.D
             rows += folds.to_dict("records")
             continue
         row_of |= dict.fromkeys(folds["trial_id"], str(folds["trial_id"].iloc[0]))
-        rows.append(_pooled(folds, [errors[name] for name in folds["trial_id"] if name in errors]))
+        dataset = str(folds["dataset"].iloc[0])
+        complete = len(folds) >= folds_of.get(dataset, len(folds))
+        rows.append(_pooled(folds, [errors[name] for name in folds["trial_id"] if name in errors], complete=complete))
     frame = pd.DataFrame(rows, columns=trials.columns).astype(trials.dtypes.to_dict())
     counts = trials.loc[trials[FOLD].notna()].groupby("dataset")[FOLD].nunique()
     notes = tuple(
-        f"{dataset}: the results of {count} folds are pooled, each test image in its own fold"
+        f"{dataset}: the results of {folds_of.get(str(dataset), count)} folds are pooled, each test image in its own "
+        "fold; what lacks a fold counts as missing"
         for dataset, count in counts.items()
     )
     return Pooled(frame, row_of, notes)
 
 
-def _pooled(folds: pd.DataFrame, errors: Sequence[pd.DataFrame]) -> dict[str, Any]:
+def _pooled(folds: pd.DataFrame, errors: Sequence[pd.DataFrame], *, complete: bool) -> dict[str, Any]:
     """Return one row for the trials of several folds, by fold."""
     row: dict[str, Any] = {str(name): value for name, value in folds.iloc[0].items()} | {FOLD: None}
     status = list(folds["status"])
-    if status != ["finished"] * len(folds):
+    if not complete or status != ["finished"] * len(folds):
         failed = folds[folds["status"] == "failed"]
         row["status"] = "failed" if len(failed) else MISSING
         if len(failed):

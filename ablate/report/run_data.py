@@ -138,7 +138,11 @@ def _read_trials(store: Store, described: Mapping[str, Any]) -> tuple[Pooled, pd
         ).to_pandas()
         return frame
 
-    return pool_folds(_with_baselines(_with_defaults(trials), store), read_errors), recorded
+    data = _mapping(described.get("data"))
+    folds_of = {
+        str(name): facts["folds"] for name, facts in data.items() if isinstance(_mapping(facts).get("folds"), int)
+    }
+    return pool_folds(_with_baselines(_with_defaults(trials), store), folds_of, read_errors), recorded
 
 
 def read_run(store: Store) -> RunData:
