@@ -205,7 +205,8 @@ main()
 
 
 @pytest.mark.parametrize(
-    "module", ["ablate.cli.app", "typer", "yaml", "ablate.running.plan_words", "pandas", "pyarrow", "ablate.running.driver"]
+    "module",
+    ["ablate.cli.app", "typer", "yaml", "ablate.running.plan_words", "pandas", "pyarrow", "ablate.running.driver"],
 )
 def test_control_c_during_an_import_is_not_swallowed(tmp_path, module):
     grid, _ = write_grid(tmp_path / "grid.yaml", [{"shots": 2}], "scratch")

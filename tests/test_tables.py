@@ -118,7 +118,7 @@ def test_any_two_axes_can_be_laid_out() -> None:
 def test_rates_are_percentages_for_readers_and_fractions_in_csv() -> None:
     data = frame(specs(methods=["scratch"], shots=[5], seeds=[0]), [1.0], sdr=[{"threshold": 2.5, "rate": 0.875}])
     made = pivot(data, metric="sdr@2.5")
-    assert "SDR within 2.5 (%)" in render(made, "github")
+    assert "SDR within 2.5 mm (%)" in render(made, "github")
     assert "87.5" in render(made, "github")
     assert records(render(made, "csv"))[0]["mean"] == "0.875"
 
@@ -184,7 +184,7 @@ def test_hostile_names_are_text_in_every_format() -> None:
     table = Table(slug(HOSTILE), HOSTILE, (HOSTILE, "n"), ((Cell(HOSTILE), Cell("1", 1)),), ({HOSTILE: "=cmd()"},))
     assert table.name == slug(table.name)
     markdown = render_table(table, "github")
-    assert "<script" not in markdown
+    assert "<" not in markdown.replace("\\<", "")  # a backslash makes it text
     assert len([line for line in markdown.splitlines() if line.startswith("|")]) == 3
     latex = render_table(table, "latex")
     assert r"\input" not in latex
