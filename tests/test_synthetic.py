@@ -24,7 +24,12 @@ def test_the_generator_still_draws_the_pictures_of_its_version() -> None:
 
 def test_the_splits_have_130_20_and_100_images_and_no_paper_scale() -> None:
     info = require_dataset("synthetic", None)
-    assert (info.train, info.val, info.test, info.num_landmarks) == (130, 20, 100, len(LANDMARKS))
+    assert (info.of(None).train, info.of(None).val, info.of(None).test, info.num_landmarks) == (
+        130,
+        20,
+        100,
+        len(LANDMARKS),
+    )
     assert (info.unit, info.paper, info.folder) == ("mm", None, None)
 
 
