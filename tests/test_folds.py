@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+
 import numpy as np
 import pytest
 from test_unlabelled import write
@@ -10,6 +12,8 @@ from tiny import tiny_fields, tiny_trial
 from ablate import tables
 from ablate.datasets import check_dataset, dataset_fingerprint, load_dataset
 from ablate.errors import InputError
+from ablate.report import compare_runs
+from ablate.report.pivot import pivot, render
 from ablate.report.run_data import read_run, read_trials
 from ablate.report.write import write_report
 from ablate.running.checks import check_trials, prepare
@@ -145,7 +149,34 @@ def test_folds_are_pooled_per_image(finished, tmp_path):
     summary = write_report(store, str(tmp_path / "report"))
     assert (summary.finished, summary.missing) == (2, 1)
     page = (tmp_path / "report" / "index.html").read_text()
-    assert "mine: the results of 3 folds are pooled, each test image in its own fold" in page
+    told = (
+        "Each result on mine pools 3 trials, one of each fold: every image is in the test split of one of them. What "
+        "lacks a fold counts as missing."
+    )
+    assert told in page
+    for name in ("mre", "cost"):
+        assert told in (tmp_path / "report" / "tables" / f"{name}.md").read_text()
+    assert told in render(pivot(read_trials(store)), "latex")
+    costs = list(csv.DictReader((tmp_path / "report" / "tables" / "cost.csv").read_text().splitlines()))
+    stages = tables.read_frame(store, "stages")
+    assert [row["trials"] for row in costs] == ["8"]
+    assert 3600 * float(costs[0]["finetune_hours"]) == pytest.approx(stages["seconds"].sum())
+
+
+def test_single_folds_are_shown_on_request_and_two_runs_are_compared_trial_by_trial(finished, ablate):
+    store, trials = finished
+    stored = tables.read_frame(store, "trials").set_index("trial_id")["mre"]
+    code, out, _ = ablate("results", store.root, "--columns", "fold", "--filter", "seed=0", "--format", "csv")
+    assert code == 0
+    rows = [line.split(",") for line in out.splitlines() if line.startswith("mre,px,scratch")]
+    assert [(row[3], float(row[4])) for row in rows] == [
+        (str(fold), pytest.approx(stored[trials[fold].trial_id])) for fold in range(3)
+    ]
+    code, out, _ = ablate("results", store.root, "--filter", "fold=1", "--format", "csv")
+    assert code == 0
+    assert "pools" not in out
+    found = compare_runs(store, store)
+    assert (found.num_both, found.num_agree) == (8, 8)
 
 
 def test_results_of_some_folds_do_not_stand_beside_those_of_all(folded, tmp_path):

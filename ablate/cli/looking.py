@@ -100,16 +100,12 @@ def results(
     ] = "plain",
 ) -> None:
     """Print a metric over two fields: mean and standard deviation over the seeds."""
-    from ablate.report.literature import read_references
-    from ablate.report.pivot import pivot, render
-    from ablate.report.run_data import read_trials
+    from ablate.report.shown import show_table
 
-    trials = read_trials(store_of(run_))
-    references = read_references(reference, trials) if reference else ()
-    found = pivot(
-        trials, metric=metric, rows=rows, columns=columns, filters=filter_ or [], best_by=best_by, references=references
+    shown = show_table(
+        store_of(run_), metric, rows=rows, columns=columns, filters=filter_ or [], best_by=best_by, reference=reference
     )
-    print(render(found, format_))
+    print(shown.render(format_))
 
 
 def report(

@@ -128,15 +128,14 @@ def axis_charts(
     for group in grouping.groups:
         chart = _chart(run, intervals, figure, grouping, group)
         if chart is not None:
-            chart = _marked(chart, selected)
+            chart = _marked(chart, grouping, selected)
             yield _with_published(run, figure, grouping, group, chart, references) if columns == figure.axis else chart
 
 
-def _marked(chart: LineChart, selected: Selected | None) -> LineChart:
-    if selected is None:
-        return chart
-    marks = (selected.mark,) if selected.choices else ()
-    return replace(chart, note=f"{chart.note} {selected.note}", marks=marks, own_selection=True)
+def _marked(chart: LineChart, grouping: Grouping, selected: Selected | None) -> LineChart:
+    """Return a chart that says what holds for all of its trials, such as how their settings were chosen."""
+    marks = (selected.mark,) if selected is not None and selected.choices else ()
+    return replace(chart, note=" ".join([chart.note, *grouping.notes]), marks=marks, own_selection=True)
 
 
 def _with_published(
@@ -218,7 +217,7 @@ def _chart(run: RunData, intervals: Intervals, figure: Figure, grouping: Groupin
         ", ".join(text for _, text in parts), _axis_label(figure.axis, unit), metric.titled(unit), tuple(lines),
         x_log=log,
         x_ticks=_ticks(reached, figure.axis, log=log, all_shots=x_of(Key(None), ()) if not measured else None),
-        side_by_side=not measured, note=" ".join([*sorted(kinds), *grouping.notes[1:]]),
+        side_by_side=not measured, note=" ".join(sorted(kinds)),
     )  # fmt: skip
 
 

@@ -215,7 +215,7 @@ def rank_charts(analysis: Analysis) -> Iterator[Chart]:
 
 def cost_charts(analysis: Analysis) -> Iterator[Chart]:
     """MRE against what one trial costs, its pre-training counted in full."""
-    costs = trial_costs(analysis.run.trials, analysis.run.stages)
+    costs = trial_costs(analysis.run.single, analysis.run.stages)
     unit = "gpu_hours" if len(costs) and float(costs["gpu_hours"].max()) > 0 else "hours"
     for panel in analysis.panels:
         styles = _styles(panel.group.rows)
@@ -223,7 +223,7 @@ def cost_charts(analysis: Analysis) -> Iterator[Chart]:
         for row in panel.group.rows:
             points = []
             for arm in panel.row_arms(row):
-                seconds = HOUR * float(costs.loc[list(arm.trial_ids), unit].median())
+                seconds = HOUR * float(costs.loc[analysis.run.trials_of(arm.trial_ids), unit].median())
                 if math.isfinite(seconds) and seconds > 0:
                     points.append((seconds, arm))
             if points:
@@ -255,7 +255,7 @@ def learning_charts(analysis: Analysis) -> Iterator[Chart]:
         styles = _styles(panel.group.rows)
         lines = []
         for arm in panel.column_arms(column):
-            part = validation[validation["trial_id"].isin(arm.trial_ids)]
+            part = validation[validation["trial_id"].isin(analysis.run.trials_of(arm.trial_ids))]
             mean = part.groupby("epoch")["value"].mean()
             mean = mean[mean > 0]
             if len(mean):
@@ -267,7 +267,7 @@ def learning_charts(analysis: Analysis) -> Iterator[Chart]:
                 "validation loss", tuple(lines), y_log=True, dense=True,
                 note="Mean over the seeds that are still training.",
             )  # fmt: skip
-    yield from _pretraining_charts(analysis.run.trials, curves)
+    yield from _pretraining_charts(analysis.run.single, curves)
 
 
 _LOSS_COLUMNS = ["pretrain_key", "step", "value"]
@@ -286,7 +286,7 @@ def _pretraining_charts(trials: pd.DataFrame, curves: pd.DataFrame) -> Iterator[
             x, y = _thin(loss / loss.iloc[0])
             method = str(row[INITIALISATION])
             parts = [value_label(INITIALISATION, method)]
-            for name in ("pretrain_timesteps", "pretrain_seed", "network_kind"):
+            for name in ("pretrain_timesteps", "pretrain_seed", "network_kind", "fold"):
                 if rows.loc[rows[INITIALISATION] == method, name].nunique() > 1:
                     parts.append(f"{field_label(name)} {value_label(name, plain(row[name]))}")
             style = sum(line.method == method for line in lines)

@@ -65,7 +65,7 @@ def compare_runs(a: Store, b: Store, *, out: str | None = None) -> RunComparison
         CorruptArtifact: a table's part is damaged.
         InputError: `out` cannot be written.
     """
-    runs = (read_run(a), read_run(b))
+    runs = (read_run(a, pooled=False), read_run(b, pooled=False))  # a trial is a trial, also one of a fold
     finished = [_finished(run) for run in runs]
     both = [trial_id for trial_id in finished[0] if trial_id in finished[1]]
     moved = {t: _moved(t, finished[0][t], finished[1][t], runs) for t in both}

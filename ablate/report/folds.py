@@ -19,6 +19,9 @@ from ablate.stats.samples import FloatArray
 
 FOLD = "fold"
 
+POOLED = "folds"
+"""Column of the number of folds behind a row; only where folds are pooled."""
+
 
 @dataclass(frozen=True, eq=False)
 class Pooled:
@@ -26,7 +29,6 @@ class Pooled:
 
     trials: pd.DataFrame
     row_of: Mapping[str, str] = field(default_factory=dict)  # trial -> the trial whose id its row bears, where pooled
-    notes: tuple[str, ...] = ()  # what was pooled, in sentences
 
 
 def pool_folds(
@@ -54,23 +56,25 @@ def pool_folds(
     errors = {str(name): rows for name, rows in read_errors(sorted(finished)).groupby("trial_id")}
     row_of: dict[str, str] = {}
     rows: list[Mapping[Any, Any]] = []
+    numbers: list[int | None] = []
     for positions in members.values():
         folds = trials.iloc[positions].sort_values(FOLD)
         if folds[FOLD].isna().all():
             rows += folds.to_dict("records")
+            numbers += [None] * len(folds)
             continue
         row_of |= dict.fromkeys(folds["trial_id"], str(folds["trial_id"].iloc[0]))
         dataset = str(folds["dataset"].iloc[0])
         complete = len(folds) >= folds_of.get(dataset, len(folds))
         rows.append(_pooled(folds, [errors[name] for name in folds["trial_id"] if name in errors], complete=complete))
+        numbers.append(max(len(folds), folds_of.get(dataset, 0)))
     frame = pd.DataFrame(rows, columns=trials.columns).astype(trials.dtypes.to_dict())
-    counts = trials.loc[trials[FOLD].notna()].groupby("dataset")[FOLD].nunique()
-    notes = tuple(
-        f"{dataset}: the results of {folds_of.get(str(dataset), count)} folds are pooled, each test image in its own "
-        "fold; what lacks a fold counts as missing"
-        for dataset, count in counts.items()
-    )
-    return Pooled(frame, row_of, notes)
+    return Pooled(frame.assign(**{POOLED: pd.array(numbers, dtype="Int64")}), row_of)
+
+
+def shows_folds(rows: str, columns: str, filters: Sequence[str]) -> bool:
+    """Whether a table is to show single folds: one of its fields, or a filter, is the fold."""
+    return FOLD in (rows, columns, *(text.partition("=")[0].strip() for text in filters))
 
 
 def _pooled(folds: pd.DataFrame, errors: Sequence[pd.DataFrame], *, complete: bool) -> dict[str, Any]:

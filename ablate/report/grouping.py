@@ -9,7 +9,7 @@ its values. Nothing is mixed silently.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -312,7 +312,18 @@ def group_trials(
             members.items(), key=lambda item: [order_of(n, v) for n, v in zip(splits, item[0], strict=True)]
         )
     ]
-    return Grouping(frame, rows, columns, tuple(groups))
+    return Grouping(frame, rows, columns, tuple(groups), tuple(_fold_notes(frame)))
+
+
+def _fold_notes(trials: pd.DataFrame) -> Iterator[str]:
+    """Yield what a reader must know of results that are pooled over the folds of a data set."""
+    if "folds" in trials:
+        counts = trials.dropna(subset=["folds"]).groupby("dataset")["folds"].max()
+        for dataset, number in counts.items():
+            yield (
+                f"Each result on {dataset} pools {number} trials, one of each fold: every image is in the test split "
+                "of one of them. What lacks a fold counts as missing."
+            )
 
 
 def _group(

@@ -57,12 +57,17 @@ class RunData:
     stages: pd.DataFrame
     errors: Mapping[str, Errors]  # by data set
     missing: tuple[str, ...]  # what a reader must know to be missing, in sentences
+    single: pd.DataFrame  # as `trials`, but each fold of a data set by itself
     row_of: Mapping[str, str] = field(default_factory=dict)  # trial -> row of `trials`, where folds are pooled
-    notes: tuple[str, ...] = ()  # what a reader must know of how the trials stand here, in sentences
 
     def count(self, status: str) -> int:
         """Return the number of trials with a status: finished, failed or missing."""
         return int((self.trials["status"] == status).sum())
+
+    def trials_of(self, trial_ids: Sequence[str]) -> list[str]:
+        """Return the ids of the trials, in `single`, that rows of `trials` stand for."""
+        wanted = set(trial_ids)
+        return [name for name in map(str, self.single["trial_id"]) if self.row_of.get(name, name) in wanted]
 
     def train_images(self, dataset: str) -> int | None:
         """Return how many annotated images `all` shots are; None if `run.yaml` does not say."""
@@ -78,12 +83,13 @@ def landmark_labels(described: Mapping[str, Any], dataset: str, count: int) -> t
     return tuple(known[number] if number < len(known) else str(number) for number in range(count))
 
 
-def read_trials(store: Store) -> pd.DataFrame:
+def read_trials(store: Store, *, pooled: bool = True) -> pd.DataFrame:
     """Return the table `trials` of a run, with a row of status `missing` for each planned trial that has none yet.
 
-    Trials of the folds of one data set are pooled, see `pool_folds`.
+    Trials of the folds of one data set are pooled, see `pool_folds`, unless `pooled` is False.
     """
-    return _read_trials(store, read_run_file(store))[0].trials
+    found, single = _read_trials(store, read_run_file(store))
+    return found.trials if pooled else single
 
 
 def _with_defaults(trials: pd.DataFrame) -> pd.DataFrame:
@@ -122,7 +128,7 @@ def _with_baselines(trials: pd.DataFrame, store: Store) -> pd.DataFrame:
 
 
 def _read_trials(store: Store, described: Mapping[str, Any]) -> tuple[Pooled, pd.DataFrame]:
-    """Return recorded and planned trials together, those of folds pooled, and the recorded ones as they are."""
+    """Return recorded and planned trials together, first with those of folds pooled, then as they are."""
     recorded = tables.read_frame(store, "trials").sort_values("trial_id", ignore_index=True)
     planned = _planned(described, set(recorded["trial_id"]))
     trials = pd.DataFrame(
@@ -142,23 +148,26 @@ def _read_trials(store: Store, described: Mapping[str, Any]) -> tuple[Pooled, pd
     folds_of = {
         str(name): facts["folds"] for name, facts in data.items() if isinstance(_mapping(facts).get("folds"), int)
     }
-    return pool_folds(_with_baselines(_with_defaults(trials), store), folds_of, read_errors), recorded
+    single = _with_baselines(_with_defaults(trials), store)
+    return pool_folds(single, folds_of, read_errors), single
 
 
-def read_run(store: Store) -> RunData:
+def read_run(store: Store, *, pooled: bool = True) -> RunData:
     """Read a run's tables, finished or not.
+
+    Trials of the folds of one data set are pooled, see `pool_folds`, unless `pooled` is False.
 
     Raises:
         CorruptArtifact: a part of a table is damaged; the message names it.
     """
     described = read_run_file(store)
-    pooled, recorded = _read_trials(store, described)
-    trials = pooled.trials
-    errors = dict(_read_errors(store, recorded, described, pooled.row_of))
+    found, single = _read_trials(store, described)
+    trials, row_of = (found.trials, found.row_of) if pooled else (single, {})
+    errors = dict(_read_errors(store, single, described, row_of))
     stages = tables.read_frame(store, "stages")
     curves = tables.read_frame(store, "curves")
     missing = tuple(_whats_missing(store, described, trials, errors))
-    return RunData(store, described, trials, curves, stages, errors, missing, pooled.row_of, pooled.notes)
+    return RunData(store, described, trials, curves, stages, errors, missing, single, row_of)
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
@@ -177,7 +186,7 @@ def _planned(described: Mapping[str, Any], known: set[str]) -> pd.DataFrame:
 
 
 def _read_errors(
-    store: Store, recorded: pd.DataFrame, described: Mapping[str, Any], row_of: Mapping[str, str]
+    store: Store, trials: pd.DataFrame, described: Mapping[str, Any], row_of: Mapping[str, str]
 ) -> Iterator[tuple[str, Errors]]:
     """Read the errors of finished trials, one array for each data set; trials of one row in `row_of` are one.
 
@@ -189,7 +198,7 @@ def _read_errors(
     landmark_N = table["landmark"].to_numpy().astype(np.int64)
     error_N = table["error"].to_numpy().astype(np.float64)
     del table
-    finished = recorded[recorded["status"] == "finished"]
+    finished = trials[trials["status"] == "finished"]
     for dataset, rows in finished.groupby("dataset", sort=True):
         name = str(dataset)
         rows_of = {str(trial_id): row_of.get(trial_id, str(trial_id)) for trial_id in rows["trial_id"]}

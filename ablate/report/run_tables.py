@@ -169,17 +169,18 @@ def trial_costs(trials: pd.DataFrame, stages: pd.DataFrame) -> pd.DataFrame:
 def cost_tables(analysis: Analysis) -> Iterator[Table]:
     """Yield what each initialisation cost in this run: all attempts, also those that failed."""
     run = analysis.run
-    costs = trial_costs(run.trials, run.stages)
-    keys_of = dict(zip(run.trials["trial_id"], run.trials["pretrain_key"], strict=True))
-    laid_out = analysis.grouping.trials[["trial_id", "status", "parameters"]]
+    costs = trial_costs(run.single, run.stages)
+    keys_of = dict(zip(run.single["trial_id"], run.single["pretrain_key"], strict=True))
+    laid_out = run.single[["trial_id", "status", "parameters"]]
+    row_ids = analysis.grouping.trials["trial_id"]
     stages = run.stages.drop(columns=["node", "outcome", "from_step", "to_step"])
     rows = []
     records: list[dict[str, object]] = []
     for group in analysis.grouping.groups:
         for row in group.rows:
             positions = [p for (r, _), found in group.cells.items() if r == row for p in found]
-            trials = laid_out.iloc[positions]
-            ids = set(trials["trial_id"])
+            ids = set(run.trials_of(list(row_ids.iloc[positions])))
+            trials = laid_out[laid_out["trial_id"].isin(ids)]
             keys = {keys_of[trial_id] for trial_id in ids if isinstance(keys_of[trial_id], str)}
             before = stages[(stages["kind"] == "pretrain") & stages["pretrain_key"].isin(keys)]
             after = stages[(stages["kind"] != "pretrain") & stages["trial_id"].isin(ids)]

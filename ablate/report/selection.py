@@ -208,7 +208,7 @@ def lay_out_trials(
         return group_trials(trials, rows=rows, columns=columns, filters=filters), None
     selected = select(filter_trials(trials, filters), by=best_by, axes=(rows, columns))
     grouping = group_trials(selected.trials, rows=rows, columns=columns, settled=selected.settled)
-    return replace(grouping, notes=(selected.note,)), selected
+    return replace(grouping, notes=(selected.note, *grouping.notes)), selected
 
 
 def _count(values: pd.Series) -> int:

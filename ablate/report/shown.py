@@ -13,6 +13,7 @@ from ablate.errors import InputError
 from ablate.report.axis_charts import axis_charts, figure_of
 from ablate.report.chart_kinds import LineChart
 from ablate.report.figures import FORMATS, draw, files_of
+from ablate.report.folds import shows_folds
 from ablate.report.intervals import Intervals
 from ablate.report.literature import read_references
 from ablate.report.pivot import Pivot, as_tables, pivot, render
@@ -111,7 +112,7 @@ def show_table(
     reference: Path | None,
 ) -> ShownTable:
     """Return a metric over two fields; arguments and refusals are those of `ablate.report.pivot.pivot`."""
-    trials = read_trials(store)
+    trials = read_trials(store, pooled=not shows_folds(rows, columns, filters))
     references = read_references(reference, trials) if reference is not None else ()
     return ShownTable(
         pivot(

@@ -101,7 +101,7 @@ def write_report(
     }
     references = read_references(reference, data.trials) if reference is not None else ()
     analysis = analyse(data, best_by=best_by, references=references)
-    remarks = [*data.notes, *data.missing]
+    remarks = list(data.missing)
 
     sections = _sections(analysis)
     tables = [table for section in sections for table in section.tables]
@@ -173,19 +173,18 @@ NOT_SELECTED = ("Errors", "Settings chosen on the validation set", "Trials witho
 
 
 def _noted(table: Table, analysis: Analysis | None) -> Table:
-    """Return a table that says how its settings were chosen, if they were."""
-    selected = analysis.selected if analysis else None
-    if selected is None or selected.note in table.notes:
-        return table
-    return replace(table, notes=(*table.notes, selected.note))
+    """Return a table that says how its settings were chosen, and that folds are pooled, if so."""
+    lacking = [note for note in analysis.grouping.notes if note not in table.notes] if analysis else []
+    return replace(table, notes=(*table.notes, *lacking)) if lacking else table
 
 
 def _marked(chart: Chart, analysis: Analysis) -> Chart:
-    """Return a figure that says how its settings were chosen, if they were, on the page and in print."""
-    told = isinstance(chart, LineChart) and chart.own_selection
-    if analysis.selected is None or not analysis.selected.choices or told:
+    """Return a figure that says how its settings were chosen, and that folds are pooled, on the page and in print."""
+    if isinstance(chart, LineChart) and chart.own_selection:
         return chart
-    return replace(chart, note=f"{chart.note} {analysis.selected.note}", marks=(analysis.selected.mark, *chart.marks))
+    selected = analysis.selected
+    marks = (selected.mark,) if selected is not None and selected.choices else ()
+    return replace(chart, note=" ".join([chart.note, *analysis.grouping.notes]), marks=(*marks, *chart.marks))
 
 
 class _Target:
