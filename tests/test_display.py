@@ -18,6 +18,7 @@ from ablate.schedule.fitting import Shape
 from ablate.schedule.policy import Costs, Policy, Stage
 from ablate.schedule.simulate import Machine
 from ablate.space import find_grid, load_grid, plan_of
+from ablate.stage.settings import StageResult
 
 NODE = Wait("a node with a GPU (the cluster has 1 and may grow to 4)", its_turn=False)
 TURN = Wait("a GPU", its_turn=True)
@@ -146,17 +147,17 @@ def test_a_stage_takes_what_passes_from_its_place_on(clock):
     clock[0] += 600
     shown.display.placed(shown.first)
     clock[0] += 5
-    shown.display.ended(shown.first, "finished", None, None)
+    shown.display.ended(shown.first, StageResult("finished"))
     assert shown.lines == [f"finished    {shown.first.name}  finetune      0:00:05  scratch, seed 0"]
 
 
 def test_what_never_started_is_not_said_to_be_interrupted(clock):
     shown = Shown()
     shown.display.started(shown.first)
-    shown.display.ended(shown.first, "interrupted", "the run ends before it has started", None)
+    shown.display.ended(shown.first, StageResult("interrupted", "the run ends before it has started"))
     assert shown.lines == []
     shown.display.started(shown.second)
-    shown.display.ended(shown.second, "failed", "lost 4 times", None)
+    shown.display.ended(shown.second, StageResult("failed", "lost 4 times"))
     assert "lost 4 times" in shown.lines[0]
 
 
@@ -200,7 +201,7 @@ def session(clock, width):
         display.progressed(shown.pretraining, progress)
         clock[0] += passed
     display.progressed(shown.first, {"phase": "evaluate", "step": 64, "total": 100, "metrics": {}, "rate": 301.0})
-    display.ended(shown.first, "finished", None, None, {"mre": 2.3149, "val_mre": 2.0})
+    display.ended(shown.first, StageResult("finished", None, None, {"mre": 2.3149, "val_mre": 2.0}))
     shown.left_s = 95.0
     return shown, "\n".join([*shown.lines, drawn(display.picture(), width)])
 
@@ -351,7 +352,7 @@ def test_a_finished_fine_tuning_and_a_failed_trial_are_counted_out(clock):
     rest.left.placed(stage)
     rest.left.progressed(stage, {"phase": "finetune", "step": 0, "total": 30})
     clock[0] += 5  # half of what was expected: it stopped early
-    rest.left.ended(stage, "finished", None, None, {"mre": 2.0})
+    rest.left.ended(stage, StageResult("finished", None, None, {"mre": 2.0}))
     rest.left.released(rest.shared[0].trial_id, "its pre-training failed")
     # of the measured half only fine-tunings are known; a pre-training is scaled as the stages that were measured
     assert rest.left() == pytest.approx(6 * 0.5 + 5)

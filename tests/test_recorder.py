@@ -8,6 +8,7 @@ from tiny import tiny_trial
 from ablate import tables
 from ablate.running.recorder import Recorder
 from ablate.schedule.policy import Stage
+from ablate.stage.settings import StageResult
 from ablate.store import CorruptArtifact, LockLost, Store, StoreFull
 from ablate.store.fence import Fence
 from ablate.store.lock import RunLock
@@ -39,10 +40,10 @@ def rows(store):
 def test_lost_workers_and_failed_pretrainings_leave_the_rows_of_their_trials(store):
     stops = Stops()
     with Recorder(store, TRIALS, stops) as recorder:
-        recorder.ended(Stage("finetune", FIRST), "failed", "its worker was lost 4 times", None)
+        recorder.ended(Stage("finetune", FIRST), StageResult("failed", "its worker was lost 4 times"))
         recorder.released(SECOND, "pre-training failed: no memory")
-        recorder.ended(Stage("pretrain", KEY), "failed", "no memory", None)
-        recorder.ended(Stage("finetune", THIRD), "interrupted", "its worker was lost", None)
+        recorder.ended(Stage("pretrain", KEY), StageResult("failed", "no memory"))
+        recorder.ended(Stage("finetune", THIRD), StageResult("interrupted", "its worker was lost"))
     assert rows(store) == {
         FIRST: ("failed", "its worker was lost 4 times"),
         SECOND: ("failed", "pre-training failed: no memory"),
@@ -52,17 +53,17 @@ def test_lost_workers_and_failed_pretrainings_leave_the_rows_of_their_trials(sto
 
 def test_the_row_that_a_worker_has_written_stays(store):
     with Recorder(store, TRIALS, Stops()) as recorder:
-        recorder.ended(Stage("finetune", FIRST), "failed", "Diverged: nan", None)
+        recorder.ended(Stage("finetune", FIRST), StageResult("failed", "Diverged: nan"))
     (before,) = tables.read_part(store, "trials", FIRST)
     with Recorder(store, TRIALS, Stops()) as recorder:
-        recorder.ended(Stage("finetune", FIRST), "failed", "Diverged: nan", None)
+        recorder.ended(Stage("finetune", FIRST), StageResult("failed", "Diverged: nan"))
     assert tables.read_part(store, "trials", FIRST) == [before]
 
 
 def test_trouble_that_a_stage_had_with_the_store_stops_the_run_at_once(store):
     stops = Stops()
     with Recorder(store, TRIALS, stops) as recorder:
-        recorder.ended(Stage("pretrain", KEY), "interrupted", "no room for model.safetensors", "StoreFull")
+        recorder.ended(Stage("pretrain", KEY), StageResult("interrupted", "no room for model.safetensors", "StoreFull"))
         (trouble,) = stops.troubles
     assert isinstance(trouble, StoreFull)
     assert str(trouble) == "no room for model.safetensors"

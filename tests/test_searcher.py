@@ -47,10 +47,10 @@ class Kept(Watcher):
         assert stage in self.live
         self.metrics.append(progress["metrics"])
 
-    def ended(self, stage, outcome, error, trouble, metrics=None):
+    def ended(self, stage, result):
         self.live.remove(stage)
-        self.metrics.append(metrics)
-        self.ends.append((stage, outcome, error))
+        self.metrics.append(result.metrics)
+        self.ends.append((stage, result.outcome, result.error))
 
     def released(self, trial_id, reason):
         self.released_trials.append(trial_id)

@@ -17,6 +17,7 @@ from ablate.running.inspection import mre_text, stage_line
 from ablate.running.naming import Names
 from ablate.running.picture import Picture, Row
 from ablate.schedule.policy import Policy, Stage
+from ablate.stage.settings import StageResult
 from ablate.words import counted, duration
 
 if TYPE_CHECKING:
@@ -185,17 +186,11 @@ class Display(Watcher):
             for line in self.picture().lines():
                 self.say(line)
 
-    def ended(
-        self,
-        stage: Stage,
-        outcome: str,
-        error: str | None,
-        trouble: str | None,
-        metrics: Mapping[str, float] | None = None,
-    ) -> None:
+    def ended(self, stage: Stage, result: StageResult) -> None:
         """Show and count how an attempt at a stage ended."""
         running = self._running.pop(stage)
         what: str = stage.kind
+        outcome, metrics = result.outcome, result.metrics
         if stage.kind != "pretrain":
             self._finished += outcome == "finished"
             self._failed += outcome == "failed"
@@ -203,7 +198,7 @@ class Display(Watcher):
                 what = mre_text(metrics["mre"], self._units[self._policy.trial(stage).dataset])
         if running.placed or outcome != "interrupted":  # nothing is lost of what had not started
             took = duration(time.monotonic() - running.began)
-            self._say_ended(outcome, took, stage.name, what, running.name, error)
+            self._say_ended(outcome, took, stage.name, what, running.name, result.error)
 
     def released(self, trial_id: str, reason: str) -> None:
         """Show and count a trial that fails with its pre-training."""

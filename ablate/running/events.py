@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ablate.schedule.policy import Stage
+from ablate.stage.settings import StageResult
 
 
 class Watcher:
@@ -26,23 +27,8 @@ class Watcher:
     def progressed(self, stage: Stage, progress: Mapping[str, Any]) -> None:
         """A stage has reported `phase`, `step`, `total`, `metrics` and `rate`."""
 
-    def ended(
-        self,
-        stage: Stage,
-        outcome: str,
-        error: str | None,
-        trouble: str | None,
-        metrics: Mapping[str, float] | None = None,
-    ) -> None:
-        """An attempt at a stage has ended with this `Outcome`.
-
-        Args:
-            stage: which.
-            outcome: how it ended.
-            error: why, where it did not finish.
-            trouble: a key of `TROUBLES`.
-            metrics: the last that it measured; of a finished trial with `mre`, in the unit of its data set.
-        """
+    def ended(self, stage: Stage, result: StageResult) -> None:
+        """An attempt at a stage has ended; `mre` is in the unit of its data set."""
 
     def released(self, trial_id: str, reason: str) -> None:
         """A trial fails without having started, because its pre-training did."""
@@ -74,17 +60,10 @@ class Watchers(Watcher):
         for watcher in self._watchers:
             watcher.progressed(stage, progress)
 
-    def ended(
-        self,
-        stage: Stage,
-        outcome: str,
-        error: str | None,
-        trouble: str | None,
-        metrics: Mapping[str, float] | None = None,
-    ) -> None:
+    def ended(self, stage: Stage, result: StageResult) -> None:
         """Tell every watcher."""
         for watcher in self._watchers:
-            watcher.ended(stage, outcome, error, trouble, metrics)
+            watcher.ended(stage, result)
 
     def released(self, trial_id: str, reason: str) -> None:
         """Tell every watcher."""

@@ -9,6 +9,7 @@ from types import TracebackType
 from ablate.running.events import Watcher
 from ablate.schedule.policy import Stage
 from ablate.space import TrialSpec
+from ablate.stage.settings import StageResult
 from ablate.store import TROUBLES, Store, StoreTrouble
 
 
@@ -30,19 +31,12 @@ class Recorder(Watcher):
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="record")
         self._written: list[Future[None]] = []
 
-    def ended(
-        self,
-        stage: Stage,
-        outcome: str,
-        error: str | None,
-        trouble: str | None,
-        metrics: Mapping[str, float] | None = None,
-    ) -> None:
+    def ended(self, stage: Stage, result: StageResult) -> None:
         """Record a failed trial, unless its worker did; stop for the trouble that a stage had with the store."""
-        if trouble is not None:
-            self._stop(TROUBLES[trouble](error))
-        if outcome == "failed" and stage.kind != "pretrain":
-            self._record(stage.name, error or "failed")
+        if result.trouble is not None:
+            self._stop(TROUBLES[result.trouble](result.error))
+        if result.outcome == "failed" and stage.kind != "pretrain":
+            self._record(stage.name, result.error or "failed")
 
     def released(self, trial_id: str, reason: str) -> None:
         """Record a trial that fails with its pre-training."""

@@ -12,6 +12,7 @@ from ablate.schedule.costs import Ratios
 from ablate.schedule.policy import Costs, Policy, Stage
 from ablate.schedule.simulate import Machine, simulate
 from ablate.space import Pretraining, TrialSpec, plan_of
+from ablate.stage.settings import StageResult
 
 MEASURED_S = 3.0
 """The speed of a phase is known once it has been watched for this long."""
@@ -93,21 +94,14 @@ class TimeLeft(Watcher):
             trial = self._policy.trial(stage)
             self._ratios[stage, phase] = (trial, each * at.total / self._costs.finetune(trial))
 
-    def ended(
-        self,
-        stage: Stage,
-        outcome: str,
-        error: str | None,
-        trouble: str | None,
-        metrics: Mapping[str, float] | None = None,
-    ) -> None:
+    def ended(self, stage: Stage, result: StageResult) -> None:
         """Note that a stage is over, and what a whole fine-tuning took: it may have stopped early."""
         at = self._running.pop(stage, None)
         if stage.kind == "pretrain":
             return
-        if outcome in ("finished", "failed"):
+        if result.outcome in ("finished", "failed"):
             self._over.add(stage.name)
-        if outcome == "finished" and stage.kind == "finetune" and at is not None and at.from_start:
+        if result.outcome == "finished" and stage.kind == "finetune" and at is not None and at.from_start:
             trial = self._policy.trial(stage)
             took = time.monotonic() - at.placed_s
             self._ratios[stage, "finetune"] = (trial, took / self._costs.finetune(trial))

@@ -33,3 +33,4 @@ class StageResult:
     outcome: Outcome
     error: str | None = None  # one line
     trouble: str | None = None  # of an interrupted attempt whose run cannot go on now: a key of `TROUBLES`
+    metrics: Mapping[str, float] | None = None  # the last that were reported; of a finished trial with `mre`

@@ -39,8 +39,8 @@ class Counting(Watcher):
     def __init__(self):
         self.outcomes = {}
 
-    def ended(self, stage, outcome, error, trouble, metrics=None):
-        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+    def ended(self, stage, result):
+        self.outcomes[result.outcome] = self.outcomes.get(result.outcome, 0) + 1
 
 
 def measure(num_stages, growable):

@@ -13,6 +13,7 @@ from ablate.running.events import Watcher
 from ablate.running.ray_tune.demand import Nodes, Offered, verdict
 from ablate.schedule.fitting import Request
 from ablate.schedule.policy import Policy, Stage
+from ablate.stage.settings import Outcome, StageResult
 from ablate.stage.task import config_of
 
 LOST = "its worker or node was lost"
@@ -182,7 +183,8 @@ class StageSearcher(Searcher):  # type: ignore[misc]
         """Tell the policy and the watcher how an attempt ended."""
         attempt.settled = True
         attempt.ended_s = self._clock() if attempt.ended_s is None else attempt.ended_s
-        stage, outcome, reason = attempt.stage, str(result["outcome"]), result.get("error")
+        stage, reason = attempt.stage, result.get("error")
+        outcome: Outcome = result["outcome"]
         reason = None if reason is None else str(reason)
         if outcome == "lost" and not self._policy.starts_from_snapshot(stage):
             outcome = "failed"  # something other than a snapshot is damaged: nobody makes it anew
@@ -200,7 +202,7 @@ class StageSearcher(Searcher):  # type: ignore[misc]
         else:
             for name in self._policy.fail(stage, str(reason)):
                 self._watcher.released(name, f"pre-training {stage.name} failed: {reason}")
-        self._watcher.ended(stage, outcome, reason, result.get("trouble"), result.get("metrics"))
+        self._watcher.ended(stage, StageResult(outcome, reason, result.get("trouble"), result.get("metrics")))
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle to nothing: Tune writes the searcher to its own files, which no run is restored from."""
