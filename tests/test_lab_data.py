@@ -112,6 +112,24 @@ def test_the_check_finds_what_would_make_the_results_wrong(clinic, ablate, tmp_p
     assert code == 0
     assert "warning: splits" not in out
     assert "occur in two splits (" not in out
+    assert re.search(r"^disease COVID +\d+% of train, \d+% of val, \d+% of test$", out, re.MULTILINE)
+    assert re.search(r"^values of patient +\d+ in train, \d+ in val, \d+ in test$", out, re.MULTILINE)
+    path = data / "clinic" / "landmarks.csv"
+    table = pd.read_csv(path, dtype=str)
+    table.loc[0, "spacing"] = "799.6"
+    table.loc[1, "patient"] = table.loc[0, "patient"].upper()
+    table.to_csv(path, index=False)
+    code, out, _ = ablate("data", "check", "clinic", "--data", data)
+    assert code == 0
+    assert (
+        "warning: 1 image with more than 5 times, or less than 1/5 of, the median scale of 0.7996 mm per pixel: "
+        "COVID-000.png 799.6; look whether the values are millimetres\n"
+    ) in out
+    assert (
+        "warning: 1 value of column patient occur in two spellings, which count as two groups, such as 'P00' and "
+        "'p00'; write them alike\n"
+    ) in out
+    add_columns(clinic, data)
     dataset = load_dataset("clinic", data, 16)
     shares = []
     for split in (dataset.train, dataset.val, dataset.test):

@@ -56,6 +56,28 @@ def in_two_splits(division: Division) -> Iterator[tuple[str, list[str]]]:
                 yield name, twice
 
 
+def kept_words(division: Division, stratify: str | None, group: str | None) -> Iterator[tuple[str, str]]:
+    """Yield what a stratified or grouped division holds, for a reader: shares of each value, numbers of groups."""
+    if stratify is not None:
+        values = {split: _values(division.splits[split], stratify) for split in SPLITS}
+        for value in sorted({value for found in values.values() for value in found}):
+            shares = ", ".join(f"{found.count(value) / len(found):.0%} of {split}" for split, found in values.items())
+            yield f"{stratify} {value}", shares
+    if group is not None:
+        groups = {split: set(_values(division.splits[split], group)) for split in SPLITS}
+        yield f"values of {group}", ", ".join(f"{len(found)} in {split}" for split, found in groups.items())
+
+
+def nearly_equal(records: Sequence[Record], column: str) -> list[tuple[str, str]]:
+    """Return pairs of values of a column that differ in upper and lower case or in spaces alone."""
+    alike: dict[str, set[str]] = {}
+    for record in records:
+        if column in record.columns:
+            value = record.columns[column]
+            alike.setdefault("".join(value.split()).casefold(), set()).add(value)
+    return [(found[0], found[1]) for values in alike.values() if len(found := sorted(values)) > 1]
+
+
 def _columns(division: Division) -> list[str]:
     records = [record for split in SPLITS for record in division.splits[split]]
     return [*dict.fromkeys(column for record in records for column in record.columns), PREFIX]

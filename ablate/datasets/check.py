@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import numpy.typing as npt
 
-from ablate.datasets.balance import PREFIX, in_two_splits, unlike_splits
+from ablate.datasets.balance import PREFIX, in_two_splits, kept_words, nearly_equal, unlike_splits
 from ablate.datasets.contents import Contents, num_threads, outside_landmarks
 from ablate.datasets.duplicates import MAX_LABEL_DISTANCE, find_duplicates, image_hash
 from ablate.datasets.images import has_orientation
@@ -31,6 +32,8 @@ _SHOWN = 3  # messages that are written out where many are alike
 _VARYING = re.compile(
     r"\S*[/\\]\S*|'[^']*'|[\w-]*\.(?:png|jpe?g|tiff?|bmp|dcm)\b|\(did you mean[^)]*\)|[\d.]+", re.IGNORECASE
 )
+
+_ODD_SCALE = 5  # an image's scale, in medians, that is worth a warning; scanners differ by less
 
 _LISTED = 8  # names written out in one warning
 
@@ -64,6 +67,7 @@ class CheckReport:
     splits: dict[SplitName, int]  # of the first fold, where there are folds
     folds: int | None  # None: it has no folds
     scales: Mapping[str, int]  # images by what gave their scale, where that differs between images
+    kept: tuple[tuple[str, str], ...]  # what a stratified or grouped division holds, of the first fold
     unlabelled: int  # for pre-training alone
     excluded: int  # left out as in the paper
     left_out: int  # left out because they have no label
@@ -85,6 +89,7 @@ class CheckReport:
             ("data set", self.name if self.folder is None else f"{self.name} ({self.folder})"),
             ("images", f"{self.num_images} annotated, {self.unlabelled} unlabelled"),
             ("splits", ("" if self.folds is None else f"{self.folds} folds; of the first ") + splits),
+            *self.kept,
             ("landmarks", f"{self.num_landmarks} per image, {self.not_annotated} not annotated"),
         ]
         if self.excluded or self.left_out:
@@ -176,6 +181,7 @@ def check_dataset(name: str, data_dir: Path | str | None = None) -> CheckReport:
         num_images=len(contents.records),
         splits={split: len(division.splits[split]) for split in SPLITS},
         folds=contents.folds,
+        kept=tuple(_kept(contents)),
         scales=Counter(record.scale_from for record in contents.records if record.scale_from),
         unlabelled=len(contents.unlabelled),
         excluded=contents.excluded,
@@ -236,12 +242,40 @@ def _warn(contents: Contents, outside: Sequence[str], duplicates: Sequence[Dupli
             "images that also occur in train or val are left out of the evaluation"
         )
     if contents.described:
+        _warn_of_scales(contents, problems)
         _warn_of_splits(contents, problems)
     published = contents.num_images
     if published is not None and len(contents.records) != published:
         problems.warn(
             f"{contents.name}: the published set has {published} labelled radiographs; found {len(contents.records)}; "
             "splits and results are not comparable with the paper's"
+        )
+
+
+def _kept(contents: Contents) -> Iterator[tuple[str, str]]:
+    """Yield what the division of a data set holds of the columns that it goes by."""
+    rule, division = contents.rule, contents.divisions[0]
+    if rule is None or not division.ordered:
+        return
+    yield from kept_words(division, rule.stratify, rule.group)
+    if rule.group is not None and (left_out := len(contents.unlabelled) - len(division.unlabelled)):
+        yield "left out of pre-training", f"{counted(left_out, 'unlabelled image')} of a {rule.group} in val or test"
+
+
+def _warn_of_scales(contents: Contents, problems: Problems) -> None:
+    """Warn of images whose pixels are far larger or smaller than those of most."""
+    scales = [max(record.unit_per_pixel) for record in contents.records]
+    middle = median(scales) if scales else 1.0
+    odd = [
+        f"{record.name} {scale:.4g}"
+        for record, scale in zip(contents.records, scales, strict=True)
+        if record.scale_from and not 1 / _ODD_SCALE < scale / middle < _ODD_SCALE
+    ]
+    if odd:
+        problems.warn(
+            f"{counted(len(odd), 'image')} with more than {_ODD_SCALE} times, or less than 1/{_ODD_SCALE} of, the "
+            f"median scale of {middle:.4g} {contents.unit} per pixel: {_some(odd)}; look whether the values are "
+            "millimetres"
         )
 
 
@@ -264,6 +298,13 @@ def _warn_of_splits(contents: Contents, problems: Problems) -> None:
                 f"in one write random: 0, group: {name} into splits of {DESCRIPTION}"
             )
     if rule is not None and rule.group is not None:
+        pairs = nearly_equal([*contents.records, *contents.unlabelled], rule.group)
+        if pairs:
+            one, other = pairs[0]
+            problems.warn(
+                f"{counted(len(pairs), 'value')} of column {rule.group} occur in two spellings, which count as two "
+                f"groups, such as {one!r} and {other!r}; write them alike"
+            )
         without = [record.name for record in contents.unlabelled if not record.columns.get(rule.group)]
         if without:
             problems.warn(
@@ -282,6 +323,7 @@ def _empty(name: str, error: str) -> CheckReport:
         splits=dict.fromkeys(SPLITS, 0),
         folds=None,
         scales={},
+        kept=(),
         unlabelled=0,
         excluded=0,
         left_out=0,

@@ -7,6 +7,7 @@ the network's image size.
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,10 +32,10 @@ def preview_dataset(
     rows: int = 3,
     cell_px: int = 320,
 ) -> Path:
-    """Write a PNG of `columns` x `rows` radiographs, spread evenly over the data set, with numbered landmarks.
+    """Write a PNG of `columns` x `rows` radiographs, spread evenly over the data set, with named landmarks.
 
-    Landmarks are numbered from 0; each caption names file and split. Returns the path written; raises
-    `InputError` for an unusable data set or a path that cannot be written.
+    A landmark without a name has its number, from 0; each caption names file and split. Returns the path written;
+    raises `InputError` for an unusable data set or a path that cannot be written.
     """
     for argument, value, least in (("columns", columns, 1), ("rows", rows, 1), ("cell_px", cell_px, 32)):
         if value < least:
@@ -44,18 +45,19 @@ def preview_dataset(
         raise InputError(f"the preview must be written to a .png file; got '{path}'")
     with open_contents(name, data_dir, Problems(stop=True)) as contents:
         records, parts = contents.divisions[0].ordered, contents.divisions[0].parts
+        names = contents.landmark_names or tuple(map(str, range(contents.num_landmarks)))
         count = min(columns * rows, len(records))
         chosen = np.linspace(0, len(records) - 1, count).round().astype(int)
         columns = min(columns, count)
         sheet = Image.new("RGB", (columns * cell_px, -(-count // columns) * (cell_px + _CAPTION_PX)), "#202020")
         for position, index in enumerate(chosen):
-            cell = _draw(records[index], parts[index], cell_px)
+            cell = _draw(records[index], parts[index], names, cell_px)
             sheet.paste(cell, (position % columns * cell_px, position // columns * (cell_px + _CAPTION_PX)))
     _write(path, sheet)
     return path
 
 
-def _draw(record: Record, part: Part, cell_px: int) -> Image.Image:
+def _draw(record: Record, part: Part, names: Sequence[str], cell_px: int) -> Image.Image:
     """Draw one radiograph, scaled to fit, with its landmarks and caption."""
     width, height = record.size
     scale = cell_px / max(width, height)
@@ -72,7 +74,7 @@ def _draw(record: Record, part: Part, cell_px: int) -> Image.Image:
             continue
         colour = _COLOURS[landmark % len(_COLOURS)]
         draw.ellipse((x - 2.5, y - 2.5, x + 2.5, y + 2.5), fill=colour, outline="black")
-        draw.text((x + 4, y - 6), str(landmark), fill=colour, font=font, stroke_width=1, stroke_fill="black")
+        draw.text((x + 4, y - 6), names[landmark], fill=colour, font=font, stroke_width=1, stroke_fill="black")
     draw.text((4, cell_px + 2), f"{record.name}  {part}", fill="white", font=font)
     return cell
 
