@@ -13,6 +13,7 @@ from runs import CLI, attempts, driver, status_of, undisturbed, wait_until, writ
 from same_tables import compare
 from tiny import tiny_trial
 
+from ablate.running.driver import RunResult, closing_lines
 from ablate.running.picture import Picture, Row
 from ablate.running.supervision import read_picture
 from ablate.store import Store
@@ -133,4 +134,10 @@ def test_a_picture_survives_the_store():
         "1/2 trials finished",
         "the store has not answered",
         "  pretrain DDPM: 3/10, loss 1.5, 0:00:04 left",
+    ]
+
+
+def test_where_nothing_was_started_no_tables_are_named(tmp_path):
+    assert closing_lines(Store.open(tmp_path), RunResult(130, 0, 0, 3)) == [
+        "interrupted before anything was started; to start run the same command again"
     ]

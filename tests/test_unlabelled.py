@@ -11,7 +11,8 @@ from ablate.datasets import check_dataset, load_dataset, require_dataset
 from ablate.errors import InputError
 from ablate.finetune import select_shots
 from ablate.running.checks import check_trials
-from ablate.space import TrialSpec
+from ablate.running.plan_words import plan_lines
+from ablate.space import Grid, TrialSpec, plan_of
 from ablate.stage.trial import pretraining_images
 
 
@@ -155,3 +156,13 @@ def test_a_pretraining_on_unlabelled_images_needs_some(tmp_path: Path) -> None:
 def test_shots_of_one_data_set_are_no_images_of_another() -> None:
     with pytest.raises(ValueError, match=r"pretrain.images must not be shots where pretrain.dataset is another"):
         tiny_trial("simclr", dataset="mine", shots=1, pretrain={"images": "shots", "dataset": "synthetic"})
+
+
+def test_the_plan_tells_pretrainings_apart_that_differ_in_their_images_alone() -> None:
+    trials = tuple(tiny_trial("ddpm", pretrain={"images": images}) for images in ("all", "train"))
+    lines = plan_lines(Grid("images", "", trials, {}), plan_of(trials))
+    keys = [trial.pretrain_key for trial in trials]
+    assert [line for line in lines if any(f"    {key}" in line for key in keys)] == [
+        f"    {key}  DDPM T=500, 6 steps on synthetic (DDPM, images {images}), unet, 1 trial"
+        for key, images in zip(keys, ("all", "train"), strict=True)
+    ]

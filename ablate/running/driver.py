@@ -333,6 +333,8 @@ def _experiment(tracker: str, grid: Grid, store: Store) -> str:
 
 def closing_lines(store: Store, result: RunResult) -> list[str]:
     """Return what is left to say after a run: failures, how to go on, and where everything lies."""
+    if not store.exists(RUN_FILE):
+        return ["interrupted before anything was started; to start run the same command again"]
     lines = [f"{result.finished} trials finished, {result.failed} failed, {result.missing} open"]
     if result.failed:
         errors = tables.read_table(store, "trials", ["trial_id", "error"], [("status", "==", "failed")]).to_pylist()

@@ -40,13 +40,17 @@ def plan_lines(grid: Grid, plan: Plan, *, done: int = 0) -> list[str]:
         if total
         else "  pre-trainings  none",
     ]
+    words = {key: f"{initialisation(p.spec)} on {p.fields.dataset}" for key, p in plan.pretrainings.items()}
+    names, counts = Names(plan.trials), Counter(words.values())
+    apart = {
+        key: f" ({names.pretraining(pretraining)})" if counts[words[key]] > 1 else ""
+        for key, pretraining in plan.pretrainings.items()
+    }
     for key, pretraining in plan.pretrainings.items():
         snapshots = plan.snapshots[key]
-        fold = "" if pretraining.fold is None else f" (fold {pretraining.fold})"
         taken = f"; snapshots at {', '.join(map(str, snapshots))}" if len(snapshots) > 1 else ""
         lines.append(
-            f"    {key}  {initialisation(pretraining.spec)} on {pretraining.fields.dataset}{fold}, "
-            f"{pretraining.network.kind}, {counted(need[key], 'trial')}{taken}"
+            f"    {key}  {words[key]}{apart[key]}, {pretraining.network.kind}, {counted(need[key], 'trial')}{taken}"
         )
     lines.append("  axes")
     for name, values in axes_of(plan.trials).items():
