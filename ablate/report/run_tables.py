@@ -17,10 +17,10 @@ from ablate.report.run_data import landmark_labels
 from ablate.report.ticks import HOUR, time_text
 
 TIED_NOTE = (
-    "Bold: best of the column. † not significantly worse: the 95 % interval of the paired difference to the best "
-    "includes 0, which is no evidence of being equal."
+    "Bold: best initialisation of the column. † not significantly worse: the 95 % interval of the paired difference to "
+    "the best includes 0, which is no evidence of being equal."
 )
-BOLD_NOTE = "Bold: best of the column, by the mean alone; no test was made."
+BOLD_NOTE = "Bold: best initialisation of the column, by the mean alone; no test was made."
 
 
 def metric_tables(analysis: Analysis) -> Iterator[Table]:
