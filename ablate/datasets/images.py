@@ -198,7 +198,7 @@ def _read_dicom_grey(path: Path) -> Float32Array:
         raise InputError(f"{path}: must hold one picture; got {header.NumberOfFrames}; export the frame as PNG")
     try:
         grey = np.asarray(apply_modality_lut(header.pixel_array, header), dtype=np.float32)
-    except (RuntimeError, NotImplementedError, AttributeError, *_BROKEN) as error:
+    except (RuntimeError, AttributeError, *_BROKEN) as error:
         raise _unreadable(path, error) from error
     if interpretation == "MONOCHROME1":
         grey = grey.max() - grey

@@ -36,7 +36,7 @@ def without_memory(build: Callable[[], T]) -> tuple[T, torch.device]:
     try:
         with device:
             return build(), device
-    except (RuntimeError, NotImplementedError):
+    except RuntimeError:
         return build(), torch.device("cpu")
 
 
