@@ -22,7 +22,7 @@ ROOMS = (
     ("space", "training", "stats"),
     ("store",),
     ("tables", "datasets"),
-    ("network",),
+    ("network", "tuning"),
     ("schedule",),
     ("pretrain",),
     ("finetune",),
@@ -37,7 +37,15 @@ ROOMS = (
 """The rooms from bottom to top; a room imports only what stands in a lower row."""
 
 INSIDE = {
-    "space": (("files", "spec"), ("explain", "networks"), ("methods",), ("trial",), ("fields",), ("grid", "words")),
+    "space": (
+        ("files", "spec"),
+        ("explain", "networks"),
+        ("methods",),
+        ("trial",),
+        ("fields",),
+        ("tune",),
+        ("grid", "words"),
+    ),
     "training": (("randomness", "state"), ("progress",)),
     "stats": (
         ("coverage", "samples"),
@@ -55,6 +63,7 @@ INSIDE = {
         ("lock",),
     ),
     "tables": (("schemas",), ("columns", "comparison", "parts")),
+    "tuning": (("configuration",), ("course", "roles", "sampling"), ("export", "records")),
     "datasets": (
         ("types",),
         ("cache", "checksums", "images", "splitting", "synthetic"),
@@ -82,7 +91,7 @@ INSIDE = {
         ("evaluation", "starting"),
         ("imagenet",),
     ),
-    "schedule": (("fitting", "flops", "policy"), ("costs", "simulate"), ("forecast",)),
+    "schedule": (("fitting", "flops", "policy"), ("costs", "rounds", "simulate"), ("forecast",)),
     "pretrain": (
         ("contrastive", "heads", "views"),
         ("base",),
@@ -117,7 +126,8 @@ INSIDE = {
     ),
     "running": (
         ("checks", "events", "naming", "options", "picture", "resources", "sessions", "spot"),
-        ("inspection", "joining", "plan_words", "remaining"),
+        ("inspection", "joining", "plan_words", "tuner"),
+        ("remaining",),
         ("display", "recorder"),
         ("supervision", "ray_tune"),
         ("driver", "single", "watching"),
@@ -167,7 +177,7 @@ INSIDE = {
 ONLY_IN = {
     "ray": {"running.ray_tune", "launch.ray_files", "launch.ssh.ray_jobs"},
     "jsonschema": {"launch.ray_files"},
-    "optuna": set(),
+    "optuna": {"tuning"},
     "lightly": {"pretrain"},
     "diffusers": {"network.unet", "pretrain.ddpm"},
     "segmentation_models_pytorch": {"network"},
@@ -182,7 +192,19 @@ ONLY_IN = {
 }
 """Libraries that are wrapped once."""
 
-WITHOUT_TORCH = {"errors", "words", "revision", "space", "stats", "store", "tables", "datasets", "schedule", "report"}
+WITHOUT_TORCH = {
+    "errors",
+    "words",
+    "revision",
+    "space",
+    "stats",
+    "store",
+    "tables",
+    "datasets",
+    "tuning",
+    "schedule",
+    "report",
+}
 WITHOUT_TORCH |= {"running", "doctor", "launch", "api", "cli"}
 
 

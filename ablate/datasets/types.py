@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -87,6 +87,12 @@ class Dataset:
     fingerprint: str  # 16 hex digits over images, labels, splits and units; the same at every image_size
     landmark_names: tuple[str, ...] = ()  # of every landmark, or none
     folds: int | None = None  # into how many folds the data set is divided; None: it has no folds
+
+    def without_test(self) -> Dataset:
+        """Return the data set with an empty test split, for whoever must not see it."""
+        size, points = self.image_size, np.zeros((0, self.num_landmarks, 2))
+        images_NHW, sizes_N2 = np.zeros((0, size, size), np.uint8), np.zeros((0, 2), np.int64)
+        return replace(self, test=Split((), images_NHW, points, sizes_N2, np.zeros((0, 2)), np.zeros(0, np.bool_)))
 
 
 @dataclass(frozen=True)

@@ -204,6 +204,7 @@ def finetune(
     state: State | None,
     checkpoint: Checkpoint,
     report: Report,
+    until: float = 1.0,
 ) -> FinetuneOutcome:
     """Fine-tune the whole of `network` on the trial's shots and leave it with the weights of the best epoch.
 
@@ -219,6 +220,8 @@ def finetune(
         state: what an earlier attempt saved, None to begin; `network`'s weights do not matter then.
         checkpoint: is handed the state when it is due, after any optimizer step, and when `report` asks to stop.
         report: called after each optimizer step with the epochs and optimizer steps done.
+        until: share of the optimizer steps after which to pause, at the next validation, with the state handed to
+            `checkpoint`; the outcome is that so far.
 
     Raises:
         Interrupted: `report` asked to stop; the state is saved.
@@ -241,7 +244,10 @@ def finetune(
     num_images = len(chosen)
     window_size = spec.finetune.batch_size * spec.finetune.accumulate
     num_windows = math.ceil(num_images / window_size)
+    pause = math.ceil(until * spec.finetune.epochs)
     while not at.done(spec.finetune):
+        if at.window == 0 and at.epoch >= pause:
+            break
         start_s = time.monotonic()
         step = at.epoch * num_windows + at.window
         first = at.window * window_size
@@ -266,7 +272,8 @@ def finetune(
             curve += [CurvePoint(step, at.epoch, name, value, watch.seconds) for name, value in metrics.items()]
         told = Progress("finetune", at.epoch, spec.finetune.epochs, metrics, images_per_second, optimizer_steps=step)
         stop = report(told)
-        if stop or checkpoint.due():
+        pauses = until < 1 and at.window == 0 and at.epoch >= pause
+        if stop or pauses or checkpoint.due():
             now: State = {
                 "network": network.state_dict(),
                 "optimizer": optimizer.state_dict(),

@@ -24,7 +24,7 @@ def outlook(request: LaunchRequest, backend: Backend, costs: str | None) -> list
     from ablate.schedule.costs import require_measured
     from ablate.store.run_file import open_run
 
-    plan, fleet = plan_of(request.grid.trials), backend.fleet()
+    plan, fleet = plan_of(request.grid.trials, request.grid.studies), backend.fleet()
     earlier = None if costs is None else open_run(costs)
 
     def measured(gpus_pretrain: float, gpus_finetune: float) -> Costs:

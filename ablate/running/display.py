@@ -21,6 +21,7 @@ from ablate.stage.settings import StageResult
 from ablate.words import counted, duration
 
 if TYPE_CHECKING:
+    from ablate.running.tuner import Tuner
     from ablate.training import Progress
 
 PLAIN_SECONDS = 30.0
@@ -35,7 +36,7 @@ WAIT_SHOWN_S = 10.0
 STUCK_SHOWN_S = 60.0
 """While nothing is at work, a stage that got no place on the nodes that are there within this time is said to wait."""
 
-_NOUNS = {"pretrain": "pre-training", "finetune": "fine-tuning", "trial": "trial"}
+_NOUNS = {"pretrain": "pre-training", "finetune": "fine-tuning", "tune": "tuning trial", "trial": "trial"}
 
 _OUTCOMES = {"finished": "green", "failed": "red", "interrupted": "yellow", "lost": "yellow"}
 
@@ -117,6 +118,7 @@ class Display(Watcher):
         units: of the trials' errors, by data set.
         warning: returns what is wrong just now, such as a store that is away; None if nothing is.
         left_s: returns about how long the whole run will still take, in seconds; None while nothing is known of it.
+        tuner: where settings are tuned, knows the rounds and how many trials are to come.
     """
 
     def __init__(
@@ -130,11 +132,12 @@ class Display(Watcher):
         units: Mapping[str, str],
         warning: Callable[[], str | None] = lambda: None,
         left_s: Callable[[], float | None] = lambda: None,
+        tuner: Tuner | None = None,
     ) -> None:
         self._console, self._policy = console, policy
         self._names, self._units = names, units
         self._warning, self._wait, self._left_s = warning, wait, left_s
-        self._total, self._finished, self._failed = policy.num_trials, 0, 0
+        self._tuner, self._finished, self._failed = tuner, 0, 0
         self._already = already
         self._running: dict[Stage, _Running] = {}
         self._began = time.monotonic()
@@ -191,7 +194,9 @@ class Display(Watcher):
         running = self._running.pop(stage)
         what: str = stage.kind
         outcome, metrics = result.outcome, result.metrics
-        if stage.kind != "pretrain":
+        if stage.kind == "tune" and outcome == "finished" and metrics:
+            what = f"val {mre_text(metrics['val_mre'], self._units[self._policy.trial(stage).dataset])}"
+        if stage.kind in ("finetune", "trial"):
             self._finished += outcome == "finished"
             self._failed += outcome == "failed"
             if outcome == "finished" and metrics and "mre" in metrics:
@@ -202,9 +207,9 @@ class Display(Watcher):
 
     def released(self, trial_id: str, reason: str) -> None:
         """Show and count a trial that fails with its pre-training."""
-        self._failed += 1
-        name = self._names.trial(self._policy.trial(Stage("finetune", trial_id)))
-        self._say_ended("failed", "-", trial_id, "finetune", name, reason)
+        stage = Stage("tune" if self._policy.is_tuning(trial_id) else "finetune", trial_id)
+        self._failed += stage.kind == "finetune"
+        self._say_ended("failed", "-", trial_id, stage.kind, self._names.trial(self._policy.trial(stage)), reason)
 
     def _say_ended(self, outcome: str, took: str, key: str, what: str, name: str, error: str | None) -> None:
         line = stage_line(outcome, key, what, f"{took:>7}  {name}")
@@ -218,17 +223,25 @@ class Display(Watcher):
 
     def _summary(self) -> str:
         done = f"{self._finished}/{self._total} trials finished"
+        if self._tuner is not None:
+            done = f"{self._tuner.line()}; {done}"
         at_work = sum(running.total > 0 for running in list(self._running.values()))
         skipped = f" ({self._already} more were finished before)" if self._already else ""
         return f"{done}{skipped}, {counted(at_work, 'stage')} running, {self._failed} failed"
 
+    @property
+    def _total(self) -> int:
+        """Trials of the run, at most where settings are tuned."""
+        return self._policy.num_trials + (self._tuner.num_to_come if self._tuner else 0)
+
     def picture(self) -> Picture:
-        """Return what there is to see now."""
+        """Return what there is to see now; configurations that are tried count as trials do."""
+        tried = (self._tuner.num_ended, self._tuner.num_configurations) if self._tuner else (0, 0)
         running = list(self._running.values())
         return Picture(
             rows=[stage.row for stage in running if stage.placed],
-            done=self._finished + self._failed,
-            total=self._total,
+            done=self._finished + self._failed + tried[0],
+            total=self._total + tried[1],
             summary=self._summary(),
             warning=self._warning(),
             at=time.time(),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,16 +25,17 @@ from ablate.running.options import Options as Options
 from ablate.running.recorder import Recorder
 from ablate.running.remaining import TimeLeft
 from ablate.running.resources import Resources
-from ablate.running.sessions import check_same_data, keeps_weights, run_file
+from ablate.running.sessions import check_same_data, check_same_tuning, keeps_weights, listed_trials, run_file
 from ablate.running.spot import Notice
 from ablate.running.supervision import Stop, away_words, shown_in_store, signals, supervised
+from ablate.running.tuner import TunedNames, Tuner, Tuning, probes
 from ablate.schedule.costs import costs_for
 from ablate.schedule.policy import Costs, Policy
 from ablate.space import Grid, TrialSpec, plan_of
 from ablate.store import Store
 from ablate.store.addresses import is_remote
 from ablate.store.fence import Fence
-from ablate.store.layout import RUN_FILE, TABLES, TENSORBOARD, log_file, trial_folder
+from ablate.store.layout import PRETRAINED, RUN_FILE, TABLES, TENSORBOARD, log_file, trial_folder
 from ablate.store.lock import RunLock
 from ablate.store.run_file import published_snapshots, read_run_file, yaml_bytes
 from ablate.words import counted
@@ -100,7 +101,10 @@ class _Run:
 
     def __init__(self, grid: Grid, options: Options, console: Console) -> None:
         self.grid, self.options, self.console = grid, options, console
-        self.trials = {trial.trial_id: trial for trial in grid.trials}
+        self.trials = {trial.trial_id: trial for trial in grid.trials}  # and those that tuning has chosen
+        if grid.studies and not options.share:
+            raise InputError("--no-share must be left out for a search space with tune: tuning shares pre-trainings")
+        self.tuning: Tuning | None = None
         self.names = Names(grid.trials)
         self.store = Store.open(options.out, patience_s=options.store_patience * 60)
         self.lock = RunLock(self.store)
@@ -125,8 +129,8 @@ class _Run:
         if self.stop.trouble is not None:
             raise self.stop.trouble
         status = tables.trial_status(self.store)
-        states = [status.get(trial.trial_id) for trial in self.grid.trials]
-        failed, missing = states.count("failed"), states.count(None)
+        states = [status.get(trial_id) for trial_id in self.trials]
+        failed, missing = states.count("failed"), states.count(None) + (self.tuning.num_unknown if self.tuning else 0)
         stopped = self.stop.exit_code if missing else None
         code = int(failed > 0 or missing > 0) if stopped is None else stopped
         return RunResult(code, states.count("finished"), failed, missing)
@@ -170,13 +174,17 @@ class _Run:
             check_trackers(self.options.log)
             for name in self.options.log:
                 _experiment(name, self.grid, self.store)
-        check_trials(self.grid.trials, self.options.data_dir, self.say)
+        check_trials([*self.grid.trials, *probes(self.grid.studies)], self.options.data_dir, self.say)
 
     def _load(self) -> tuple[dict[str, tuple[Dataset, ...]], dict[str, Any]]:
         """Return the data sets, and what `run.yaml` said before; refuse other data than the run was started with."""
         loaded = prepare(self.grid.trials, self.options.data_dir, self.say)
         before = read_run_file(self.store)
         check_same_data(before, loaded, self.store)
+        check_same_tuning(before, self.grid, self.store)
+        if self.grid.studies:
+            self.tuning = Tuning.load(self.store, self.grid.studies)
+            self.trials |= {key: final.trial for key, final in self.tuning.choices.trials().items()}
         return loaded, before
 
     def _done(self, before: dict[str, Any]) -> set[str]:
@@ -204,20 +212,23 @@ class _Run:
             loaded, before = self._load()
             if self.stop():
                 return
-            plan = plan_of(self.grid.trials)
+            tuning = self.tuning
+            plan = plan_of(self.trials.values())
             done = self._done(before)
             todo = [trial for trial in plan.trials if trial.trial_id not in done]
-            if not todo:
+            if not todo and (tuning is None or tuning.is_over):
                 return
-            keys = list(plan.pretrainings) if self.options.share else []
+            keys = list(plan.pretrainings) if tuning is None else self.store.list(PRETRAINED)
+            keys = keys if self.options.share else []
             published = published_snapshots(self.store, keys, self._damaged)
             self.store.clean_temporaries()
 
             def make_policy(costs: Costs) -> Policy:
-                return Policy(plan, costs, done=done, published=published, share=self.options.share)
+                work = plan if tuning is None else plan_of(())  # the tuner adds what is to be done
+                return Policy(work, costs, done=done, published=published, share=self.options.share)
 
             if not self.stop():
-                self._on_ray(make_policy, todo, loaded, before)
+                self._on_ray(make_policy, todo, loaded, before, done)
 
     def _damaged(self, path: str) -> None:
         self.say(
@@ -231,6 +242,7 @@ class _Run:
         todo: Sequence[TrialSpec],
         loaded: Mapping[str, Sequence[Dataset]],
         before: dict[str, object],
+        done: Collection[str],
     ) -> None:
         from ablate.running import ray_tune
         from ablate.stage.pictures import write_thumbnails
@@ -242,12 +254,15 @@ class _Run:
             Recorder(store, self.trials, self.stop.because_of) as recorder,
         ):
             resources, stock = self._resources()
-            for name in dict.fromkeys(trial.dataset for trial in todo):
+            for name in dict.fromkeys(trial.dataset for trial in (todo if self.tuning is None else self.grid.trials)):
                 write_thumbnails(store, loaded[name], options.data_dir)
             costs = costs_for(store, gpus_pretrain=resources.gpus_pretrain, gpus_finetune=resources.gpus_finetune)
             policy = make_policy(costs)
             kept = {"share": options.share, "keep_weights": options.keep_weights}
-            store.write(RUN_FILE, yaml_bytes(run_file(before, self.grid, loaded, dict(present), **kept)))
+            finals = None if self.tuning is None else self.tuning.choices.trials()
+            content = run_file(before, self.grid, loaded, dict(present), **kept, finals=finals)
+            store.write(RUN_FILE, yaml_bytes(content))
+            tuner = None if self.tuning is None else self._tuner(self.tuning, policy, costs, content, done, recorder)
             settings = Settings(
                 threads=options.cpus_per_stage,
                 checkpoint_minutes=options.checkpoint_minutes,
@@ -255,30 +270,36 @@ class _Run:
                 shared_keys=_shared_keys(self.grid),
                 fingerprints={name: folds[0].fingerprint for name, folds in loaded.items()},
             )
-            time_left = TimeLeft(policy, costs, lambda: resources.machine(stock.nodes.present, options.max_concurrent))
+            time_left = TimeLeft(
+                policy, costs, lambda: resources.machine(stock.nodes.present, options.max_concurrent), tuner
+            )
             display = Display(
                 self.console,
                 policy,
-                names=self.names,
-                already=len(self.grid.trials) - policy.num_trials,
+                names=self.names if tuner is None else TunedNames(self.grid.trials, tuner),
+                already=len(done),
                 wait=lambda stage: stock.wait(resources, stage),
                 units={name: folds[0].unit for name, folds in loaded.items()},
                 warning=lambda: away_words(store),
                 left_s=time_left,
+                tuner=tuner,
             )
             with (
+                tuner or nullcontext(),
                 signals(self.stop, self.console),  # again: starting Ray replaces the handler of SIGTERM
                 ray_tune.SpotWatch(self._taken_back, self.say),
                 display,
                 shown_in_store(store, display.picture),
             ):
+                if tuner is not None:
+                    tuner.begin()
                 ray_tune.run_stages(
                     policy,
                     ray_tune.Job(
                         store.address, options.data_dir, self.lock.token, settings, options.store_patience * 60
                     ),
                     resources,
-                    Watchers(time_left, display, recorder),
+                    Watchers(time_left, display, recorder, *([] if tuner is None else [tuner])),
                     stopped=self.stop,
                     abandoned=lambda: self.stop.abandoned,
                     max_concurrent=options.max_concurrent,
@@ -286,6 +307,35 @@ class _Run:
                     stock=stock,
                     trackers={name: _experiment(name, self.grid, store) for name in options.log},
                 )
+
+    def _tuner(
+        self,
+        tuning: Tuning,
+        policy: Policy,
+        costs: Costs,
+        content: dict[str, Any],
+        done: Collection[str],
+        recorder: Recorder,
+    ) -> Tuner:
+        """Return what takes the run's tunings to their end; `content` is that of `run.yaml`."""
+
+        def changed() -> None:
+            finals = tuning.choices.trials()
+            self.trials = {trial.trial_id: trial for trial in self.grid.trials}
+            self.trials |= {key: final.trial for key, final in finals.items()}
+            content["trials"] = listed_trials(content, self.grid, finals)
+            self.store.write(RUN_FILE, yaml_bytes(content))
+
+        return Tuner(
+            self.store,
+            policy,
+            costs,
+            tuning,
+            changed=changed,
+            done=done,
+            stop=self.stop.because_of,
+            failed=recorder.released,
+        )
 
     def _resources(self) -> tuple[Resources, ray_tune.Stock]:
         """Return what stages ask for, so that it fits the connected cluster, and the cluster's nodes."""

@@ -23,7 +23,7 @@ def joining_words(before: dict[str, Any], grid: Grid, store: Store) -> str | Non
         grid: what is to be run there.
         store: of the run.
     """
-    planned = {row["trial_id"]: row for row in before.get("trials", [])}
+    planned = {row["trial_id"]: row for row in before.get("trials", []) if row.get("role") != "tuned"}
     if not planned:
         return None
     own = {trial.trial_id for trial in grid.trials}

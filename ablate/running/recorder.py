@@ -22,7 +22,7 @@ class Recorder(Watcher):
 
     Args:
         store: of the run.
-        trials: by id.
+        trials: by id; of others nothing is recorded.
         stop: stops the run because of trouble with the store; must not wait for the store.
     """
 
@@ -35,12 +35,13 @@ class Recorder(Watcher):
         """Record a failed trial, unless its worker did; stop for the trouble that a stage had with the store."""
         if result.trouble is not None:
             self._stop(TROUBLES[result.trouble](result.error))
-        if result.outcome == "failed" and stage.kind != "pretrain":
+        if result.outcome == "failed" and stage.name in self._trials:
             self._record(stage.name, result.error or "failed")
 
     def released(self, trial_id: str, reason: str) -> None:
         """Record a trial that fails with its pre-training."""
-        self._record(trial_id, reason)
+        if trial_id in self._trials:
+            self._record(trial_id, reason)
 
     def _record(self, trial_id: str, error: str) -> None:
         self._written.append(self._pool.submit(self._write, self._trials[trial_id], error))

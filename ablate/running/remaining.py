@@ -8,14 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from ablate.running.events import Watcher
+from ablate.running.tuner import Tuner
 from ablate.schedule.costs import Ratios
 from ablate.schedule.policy import Costs, Policy, Stage
+from ablate.schedule.rounds import rehearse
 from ablate.schedule.simulate import Machine, simulate
 from ablate.space import Pretraining, TrialSpec, plan_of
 from ablate.stage.settings import StageResult
 
 MEASURED_S = 3.0
 """The speed of a phase is known once it has been watched for this long."""
+
+_TRAINS = ("finetune", "tune")
+"""Phases in which a trial is fine-tuned."""
 
 AGAIN_S = 5.0
 """The rest is simulated again at most this often, and no more than a fiftieth of the time goes into it."""
@@ -47,10 +52,13 @@ class TimeLeft(Watcher):
         policy: knows the stages.
         costs: the seconds that stages are expected to take.
         machine: returns what the stages run on; None where there is no machine just now.
+        tuner: where settings are tuned, knows the rounds that are to come.
     """
 
-    def __init__(self, policy: Policy, costs: Costs, machine: Callable[[], Machine | None]) -> None:
-        self._policy, self._costs, self._machine = policy, costs, machine
+    def __init__(
+        self, policy: Policy, costs: Costs, machine: Callable[[], Machine | None], tuner: Tuner | None = None
+    ) -> None:
+        self._policy, self._costs, self._machine, self._tuner = policy, costs, machine, tuner
         self._running: dict[Stage, _AtWork] = {}
         self._over: set[str] = set()  # trials
         self._ratios: dict[tuple[Stage, str], tuple[Pretraining | TrialSpec, float]] = {}
@@ -81,7 +89,7 @@ class TimeLeft(Watcher):
         now, phase, step = time.monotonic(), str(progress["phase"]), int(progress["step"])
         if phase != at.phase:
             at.first = (now, step)
-            at.from_start = at.from_start or (phase == "finetune" and step <= 0.2 * int(progress["total"]))
+            at.from_start = at.from_start or (phase in _TRAINS and step <= 0.2 * int(progress["total"]))
         at.phase, at.step, at.total, at.last_s = phase, step, int(progress["total"]), now
         each = at.step_s
         if each is None:
@@ -90,14 +98,14 @@ class TimeLeft(Watcher):
             pretraining = self._pretraining(stage)
             if pretraining is not None:
                 self._ratios[stage, phase] = (pretraining, each / self._costs.pretrain_step(pretraining))
-        elif phase == "finetune":
+        elif phase in _TRAINS:
             trial = self._policy.trial(stage)
-            self._ratios[stage, phase] = (trial, each * at.total / self._costs.finetune(trial))
+            self._ratios[stage, "finetune"] = (trial, each * at.total / self._costs.finetune(trial))
 
     def ended(self, stage: Stage, result: StageResult) -> None:
         """Note that a stage is over, and what a whole fine-tuning took: it may have stopped early."""
         at = self._running.pop(stage, None)
-        if stage.kind == "pretrain":
+        if stage.kind in ("pretrain", "tune"):
             return
         if result.outcome in ("finished", "failed"):
             self._over.add(stage.name)
@@ -132,7 +140,11 @@ class TimeLeft(Watcher):
         done = {stage.name: self._done(stage, at, costs) for stage, at in running.items() if stage.kind != "pretrain"}
         rest = Costs(costs.pretrain_step, lambda trial: costs.finetune(trial) - done.get(trial.trial_id, 0.0))
         policy = Policy(plan_of(trials), rest, published=self._policy.published | reached, share=self._policy.shares)
-        return simulate(policy, machine).makespan_s
+        if self._tuner is None:
+            return simulate(policy, machine).makespan_s
+        open_ones = [course for course in self._tuner.courses if course.remaining()]
+        ended = rehearse(policy, rest, open_ones, results=self._tuner.results, done=self._over.__contains__)
+        return simulate(policy, machine, ended).makespan_s
 
     def _done(self, stage: Stage, at: _AtWork, costs: Costs) -> float:
         """Return the seconds of a trial that are behind it."""
@@ -141,6 +153,6 @@ class TimeLeft(Watcher):
         whole = before.fields.steps * costs.pretrain_step(before) if before and stage.kind == "trial" else 0.0
         if at.phase == "pretrain":
             return whole * share
-        if at.phase == "finetune":
+        if at.phase in _TRAINS:
             return whole + costs.finetune(trial) * share
         return whole + costs.finetune(trial) if at.phase == "evaluate" else 0.0

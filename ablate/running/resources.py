@@ -16,7 +16,7 @@ from ablate.schedule.fitting import (
     shapes_of,
     sharing_lines,
 )
-from ablate.schedule.policy import StageKind
+from ablate.schedule.policy import WHOLE, StageKind
 from ablate.schedule.simulate import Machine
 
 
@@ -68,7 +68,7 @@ class Resources:
 
     def gpus(self, kind: StageKind) -> float:
         """Return the GPUs of a kind of stage; a whole trial asks for what its pre-training needs."""
-        return self.gpus_finetune if kind == "finetune" else self.gpus_pretrain
+        return self.gpus_pretrain if kind in WHOLE else self.gpus_finetune
 
     def request(self, kind: StageKind) -> Request:
         """Return what a kind of stage asks one node for."""

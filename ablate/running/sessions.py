@@ -14,8 +14,9 @@ from ablate import __version__
 from ablate.datasets import Dataset
 from ablate.datasets.types import SPLITS
 from ablate.errors import InputError
-from ablate.space import Grid
+from ablate.space import Grid, TrialSpec
 from ablate.store import Store
+from ablate.tuning import FinalTrial
 
 _LIBRARIES = (
     "torch",
@@ -83,19 +84,14 @@ def run_file(
     *,
     share: bool = True,
     keep_weights: bool = False,
+    finals: Mapping[str, FinalTrial] | None = None,
 ) -> dict[str, Any]:
-    """Return the content of `run.yaml`: what is run, on which data, by which versions."""
+    """Return the content of `run.yaml`: what is run, on which data, by which versions.
+
+    `finals` are the trials of a run that is tuned; see `listed_trials`.
+    """
     from ablate.revision import git_revision
 
-    trials = {row["trial_id"]: row for row in before.get("trials", [])}
-    trials |= {
-        trial.trial_id: {
-            "trial_id": trial.trial_id,
-            "pretrain_key": trial.pretrain_key,
-            **trial.model_dump(mode="json"),
-        }
-        for trial in grid.trials
-    }
     data = dict(before.get("data", {}))
     for name, folds in loaded.items():
         data[name] = _data_facts(folds, data.get(name, {}).get("duplicates", ()))
@@ -117,5 +113,42 @@ def run_file(
         "search_space": grid.resolved,
         "data": data,
         "sessions": [*before.get("sessions", []), session],
-        "trials": list(trials.values()),
+        "trials": listed_trials(before, grid, finals),
     }
+
+
+def listed_trials(
+    before: Mapping[str, Any], grid: Grid, finals: Mapping[str, FinalTrial] | None
+) -> list[dict[str, Any]]:
+    """Return the trials of a run as `run.yaml` lists them.
+
+    Args:
+        before: content of `run.yaml` before; its trials stay, but those of an earlier choice of settings.
+        grid: what is run.
+        finals: where settings are tuned, the trials of the defaults and of what was chosen; they have a role.
+    """
+    kept = [row for row in before.get("trials", []) if not (finals is not None and row.get("role") == "tuned")]
+    trials = {row["trial_id"]: row for row in kept}
+    trials |= {trial.trial_id: _listed(trial) for trial in grid.trials}
+    for key, final in (finals or {}).items():
+        trials[key] = _listed(final.trial) | {"role": final.role, "repeats": list(final.repeats)}
+    return list(trials.values())
+
+
+def _listed(trial: TrialSpec) -> dict[str, Any]:
+    return {"trial_id": trial.trial_id, "pretrain_key": trial.pretrain_key, **trial.model_dump(mode="json")}
+
+
+def check_same_tuning(before: Mapping[str, Any], grid: Grid, store: Store) -> None:
+    """Raise `InputError` if a run was tuned by other rules; a budget and repeats may grow."""
+    known = (before.get("search_space") or {}).get("tune")
+    if not known or not grid.studies:
+        return
+    may_grow = ("budget", "repeats")
+    old, new = ({k: v for k, v in found.items() if k not in may_grow} for found in (known, grid.resolved["tune"]))
+    changed = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
+    if changed:
+        raise InputError(
+            f"{store.label}: this run was tuned with another tune.{changed[0]}, {old.get(changed[0])!r}; got "
+            f"{new.get(changed[0])!r}; only budget and repeats may change; give another --out"
+        )

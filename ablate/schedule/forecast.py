@@ -7,7 +7,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ablate.schedule.policy import Costs, Policy, Stage
+from ablate.schedule.policy import Costs, Stage
+from ablate.schedule.rounds import rehearsal
 from ablate.schedule.simulate import UNIT, Machine, Schedule, simulate
 from ablate.space import Plan
 
@@ -129,5 +130,10 @@ class Forecast:
 
 def forecast(plan: Plan, costs: Costs, machine: Machine, *, share: bool = True) -> Forecast:
     """Simulate a new run of `plan`, see `simulate` and `lower_bounds` for the arguments."""
-    schedule = simulate(Policy(plan, costs, share=share), machine)
+    policy, ended = rehearsal(plan, costs, share=share)
+    schedule = simulate(policy, machine, ended)
+    if plan.studies:  # what is tried depends on the rounds before: only its sum is a bound
+        width = machine.gpus or machine.places or 1
+        work_s = (schedule.gpu_seconds if machine.gpus else schedule.stage_seconds) / width
+        return Forecast(share, schedule, Bounds(0.0, work_s, 0.0))
     return Forecast(share, schedule, lower_bounds(plan, costs, machine, share=share))

@@ -11,13 +11,16 @@ time. A stage whose snapshot is not published is never offered, so nothing that 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from ablate.space import Plan, Pretraining, TrialSpec
+from ablate.space import Plan, Pretraining, TrialSpec, plan_of
 
-StageKind: TypeAlias = Literal["pretrain", "finetune", "trial"]
+StageKind: TypeAlias = Literal["pretrain", "finetune", "tune", "trial"]
+
+WHOLE: frozenset[StageKind] = frozenset({"pretrain", "trial"})
+"""Kinds of stages that pre-train, and ask for what that needs; the others only fine-tune."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class Stage:
     """A piece of work with a resource request of its own.
 
     `pretrain` runs one pre-training, `finetune` fine-tunes and evaluates one trial from a published
-    snapshot, `trial` does both in one process and shares nothing.
+    snapshot, `tune` fine-tunes a tuning trial from one rung to the next and sees no test image, `trial` does
+    pre-training and fine-tuning in one process and shares nothing.
     """
 
     kind: StageKind
@@ -48,6 +52,16 @@ class Costs:
     measured: bool = False  # on stages of a run, not estimated
 
 
+@dataclass(frozen=True)
+class TuneStage:
+    """What a `tune` stage is about, and what it is expected to take."""
+
+    trial: TrialSpec
+    until: float  # share of the optimizer steps at which it pauses; 1 at its end
+    seconds: float
+    behind_s: float = 0.0  # of the longest chain that waits for it
+
+
 @dataclass
 class _Work:
     """One pre-training and who waits for it."""
@@ -65,6 +79,8 @@ class Policy:
         done: ids of trials that need nothing more.
         published: snapshots that exist, as (key, step).
         share: False makes every trial one whole stage.
+
+    Trials can be added while it goes on, by `add` and `add_tuning`; `expects_more` says whether some are to come.
 
     The caller reports what happens with `started`, `publish`, `finish`, `fail`, `lose`, `requeue` and `abandon`,
     and asks for work with `next`. Each call takes O(log n) for n trials.
@@ -92,17 +108,49 @@ class Policy:
         self._queued: set[Stage] = set()
         self.running: set[Stage] = set()
         self.failures: dict[Stage, str] = {}
-        self._finetune_seconds = {name: costs.finetune(trial) for name, trial in self._trials.items()}
-        self._pretrainings = plan.pretrainings  # each to the largest number of steps
-        for name, trial in self._trials.items():
-            needs = self.needs(trial)
+        self.expects_more: Callable[[], bool] = bool
+        self._tuning: dict[str, TuneStage] = {}
+        self._finetune_seconds: dict[str, float] = {}
+        self._pretrainings: dict[str, Pretraining] = {}  # each to the largest number of steps
+        self._take_up(self._trials.values(), plan.pretrainings)
+
+    def add(self, trials: Iterable[TrialSpec]) -> None:
+        """Take up more trials; those that are known already change nothing."""
+        new = {trial.trial_id: trial for trial in trials if trial.trial_id not in self._trials}
+        self._trials |= new
+        self._take_up(new.values(), plan_of(new.values()).pretrainings)
+
+    def add_tuning(self, stage: TuneStage) -> None:
+        """Take up a tuning trial, or its next segment once the one before is over."""
+        self._tuning[stage.trial.trial_id] = stage
+        self._take_up([stage.trial], plan_of([stage.trial]).pretrainings)
+
+    def _take_up(self, trials: Iterable[TrialSpec], pretrainings: Mapping[str, Pretraining]) -> None:
+        for key, pretraining in pretrainings.items():
+            known = self._pretrainings.get(key)
+            if known is None or known.fields.steps < pretraining.fields.steps:
+                self._pretrainings[key] = pretraining
+                if key in self._work:
+                    self._work[key].pretraining = pretraining
+        waiting: dict[str, None] = {}
+        for trial in trials:
+            name, needs = trial.trial_id, self.needs(trial)
+            tuning = self._tuning.get(name)
+            self._finetune_seconds[name] = tuning.seconds if tuning else self._costs.finetune(trial)
             if needs is None:
-                self._offer(Stage("finetune" if share else "trial", name))
+                self._offer(self._stage(name))
             else:
                 self._wait(name, needs)
-        for key, work in self._work.items():
-            if work.needed:
+                waiting[needs[0]] = None
+        for key in waiting:
+            if self._work[key].needed:
                 self._offer(Stage("pretrain", key))
+
+    def _stage(self, name: str) -> Stage:
+        """Return the stage by which a trial is fine-tuned."""
+        if name in self._tuning:
+            return Stage("tune", name)
+        return Stage("finetune" if self._share else "trial", name)
 
     def _note_published(self, key: str, step: int) -> None:
         self._published.add((key, step))
@@ -112,7 +160,7 @@ class Policy:
         key, step = needs
         work = self._work.setdefault(key, _Work(self._pretrainings[key]))
         if needs in self._published:
-            self._offer(Stage("finetune", name))
+            self._offer(self._stage(name))
         else:
             work.needed.setdefault(step, []).append(name)
 
@@ -123,11 +171,15 @@ class Policy:
 
     def starts_from_snapshot(self, stage: Stage) -> bool:
         """Return whether a stage needs a snapshot that another stage makes."""
-        return stage.kind == "finetune" and self.needs(self._trials[stage.name]) is not None
+        return stage.kind not in WHOLE and self.needs(self.trial(stage)) is not None
 
     def trial(self, stage: Stage) -> TrialSpec:
-        """Return the trial of a `finetune` or `trial` stage."""
-        return self._trials[stage.name]
+        """Return the trial of a `finetune`, `tune` or `trial` stage."""
+        return self._tuning[stage.name].trial if stage.kind == "tune" else self._trials[stage.name]
+
+    def until(self, stage: Stage) -> float:
+        """Return the share of its optimizer steps at which a stage ends: below 1 only for a `tune` stage."""
+        return self._tuning[stage.name].until if stage.kind == "tune" else 1.0
 
     def pretraining(self, stage: Stage) -> tuple[Pretraining, tuple[int, ...]]:
         """Return the pre-training of a stage and the snapshots that are still to be published, ascending."""
@@ -140,6 +192,8 @@ class Policy:
 
     def chain_seconds(self, stage: Stage) -> float:
         """Return the expected seconds from a stage's start to the end of the longest chain behind it."""
+        if stage.kind == "tune":
+            return self._behind(stage.name)
         if stage.kind == "finetune":
             return self._finetune_seconds[stage.name]
         if stage.kind == "trial":
@@ -149,9 +203,19 @@ class Policy:
             return steps + self._finetune_seconds[stage.name]
         needed = self._work[stage.name].needed
         return max(
-            seconds + max(self._finetune_seconds[name] for name in needed[step])
+            seconds + max(self._behind(name) for name in needed[step])
             for step, seconds in self.snapshot_seconds(stage).items()
         )
+
+    def _behind(self, name: str) -> float:
+        """Return the expected seconds from the start of a fine-tuning to the end of all that waits for it."""
+        return self._finetune_seconds[name] + (self._tuning[name].behind_s if name in self._tuning else 0.0)
+
+    def stage_seconds(self, stage: Stage) -> float:
+        """Return the expected seconds of a stage itself."""
+        if stage.kind == "pretrain":
+            return max(self.snapshot_seconds(stage).values(), default=0.0)
+        return self._finetune_seconds[stage.name] if stage.kind == "tune" else self.chain_seconds(stage)
 
     def snapshot_seconds(self, stage: Stage) -> dict[int, float]:
         """Return the expected seconds from the start of a `pretrain` stage to each snapshot to be published."""
@@ -181,7 +245,7 @@ class Policy:
 
     def _missing(self, stage: Stage) -> Snapshot | None:
         """Return the snapshot that a stage waits for; None if it can start."""
-        needs = self.needs(self._trials[stage.name]) if stage.kind == "finetune" else None
+        needs = None if stage.kind in WHOLE else self.needs(self.trial(stage))
         return None if needs in self._published else needs
 
     def started(self, stage: Stage) -> None:
@@ -196,7 +260,7 @@ class Policy:
         self._note_published(key, step)
         work = self._work.get(key)
         for name in work.needed.pop(step, ()) if work else ():
-            self._offer(Stage("finetune", name))
+            self._offer(self._stage(name))
 
     def finish(self, stage: Stage) -> None:
         """Note that a stage has done its work."""
@@ -216,7 +280,7 @@ class Policy:
         dependents = self.dependents(stage)
         self._work[stage.name].needed.clear()
         for name in dependents:
-            self.failures[Stage("finetune", name)] = f"pre-training {stage.name} failed: {reason}"
+            self.failures[self._stage(name)] = f"pre-training {stage.name} failed: {reason}"
         return dependents
 
     def requeue(self, stage: Stage) -> None:
@@ -231,8 +295,7 @@ class Policy:
 
     def lose(self, stage: Stage) -> None:
         """Note that a fine-tuning found its snapshot missing or damaged: it is made anew, then tried again."""
-        trial = self._trials[stage.name]
-        needs = self.needs(trial)
+        needs = self.needs(self.trial(stage))
         assert needs is not None
         self.running.discard(stage)
         self._published.discard(needs)
@@ -241,7 +304,7 @@ class Policy:
 
     @property
     def trials(self) -> tuple[TrialSpec, ...]:
-        """The trials that were to be done when the policy was made."""
+        """The trials that were to be done when the policy was made, and those that were added; no tuning trials."""
         return tuple(self._trials.values())
 
     @property
@@ -256,10 +319,23 @@ class Policy:
 
     @property
     def num_trials(self) -> int:
-        """Number of trials that were to be done when the policy was made."""
+        """Number of `trials`."""
         return len(self._trials)
+
+    def is_tuning(self, trial_id: str) -> bool:
+        """Whether a trial was added by `add_tuning`."""
+        return trial_id in self._tuning
+
+    @property
+    def num_tuning(self) -> int:
+        """Number of tuning trials that were added so far."""
+        return len(self._tuning)
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing runs and nothing can start."""
-        return not self.running and all(self._missing(stage) is not None for _, _, stage in self._ready)
+        """Whether nothing runs, nothing can start, and nothing is to come."""
+        return (
+            not self.running
+            and not self.expects_more()
+            and all(self._missing(stage) is not None for _, _, stage in self._ready)
+        )

@@ -14,11 +14,12 @@ import bisect
 import heapq
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ablate.errors import InputError
 from ablate.schedule.fitting import Node, Request, Shape, refuse_unfit
-from ablate.schedule.policy import Policy, Stage
+from ablate.schedule.policy import WHOLE, Policy, Stage
 
 UNIT = 10_000
 """A GPU, in the smallest share that Ray gives out."""
@@ -112,7 +113,7 @@ class Machine:
 
     def request(self, stage: Stage) -> int:
         """Return the GPUs that a stage asks for, in units of 1 / UNIT."""
-        return round(UNIT * (self.gpus_finetune if stage.kind == "finetune" else self.gpus_pretrain))
+        return round(UNIT * (self.gpus_pretrain if stage.kind in WHOLE else self.gpus_finetune))
 
     def lanes(self, request: int) -> int:
         """Return how many stages with this request (in units of 1 / UNIT) run at a time."""
@@ -261,10 +262,11 @@ class Pool:
         self._gpus[node][gpu] = free + by
 
 
-def simulate(policy: Policy, machine: Machine) -> Schedule:
+def simulate(policy: Policy, machine: Machine, ended: Callable[[Stage], None] = lambda stage: None) -> Schedule:
     """Run `policy` to its end on a virtual clock; stages take the seconds that it expects them to take.
 
-    As in a run, up to `machine.pending` stages are taken from the policy at a time, and wait until they fit.
+    As in a run, up to `machine.pending` stages are taken from the policy at a time, and wait until they fit. `ended`
+    is told of each stage that is over, and may add trials to the policy.
     """
     pool, spans, waiting = Pool(machine.cpus_per_stage, machine.slots), list[Span](), list[Stage]()
     for _ in range(machine.num_nodes):
@@ -280,7 +282,7 @@ def simulate(policy: Policy, machine: Machine) -> Schedule:
             if place is None:
                 continue
             steps = policy.snapshot_seconds(stage) if stage.kind == "pretrain" else {}
-            seconds = max(steps.values()) if steps else policy.chain_seconds(stage)
+            seconds = policy.stage_seconds(stage)
             span = Span(stage, now, now + seconds, place.gpus, request, place.node)
             for step, after in steps.items():
                 heapq.heappush(events, (now + after, next(order), span, step))
@@ -307,6 +309,7 @@ def simulate(policy: Policy, machine: Machine) -> Schedule:
             else:
                 pool.give_back(Place(span.node, span.gpus), span.request)
                 policy.finish(span.stage)
+                ended(span.stage)
     assert not waiting
     assert policy.is_over
     return Schedule(machine, tuple(spans))

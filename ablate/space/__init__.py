@@ -37,6 +37,7 @@ from ablate.space.trial import (
     TrialSpec,
     canonical,
 )
+from ablate.space.tune import SearchSpec, Settings, Study, TuneSpec, value_at
 
 __all__ = [
     "BUILT_IN_DATASETS",
@@ -63,14 +64,18 @@ __all__ = [
     "Pretrain",
     "Pretraining",
     "ScratchSpec",
+    "SearchSpec",
     "Selection",
     "SelfSupervised",
+    "Settings",
     "SimclrSpec",
     "SimclrV2Spec",
     "Source",
     "Spec",
+    "Study",
     "TrialField",
     "TrialSpec",
+    "TuneSpec",
     "WeightsSpec",
     "axes_of",
     "canonical",
@@ -86,4 +91,5 @@ __all__ = [
     "shipped_folder",
     "shipped_grids",
     "trial_fields",
+    "value_at",
 ]

@@ -17,6 +17,7 @@ from ablate.space.fields import METHOD_FIELD, fields_beside, flatten, nest, tria
 from ablate.space.files import Place, Source
 from ablate.space.methods import METHODS, missing_field
 from ablate.space.trial import Pretraining, TrialSpec
+from ablate.space.tune import Study, load_tuning
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Grid:
     description: str
     trials: tuple[TrialSpec, ...]
     resolved: dict[str, Any]  # the file's content with overrides applied, as JSON values
+    studies: tuple[Study, ...] = ()  # what is tuned; the trials are those of the arms' defaults then
 
 
 _LIST_FIELDS = {field.path for field in trial_fields() if typing.get_origin(field.annotation) is tuple}
@@ -114,11 +116,11 @@ def load_grid(source: Source, overrides: Sequence[str] = ()) -> Grid:
         raise InputError(f"{source.name}: a search space must be a mapping with name and blocks")
     if data.keys() >= _RECORDED:
         return _recorded(source, overrides)
-    known = ("name", "description", "base", "blocks")
+    known = ("name", "description", "base", "blocks", "tune")
     for name in data:
         if name not in known:
             source.refuse((str(name),), f"unknown key {name!r}; known: {', '.join(known)}{nearest(name, known)}")
-    for name, kind in (("name", str), ("description", str), ("base", dict), ("blocks", list)):
+    for name, kind in (("name", str), ("description", str), ("base", dict), ("blocks", list), ("tune", dict)):
         if name in data and not isinstance(data[name], kind):
             source.refuse((name,), f"must be {'text' if kind is str else 'a ' + kind.__name__}; got {data[name]!r}")
     if not data.get("name") or not data.get("blocks"):
@@ -154,8 +156,12 @@ def load_grid(source: Source, overrides: Sequence[str] = ()) -> Grid:
                     f"{nearest(path[-1], fields_beside(path))}, or every block sets it",
                 )
     resolved = {**data, "base": nest((path, value) for path, value, _ in base)}
-    return Grid(data["name"], data.get("description", ""), tuple(trials.values()), resolved)
+    studies = load_tuning(source, tuple(trials.values()))
+    return Grid(data["name"], data.get("description", ""), tuple(trials.values()), resolved, studies)
 
+
+BESIDE_FIELDS = ("trial_id", "pretrain_key", "role", "repeats")
+"""What `run.yaml` says of a trial beside its fields: its ids, and where settings were tuned, its role."""
 
 _RECORDED = {"search_space", "sessions", "trials"}
 """Keys that tell a run's `run.yaml` from a search space."""
@@ -168,8 +174,9 @@ def _recorded(source: Source, overrides: Sequence[str]) -> Grid:
     """
     data, space = source.value, Source(source.name, source.value["search_space"], None)
     trials = load_grid(space).trials if space.value else ()
+    studies = load_grid(space, overrides).studies if space.value else ()
     own = {trial.trial_id for trial in trials}
-    joined = [row for row in data["trials"] if row["trial_id"] not in own]
+    joined = [row for row in data["trials"] if row["trial_id"] not in own and row.get("role") != "tuned"]
     if joined and overrides:
         raise InputError(
             f"--set must be left out for {source.name}: {len(joined)} of its {len(data['trials'])} trials are not of "
@@ -178,12 +185,12 @@ def _recorded(source: Source, overrides: Sequence[str]) -> Grid:
     if overrides:
         trials = load_grid(space, overrides).trials
     merged = {trial.trial_id: trial for trial in (*trials, *(recorded_trial(row, source.name) for row in joined))}
-    return Grid(data["name"], data.get("description", ""), tuple(merged.values()), space.value)
+    return Grid(data["name"], data.get("description", ""), tuple(merged.values()), space.value, studies)
 
 
 def recorded_trial(row: Mapping[str, Any], name: str) -> TrialSpec:
     """Return a trial as `run.yaml`, called `name`, lists it; raise `InputError` if this version cannot read it."""
-    fields = {key: value for key, value in row.items() if key not in ("trial_id", "pretrain_key")}
+    fields = {key: value for key, value in row.items() if key not in BESIDE_FIELDS}
     return load_trial(Source(name, fields, None))
 
 
@@ -228,10 +235,11 @@ class Plan:
     trials: tuple[TrialSpec, ...]
     pretrainings: dict[str, Pretraining]  # by key, each to the largest number of steps asked for
     snapshots: dict[str, tuple[int, ...]]  # by key, the steps some trial starts from, ascending
+    studies: tuple[Study, ...] = ()  # what is tuned before the trials run
 
 
-def plan_of(trials: Iterable[TrialSpec]) -> Plan:
-    """Gather trials into a plan in which equal pre-trainings are one."""
+def plan_of(trials: Iterable[TrialSpec], studies: tuple[Study, ...] = ()) -> Plan:
+    """Gather trials into a plan in which equal pre-trainings are one; those of tuning trials are not in it."""
     trials = tuple(trials)
     pretrainings: dict[str, Pretraining] = {}
     steps: dict[str, set[int]] = {}
@@ -243,7 +251,7 @@ def plan_of(trials: Iterable[TrialSpec]) -> Plan:
         steps.setdefault(key, set()).add(pretraining.fields.steps)
         if key not in pretrainings or pretrainings[key].fields.steps < pretraining.fields.steps:
             pretrainings[key] = pretraining
-    return Plan(trials, pretrainings, {key: tuple(sorted(values)) for key, values in steps.items()})
+    return Plan(trials, pretrainings, {key: tuple(sorted(values)) for key, values in steps.items()}, studies)
 
 
 def axes_of(trials: Sequence[TrialSpec]) -> dict[str, list[Any]]:

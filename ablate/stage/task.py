@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import functools
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from ablate.datasets import Dataset, load_dataset
 from ablate.errors import InputError
-from ablate.schedule.policy import Stage
+from ablate.schedule.policy import Stage, StageKind
 from ablate.space import Pretraining, TrialSpec
 from ablate.stage.settings import Settings
 from ablate.store import Store
-from ablate.store.layout import pretrained_folder, trial_folder
+from ablate.store.layout import pretrained_folder, trial_folder, tuning_folder
 from ablate.training import Report
+
+_HOMES: Mapping[StageKind, Callable[[str], str]] = {
+    "pretrain": pretrained_folder,
+    "finetune": trial_folder,
+    "trial": trial_folder,
+    "tune": tuning_folder,
+}
+"""The folder of each kind of stage."""
 
 
 class Data(Protocol):
@@ -48,6 +56,7 @@ class Task:
     report: Report
     settings: Settings
     snapshots: tuple[int, ...] = ()  # of a `pretrain` stage: the steps to be published, ascending
+    until: float = 1.0  # of a `tune` stage: the share of its optimizer steps at which it pauses
 
     @classmethod
     def of(cls, config: Mapping[str, Any], *, store: Store, data: Data, report: Report, settings: Settings) -> Task:
@@ -55,7 +64,8 @@ class Task:
         stage = stage_of(config)
         kind = Pretraining if stage.kind == "pretrain" else TrialSpec
         spec = kind.model_validate_json(config["spec"])
-        return cls(stage, spec, store, data, report, settings, tuple(config.get("snapshots", ())))
+        snapshots, until = tuple(config.get("snapshots", ())), float(config.get("until", 1.0))
+        return cls(stage, spec, store, data, report, settings, snapshots, until)
 
     @property
     def pretrain_key(self) -> str | None:
@@ -65,7 +75,7 @@ class Task:
     @property
     def home(self) -> str:
         """Folder of the stage's log, state and artifacts in the store."""
-        return (pretrained_folder if self.stage.kind == "pretrain" else trial_folder)(self.stage.name)
+        return _HOMES[self.stage.kind](self.stage.name)
 
     def pretrained(self, pretraining: Pretraining) -> str:
         """Return the folder of the snapshots of the pre-training that the stage runs or starts from."""
@@ -87,10 +97,12 @@ class Task:
         return dataset
 
 
-def config_of(stage: Stage, spec: Pretraining | TrialSpec, snapshots: Sequence[int] = ()) -> dict[str, Any]:
+def config_of(
+    stage: Stage, spec: Pretraining | TrialSpec, snapshots: Sequence[int] = (), until: float = 1.0
+) -> dict[str, Any]:
     """Return what a stage works on as plain values, which `Task.of` reads in the worker."""
-    config: dict[str, Any] = {"kind": stage.kind, "name": stage.name, "spec": spec.model_dump_json()}
-    return config | {"snapshots": list(snapshots)} if stage.kind == "pretrain" else config
+    own: dict[str, dict[str, Any]] = {"pretrain": {"snapshots": list(snapshots)}, "tune": {"until": until}}
+    return {"kind": stage.kind, "name": stage.name, "spec": spec.model_dump_json(), **own.get(stage.kind, {})}
 
 
 def stage_of(config: Mapping[str, Any]) -> Stage:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +17,7 @@ import numpy as np
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from ablate import tables
+from ablate import tables, tuning
 from ablate.datasets import Dataset
 from ablate.errors import InputError
 from ablate.finetune import finetune, select_shots
@@ -212,6 +213,35 @@ def perform_finetuning(task: Task, spec: TrialSpec, attempt: Attempt) -> None:
     store.delete(state_folder(home))
 
 
+def perform_tuning(task: Task, spec: TrialSpec, attempt: Attempt) -> None:
+    """Fine-tune a tuning trial to its next rung, and publish its validation error there; no test image is looked at.
+
+    Raises `SnapshotMissing` or `CorruptArtifact` if the snapshot it starts from is not there.
+    """
+    store, settings, home = task.store, task.settings, task.home
+    dataset = task.dataset(spec.dataset, spec.image_size, spec.fold).without_test()
+    folder = None if spec.pretraining is None else task.pretrained(spec.pretraining)
+    start, state = load_state(store, home)
+    network, _ = initial_network(spec, dataset.num_landmarks, store, folder if state is None else None)
+    network.to(attempt.device)
+    attempt.began_at(start)
+    logger.info("tuning trial %s goes from optimizer step %d to %g of its length", spec.trial_id, start, task.until)
+    with saving(store, home, minutes=settings.checkpoint_minutes) as saver:
+
+        def tell(progress: Progress) -> bool:
+            attempt.reached(progress, saver)
+            return task.report(replace(progress, phase="tune", saved=saver.durable_step))
+
+        outcome = finetune(
+            spec, network, dataset, device=attempt.device, state=state, checkpoint=saver, report=tell, until=task.until
+        )
+        saver.wait()  # the state at the rung goes before what was reached there
+    hours = outcome.seconds / 3600 * (settings.gpus or 1.0)
+    result = tuning.Result(outcome.val_mre, outcome.epochs, hours)
+    tuning.write_result(store, spec.trial_id, task.until, result)
+    task.report(Progress("tune", outcome.epochs, outcome.epochs, tuning.metrics_of(result)))
+
+
 def perform(task: Task) -> StageResult:
     """Make one attempt at a stage, and record it whatever happens.
 
@@ -243,7 +273,11 @@ def perform(task: Task) -> StageResult:
             result = StageResult("failed", cause_of(error))
         try:
             if result.outcome == "failed" and isinstance(task.spec, TrialSpec):
-                write_failed_trial(task.spec, task.store, str(result.error), attempt)
+                if task.stage.kind == "tune":
+                    failed = tuning.Result(math.nan, 0, 0.0, str(result.error))
+                    tuning.write_result(task.store, task.spec.trial_id, task.until, failed)
+                else:
+                    write_failed_trial(task.spec, task.store, str(result.error), attempt)
             attempt.write(result.outcome)
             log.write()
         except StoreTrouble as error:
@@ -257,6 +291,9 @@ def _perform_parts(task: Task, attempt: Attempt) -> None:
     spec = task.spec
     if isinstance(spec, Pretraining):
         perform_pretraining(task, spec, task.snapshots, attempt)
+        return
+    if task.stage.kind == "tune":
+        perform_tuning(task, spec, attempt)
         return
     pretraining = spec.pretraining if task.stage.kind == "trial" else None
     if pretraining is not None:

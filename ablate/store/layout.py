@@ -8,6 +8,7 @@
     trials/ID/state/step_N/           the training state of its fine-tuning
     trials/ID/pretrained/             a pre-training of the trial's own, laid out as pretrained/KEY
     trials/ID/log.txt                 its log
+    tuning/ID/                        a tuning trial: results/at_SHARE, state/step_N and log.txt
     tables/NAME/PART.parquet          rows of a table
     pictures/DATASET/                 thumbnails of the test radiographs: IMAGE.jpg and index.json
     pictures/ddpm/KEY.png             noising and sampling of a DDPM
@@ -30,6 +31,9 @@ PRETRAINED = "pretrained"
 
 TRIALS = "trials"
 """Holds a folder for each trial."""
+
+TUNING = "tuning"
+"""Holds a folder for each trial by which configurations are judged."""
 
 TABLES = "tables"
 """Holds a folder of part files for each table."""
@@ -82,6 +86,11 @@ def pretrained_folder(key: str, trial_id: str | None = None) -> str:
 def trial_folder(trial_id: str) -> str:
     """Return where a trial's artifacts lie."""
     return f"{TRIALS}/{trial_id}"
+
+
+def tuning_folder(trial_id: str) -> str:
+    """Return where a tuning trial's artifacts lie."""
+    return f"{TUNING}/{trial_id}"
 
 
 def state_folder(home: str) -> str:

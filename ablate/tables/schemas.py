@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ablate.space import trial_fields
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Raised when a column is added or changes; parts of older versions read with nulls in what they lack."""
 
 
@@ -120,6 +120,35 @@ TABLES: dict[str, Any] = {
             _column("sdr", _SDR, "its success detection rates: share (0 to 1) of errors of at most the threshold"),
         ],
     ),
+    "tuning": _schema(
+        "tuning",
+        [
+            _column(
+                "study", pa.string(), "12 hex digits over all that the tuning's outcome depends on", nullable=False
+            ),
+            _column("arm", pa.string(), "what is tuned, such as pretrain_method=ddpm", nullable=False),
+            _column("place", pa.string(), "where its settings are chosen, such as shots=5", nullable=False),
+            _column("repeat", pa.int32(), "which of several independent tunings, from 0", nullable=False),
+            _column("round", pa.int32(), "round in which the configuration was asked for, from 0", nullable=False),
+            _column("number", pa.int32(), "number of the configuration, from 0, the arm's default", nullable=False),
+            _column("fields", pa.string(), "the searched fields and their values, as JSON", nullable=False),
+            _column("seeds", pa.list_(pa.int64()), "seeds of the tuning trials"),
+            _column("trial_ids", pa.list_(pa.string()), "ids of the tuning trials, by seed"),
+            _column("val_mre", pa.float64(), "mean of val_mre_seeds, by which configurations are chosen"),
+            _column(
+                "val_mre_seeds", pa.list_(pa.float64()), "MRE on the validation images of the best weights, by seed"
+            ),
+            _column("state", pa.string(), "finished, stopped at a rung, or failed; null: not ended yet"),
+            _column("stopped_at", pa.int32(), "rung at which it was stopped, from 0"),
+            _column("epochs", pa.list_(pa.int32()), "epochs that were run, by seed"),
+            _column(
+                "finetune_gpu_hours",
+                pa.float64(),
+                "hours of fine-tuning of all seeds times the GPUs held; on a CPU, hours of a slot",
+            ),
+            _column("chosen", pa.bool_(), "has it the least val_mre of the budget", nullable=False),
+        ],
+    ),
     "errors": _schema(
         "errors",
         [
@@ -179,6 +208,7 @@ VOLATILE = frozenset(
         "node",
         "peak_memory_bytes",
         "pretrain_shared",
+        "finetune_gpu_hours",
     }
 )
 """Columns in which two runs of one spec may differ: times, rates, node, memory, who shared a pre-training."""

@@ -20,7 +20,7 @@ from typing import TypeAlias
 
 from ablate.launch.backend import MachineType
 from ablate.schedule.fitting import Request, Shape
-from ablate.schedule.policy import Policy, Stage, StageKind
+from ablate.schedule.policy import WHOLE, Policy, Stage, StageKind
 from ablate.schedule.simulate import UNIT, Place, Pool, Span
 
 LOOK_S = 5.0
@@ -51,7 +51,7 @@ class Terms:
 
     def request(self, stage: Stage) -> Request:
         """Return what a stage asks for."""
-        return self.finetune if stage.kind == "finetune" else self.pretrain
+        return self.pretrain if stage.kind in WHOLE else self.finetune
 
     def usable(self, shape: Shape) -> Shape:
         """Return what stages can use of a machine: not GPUs of another type than is asked for."""
@@ -96,6 +96,7 @@ def play(
     *,
     lifetime: Lifetime = forever,
     limit_s: float = math.inf,
+    ended: Callable[[Stage], None] = lambda stage: None,
 ) -> Course:
     """Run `policy` to its end; stages take what it expects them to take.
 
@@ -108,8 +109,9 @@ def play(
         terms: what stages ask for, and how machines come and go.
         lifetime: asked once for each spot machine that comes up.
         limit_s: seconds after which a run that is not over is given up.
+        ended: is told of each stage that is over, and may add trials to the policy.
     """
-    return _Clock(policy, kinds, terms, lifetime).run(limit_s)
+    return _Clock(policy, kinds, terms, lifetime, ended).run(limit_s)
 
 
 @dataclass(eq=False)
@@ -138,8 +140,15 @@ class _Attempt:
 
 
 class _Clock:
-    def __init__(self, policy: Policy, kinds: Sequence[MachineType], terms: Terms, lifetime: Lifetime) -> None:
-        self._policy, self._terms, self._lifetime = policy, terms, lifetime
+    def __init__(
+        self,
+        policy: Policy,
+        kinds: Sequence[MachineType],
+        terms: Terms,
+        lifetime: Lifetime,
+        ended: Callable[[Stage], None],
+    ) -> None:
+        self._policy, self._terms, self._lifetime, self._ended = policy, terms, lifetime, ended
         usable = [(kind, terms.usable(kind.shape)) for kind in kinds if kind.max_count > 0]
         self._kinds = sorted(usable, key=lambda item: (item[1].gpus, item[1].cpus))  # as asked for: smallest first
         self._pool, self._coming, self._largest = (Pool(terms.pretrain.cpus) for _ in range(3))
@@ -149,7 +158,7 @@ class _Clock:
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         whole, part = (round(UNIT * request.gpus) for request in (terms.pretrain, terms.finetune))
-        self._share: dict[StageKind, int] = {"pretrain": whole, "trial": whole, "finetune": part}
+        self._share: dict[StageKind, int] = {"pretrain": whole, "trial": whole, "finetune": part, "tune": part}
         self._waiting: dict[Stage, None] = {}  # in the order in which they were offered
         self._starting: list[_Machine] = []
         self._up: dict[int, _Machine] = {}  # by node
@@ -159,7 +168,7 @@ class _Clock:
         self._spans: list[Span] = []
         self._stays: list[Stay] = []
         self._now = 0.0
-        enough = 2 * policy.num_trials  # stages that there are at most
+        enough = 2 * (policy.num_trials + policy.num_tuning)  # stages that there are at most
         most = [shape for kind, shape in self._kinds for _ in range(min(kind.max_count, enough))]
         for shape in most[: terms.max_machines]:
             self._largest.add(shape)
@@ -238,7 +247,7 @@ class _Clock:
         attempt = _Attempt(stage, place, machine, self._now, lead_s)
         machine.attempts[stage], machine.idle_since = attempt, math.inf
         done_s = self._saved.get(stage, 0.0)
-        ends_s = self._policy.chain_seconds(stage) - done_s
+        ends_s = self._policy.stage_seconds(stage) - done_s
         if stage.kind == "pretrain":
             marks = self._marks.setdefault(stage, self._policy.snapshot_seconds(stage))
             steps = self._policy.pretraining(stage)[1]
@@ -254,7 +263,9 @@ class _Clock:
     def _finish(self, attempt: _Attempt) -> None:
         if not attempt.is_over:
             self._leave(attempt)
+            self._saved.pop(attempt.stage, None)
             self._policy.finish(attempt.stage)
+            self._ended(attempt.stage)
 
     def _lose(self, attempt: _Attempt) -> None:
         """Let a stage go on elsewhere, from what it had saved."""

@@ -28,7 +28,8 @@ from ablate.launch.estimate.clock import Course, Lifetime, Terms, forever, play
 from ablate.launch.estimate.notes import fleet_notes, slow_notes
 from ablate.schedule.costs import default_costs
 from ablate.schedule.fitting import NodeType, Request, Shape, decide_gpus
-from ablate.schedule.policy import Costs, Policy
+from ablate.schedule.policy import Costs
+from ablate.schedule.rounds import rehearsal
 from ablate.space import Plan
 
 INTERRUPTIONS_PER_HOUR = 0.05
@@ -265,8 +266,8 @@ class _Runs:
     fleet: Fleet
 
     def course(self, lifetime: Lifetime = forever, limit_s: float = math.inf) -> Course:
-        policy = Policy(self.plan, self.costs, share=self.share)
-        return play(policy, self.workers, self.terms, lifetime=lifetime, limit_s=limit_s)
+        policy, ended = rehearsal(self.plan, self.costs, share=self.share)
+        return play(policy, self.workers, self.terms, lifetime=lifetime, limit_s=limit_s, ended=ended)
 
     def bill(self, course: Course) -> Bill:
         """Return what a simulated run takes, with the start of its head."""
