@@ -63,7 +63,7 @@ INSIDE = {
         ("lock",),
     ),
     "tables": (("schemas",), ("columns", "comparison", "parts")),
-    "tuning": (("configuration",), ("course", "roles", "sampling"), ("export", "records")),
+    "tuning": (("configuration",), ("course", "roles", "sampling"), ("records",), ("export",)),
     "datasets": (
         ("types",),
         ("cache", "checksums", "images", "splitting", "synthetic"),
@@ -140,7 +140,7 @@ INSIDE = {
     "cli": (
         ("completion", "interrupts"),
         ("shared",),
-        ("data", "looking", "planning", "running"),
+        ("data", "looking", "planning", "running", "tuning"),
         ("clusters",),
         ("app",),
         ("entry",),

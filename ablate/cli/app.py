@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ablate.cli import clusters, data, looking, planning, running
+from ablate.cli import clusters, data, looking, planning, running, tuning
 
 app = typer.Typer(
     name="ablate",
@@ -22,6 +22,8 @@ data_app = typer.Typer(
 cluster_app = typer.Typer(
     help="Look at a launched cluster, and take it down.", no_args_is_help=True, rich_markup_mode=None
 )
+
+tune_app = typer.Typer(help="Look at the tuning of a run.", no_args_is_help=True, rich_markup_mode=None)
 
 
 def _example(line: str, *more: str) -> str:
@@ -65,6 +67,9 @@ cluster_app.command("status", epilog=_example("ablate cluster status ssh.yaml"))
 cluster_app.command("logs", epilog=_example("ablate cluster logs ssh.yaml --follow"))(clusters.cluster_logs)
 cluster_app.command("down", epilog=_example("ablate cluster down ssh.yaml"))(clusters.cluster_down)
 app.add_typer(cluster_app, name="cluster")
+
+tune_app.command("export", epilog=_example("ablate tune export runs/tuned tuning.db"))(tuning.tune_export)
+app.add_typer(tune_app, name="tune")
 
 
 def _version(show: bool) -> None:

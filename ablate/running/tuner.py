@@ -25,7 +25,7 @@ from ablate.tuning import (
     Over,
     Result,
     final_trials,
-    read_configurations,
+    load_courses,
     read_result,
     result_of,
     roles_of,
@@ -71,7 +71,7 @@ class Tuning:
     @classmethod
     def load(cls, store: Store, studies: Sequence[Study]) -> Tuning:
         """Read the tunings of a run."""
-        courses = [Course(study, read_configurations(store, study)) for study in studies]
+        courses = load_courses(store, studies)
         results: dict[ResultKey, Result] = {}
         for course in courses:
             results |= _known_results(store, course.study, [c for c in course.configurations if c.state is None])

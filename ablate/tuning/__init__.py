@@ -7,6 +7,7 @@ neither torch nor Ray, and is the only one that knows Optuna.
 from ablate.tuning.configuration import Configuration, Result
 from ablate.tuning.course import Ask, Course, Over, Run, Segment
 from ablate.tuning.records import (
+    load_courses,
     metrics_of,
     read_configurations,
     read_result,
@@ -27,6 +28,7 @@ __all__ = [
     "Run",
     "Segment",
     "final_trials",
+    "load_courses",
     "metrics_of",
     "read_configurations",
     "read_result",

@@ -12,6 +12,7 @@ from ablate.space import Study
 from ablate.store import Store
 from ablate.store.layout import tuning_folder
 from ablate.tuning.configuration import Configuration, Result
+from ablate.tuning.course import Course
 from ablate.tuning.sampling import as_json
 
 
@@ -24,6 +25,11 @@ def read_configurations(store: Store, study: Study) -> list[Configuration]:
     """Return the configurations of a study that were written before, by number; none in a new run."""
     rows = sorted(tables.read_part(store, "tuning", study.key), key=lambda row: int(str(row["number"])))
     return [_configuration(study, row) for row in rows]
+
+
+def load_courses(store: Store, studies: Sequence[Study]) -> list[Course]:
+    """Return the tunings of a run as far as they are in its store."""
+    return [Course(study, read_configurations(store, study)) for study in studies]
 
 
 def _row(study: Study, found: Configuration) -> dict[str, object]:

@@ -31,7 +31,7 @@ def ask(study: Study, configurations: Sequence[Configuration], count: int) -> li
     import optuna
 
     place = configurations[-1].round + 1 if configurations else 0
-    with _quiet():
+    with quiet():
         distributions = {name: distribution(found) for name, found in study.search.items()}
         found = optuna.create_study(sampler=_sampler(study, place))
         if study.spec.sampler == "qmc":
@@ -106,7 +106,7 @@ def frozen(study: Study, configuration: Configuration, value: float | None = Non
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep Optuna from telling of studies and trials that nobody but this module sees."""
     import optuna
 
