@@ -21,6 +21,7 @@ from ablate.report.render import slug
 from ablate.report.run_data import landmark_labels
 from ablate.report.run_tables import fullest, trial_costs
 from ablate.report.ticks import HOUR, readable, time_text, time_ticks
+from ablate.report.tunings import tuning_charts
 
 MOST_POINTS = 200
 """Points of a learning curve; more are thinned out."""
@@ -317,6 +318,7 @@ FIGURES: dict[str, tuple[Callable[[Analysis], Iterator[Chart]], str]] = {
     "MRE of each landmark": (landmark_charts, "the run has no errors yet"),
     "Average ranks": (rank_charts, "the run has no two initialisations that were both run at the same shots"),
     "MRE against cost": (cost_charts, "the run's stages have no times yet"),
+    "Tuning": (tuning_charts, ""),
     "Learning curves": (learning_charts, "the run has no learning curves yet"),
 }  # fmt: skip
-"""Every kind of figure: what builds its charts, and what a run lacks that has none."""
+"""Every kind of figure: what builds its charts, and what a run lacks that has none; empty where that is no loss."""

@@ -15,6 +15,7 @@ import pandas as pd
 
 from ablate.report.grouping import FIELDS, MISSING, plain
 from ablate.report.metrics import MEAN_SHAPE
+from ablate.report.roles import ROLE
 from ablate.stats.samples import FloatArray
 
 FOLD = "fold"
@@ -47,7 +48,7 @@ def pool_folds(
     """
     if FOLD not in trials or not trials[FOLD].notna().any():
         return Pooled(trials)
-    names = [name for name in FIELDS if name != FOLD]
+    names = [name for name in (*FIELDS, ROLE) if name != FOLD and name in trials]
     members: dict[tuple[object, ...], list[int]] = {}
     for position, row in enumerate(trials[[*names, FOLD]].to_dict("records")):
         key = (position,) if plain(row[FOLD]) is None else tuple(plain(row[name]) for name in names)

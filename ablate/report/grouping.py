@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from ablate.errors import InputError, nearest
+from ablate.report.roles import ROLE, by_role, searched_fields
 from ablate.space import FILES_OF_WEIGHTS, METHODS, method_label
 from ablate.tables import TABLES, shots_of_number
 
@@ -57,7 +58,7 @@ class Key:
     def label(self, field: str) -> str:
         """Return the key as a reader knows it: `DDPM (steps 2000)`, `10`, `all`."""
         text = value_label(field, self.value)
-        inner = ", ".join(f"{_short(name)} {value_label(name, value)}" for name, value in self.variant)
+        inner = ", ".join(_variant_label(name, value) for name, value in self.variant)
         return f"{text} ({inner})" if inner else text
 
 
@@ -155,6 +156,11 @@ def field_label(field: str) -> str:
     return _FIELD_LABELS.get(field, field.replace("_", " "))
 
 
+def _variant_label(field: str, value: Value) -> str:
+    text = value_label(field, value)
+    return text if field == ROLE else f"{_short(field)} {text}"
+
+
 def _short(field: str) -> str:
     return {"pretrain_dataset": "from", "pretrain_weights_sha256": "weights"}.get(
         field, field.removeprefix("pretrain_").replace("_", " ")
@@ -187,7 +193,7 @@ def check_axis(option: str, name: str) -> str:
     """Return the column that `name` (dots or underscores) stands for; raise `InputError` if there is none."""
     column = name.strip().replace(".", "_")
     column = {"shots_label": "shots", "method": INITIALISATION}.get(column, column)
-    if column not in FIELDS:
+    if column not in (*FIELDS, ROLE):
         raise InputError(
             f"{option} must be a field of a trial: {', '.join(FIELDS)}; got {name!r}{nearest(column, FIELDS)}"
         )
@@ -288,20 +294,24 @@ def group_trials(
     rows, columns = check_axis("--rows", rows), check_axis("--columns", columns)
     if rows == columns:
         raise InputError(f"--rows and --columns must be two fields; got {rows!r} for both")
-    frame = filter_trials(trials, filters)
-    columns_of = {name: [plain(value) for value in frame[name]] for name in FIELDS}
+    frame = filter_trials(by_role(trials), filters)
+    if ROLE in (rows, columns) and ROLE not in frame:
+        raise InputError(f"--rows and --columns must not be {ROLE} where nothing was tuned")
+    fields = (*FIELDS, ROLE) if ROLE in frame else FIELDS
+    columns_of = {name: [plain(value) for value in frame[name]] for name in fields}
     columns_of[INITIALISATION] = list(initialisations(frame))
     records: list[_Record] = [
         dict(zip(columns_of, values, strict=True)) for values in zip(*columns_of.values(), strict=True)
     ]
     axes = (rows, columns)
-    varying = [name for name in FIELDS if len({record[name] for record in records}) > 1]
-    varying = [name for name in varying if name not in (*axes, *SEED_FIELDS, *settled, _NAME)]
+    varying = [name for name in fields if len({record[name] for record in records}) > 1]
+    aside = (*axes, *SEED_FIELDS, *settled, *searched_fields(frame), _NAME)
+    varying = [name for name in varying if name not in aside]
     splits: list[str] = []
     variants: list[str] = []
     for name in sorted(varying, key=lambda name: name.startswith("pretrain_")):  # what is not the method's first
         if name in ALWAYS_SPLIT or _varies_within(records, name, (*axes, *splits, *variants)):
-            named = INITIALISATION in axes and name.startswith("pretrain_")
+            named = INITIALISATION in axes and (name.startswith("pretrain_") or name == ROLE)
             (variants if named else splits).append(name)
     members: dict[tuple[Value, ...], list[int]] = {}
     for position, record in enumerate(records):

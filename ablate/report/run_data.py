@@ -17,6 +17,7 @@ from ablate import tables
 from ablate.report.folds import Pooled, pool_folds
 from ablate.report.grouping import INITIALISATION, MISSING, plain
 from ablate.report.metrics import MEAN_SHAPE
+from ablate.report.roles import with_roles
 from ablate.space import METHODS
 from ablate.stats.samples import BoolArray, FloatArray
 from ablate.store import Store
@@ -58,6 +59,7 @@ class RunData:
     errors: Mapping[str, Errors]  # by data set
     missing: tuple[str, ...]  # what a reader must know to be missing, in sentences
     single: pd.DataFrame  # as `trials`, but each fold of a data set by itself
+    tuning: pd.DataFrame = field(default_factory=pd.DataFrame)  # the table `tuning`
     row_of: Mapping[str, str] = field(default_factory=dict)  # trial -> row of `trials`, where folds are pooled
 
     def count(self, status: str) -> int:
@@ -148,7 +150,7 @@ def _read_trials(store: Store, described: Mapping[str, Any]) -> tuple[Pooled, pd
     folds_of = {
         str(name): facts["folds"] for name, facts in data.items() if isinstance(_mapping(facts).get("folds"), int)
     }
-    single = _with_baselines(_with_defaults(trials), store)
+    single = _with_baselines(_with_defaults(with_roles(trials, described)), store)
     return pool_folds(single, folds_of, read_errors), single
 
 
@@ -167,7 +169,8 @@ def read_run(store: Store, *, pooled: bool = True) -> RunData:
     stages = tables.read_frame(store, "stages")
     curves = tables.read_frame(store, "curves")
     missing = tuple(_whats_missing(store, described, trials, errors))
-    return RunData(store, described, trials, curves, stages, errors, missing, single, row_of)
+    tuning = tables.read_frame(store, "tuning")
+    return RunData(store, described, trials, curves, stages, errors, missing, single, tuning, row_of)
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -30,6 +30,7 @@ from ablate.report.grouping import (
     value_label,
 )
 from ablate.report.metrics import METRICS, RATES, Metric, metric_values
+from ablate.report.roles import ROLE
 from ablate.stats import select_by_validation
 
 ON_VALIDATION = ("val_mre", "val_loss")
@@ -206,6 +207,11 @@ def lay_out_trials(
     """
     if best_by is None:
         return group_trials(trials, rows=rows, columns=columns, filters=filters), None
+    if ROLE in trials:
+        raise InputError(
+            "--best-by must be left out for a run that was tuned: its settings are chosen on the validation images by "
+            "the tuning itself"
+        )
     selected = select(filter_trials(trials, filters), by=best_by, axes=(rows, columns))
     grouping = group_trials(selected.trials, rows=rows, columns=columns, settled=selected.settled)
     return replace(grouping, notes=(selected.note, *grouping.notes)), selected

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich import filesize
 
-from ablate.report import comparison_tables, rankings, run_tables
+from ablate.report import comparison_tables, rankings, run_tables, tunings
 from ablate.report.analysis import Analysis, analyse
 from ablate.report.axis_charts import figure_of
 from ablate.report.chart_kinds import Chart, LineChart
@@ -115,7 +115,7 @@ def write_report(
         charts = [_marked(chart, analysis) for chart in build(analysis)]
         if charts:
             drawn[kind] = charts
-        else:
+        elif lacking:
             remarks.append(f"no figure {kind}: {lacking}")
         for chart in charts:
             for suffix, content in files_of(draw(chart, style), style).items():
@@ -153,6 +153,7 @@ def _sections(analysis: Analysis) -> list[Section]:
         ("Average ranks", rankings.rank_tables(analysis)),
         ("Label efficiency", comparison_tables.efficiency_tables(analysis)),
         ("Timesteps and pre-training steps", run_tables.diffusion_tables(analysis)),
+        ("Tuning", tunings.tuning_tables(analysis)),
         ("Settings chosen on the validation set", comparison_tables.selection_tables(analysis)),
         ("With and without duplicate radiographs", comparison_tables.leakage_tables(analysis)),
         ("Landmarks", run_tables.landmark_tables(analysis)),

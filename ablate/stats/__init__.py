@@ -12,6 +12,7 @@
 """
 
 from ablate.stats.bootstrap import Seeds, crossed_bootstrap, paired_difference, paired_differences
+from ablate.stats.budgets import best_so_far, expected_best
 from ablate.stats.comparison import (
     INTERVAL_CAPTION,
     WILCOXON_CAPTION,
@@ -56,11 +57,13 @@ __all__ = [
     "SignedRank",
     "adjust_family",
     "best_of",
+    "best_so_far",
     "compare_pairs",
     "compare_ranks",
     "coverage_note",
     "crossed_bootstrap",
     "error_sums",
+    "expected_best",
     "hit_sums",
     "holm",
     "image_means",
