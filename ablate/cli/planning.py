@@ -48,7 +48,7 @@ def plan(
     from ablate.space import plan_of
 
     found = grid_of(grid, set_)
-    work = plan_of(found.trials)
+    work = plan_of(found.trials, found.studies)
     lines = plan_lines(found, work)
     if gpus is not None or slots is not None:
         cores = {"cpus_per_gpu": cpus_per_gpu, "cpus_per_stage": cpus_per_stage, "gpus_per_node": gpus_per_node}
@@ -92,7 +92,8 @@ def _forecast(
 
     # a whole trial fine-tunes on what its pre-training holds
     forecasts = [forecast(work, costs(finetune), machine)] if share else []
-    forecasts.append(forecast(work, costs(pretrain), machine, share=False))
+    if not work.studies:  # tuning always shares
+        forecasts.append(forecast(work, costs(pretrain), machine, share=False))
     device = "one modern GPU" if gpus else "one CPU core"
     source = f"estimated for {device}, see --costs" if store is None else f"measured in {store.label}"
     return forecast_lines(forecasts, machine, source)

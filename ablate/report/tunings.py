@@ -13,7 +13,7 @@ import pandas as pd
 
 from ablate.report.analysis import Analysis
 from ablate.report.chart_kinds import Chart, Line, LineChart
-from ablate.report.grouping import INITIALISATION, value_label
+from ablate.report.grouping import INITIALISATION, order_of, value_label
 from ablate.report.metrics import METRICS
 from ablate.report.render import Cell, Table, slug
 from ablate.report.run_data import RunData
@@ -89,7 +89,12 @@ def tunings(run: RunData) -> list[Tuned]:
         own = {keys.get(trial_id) for ids in used["trial_ids"] for trial_id in ids}
         hours = math.fsum(float(seconds.get(key, 0.0)) for key in own if isinstance(key, str)) / HOUR
         found.append(Tuned(str(arm), str(place), int(str(repeat)), used, hours))
-    return found
+    return sorted(found, key=lambda tuned: (_order(tuned.place), _order(tuned.arm), tuned.repeat))
+
+
+def _order(text: str) -> tuple[object, ...]:
+    parts = (part.partition("=") for part in text.split(","))
+    return tuple(order_of(name, int(value) if value.isdigit() else value) for name, _, value in parts)
 
 
 def tune_spec(described: Mapping[str, Any]) -> Mapping[str, Any]:

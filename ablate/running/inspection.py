@@ -19,11 +19,13 @@ from ablate.store.layout import (
     STATE,
     TABLES,
     TRIALS,
+    TUNING,
     log_file,
     pretrained_folder,
     state_folder,
     step_folder,
     trial_folder,
+    tuning_folder,
 )
 from ablate.store.lock import RunLock
 from ablate.store.run_file import planned_trials, read_run_file
@@ -34,6 +36,7 @@ KINDS = {
     "snapshots": "pre-trained weights, needed to run more trials from them",
     "weights": "fine-tuned weights, needed by predict",
     "tables": "results",
+    "tuning": "results of tuning trials, needed to go on",
     "pictures": "thumbnails and strips for the report",
     "report": "tables, figures and the page",
     "logs": "logs of the stages",
@@ -60,7 +63,7 @@ def status_lines(store: Store, *, every_trial: bool = False) -> list[str]:
 
     Of more than `TRIALS_SHOWN` trials only so many are listed, unless `every_trial`.
     """
-    planned = planned_trials(store)
+    planned, described = planned_trials(store), read_run_file(store)
     status = tables.trial_status(store)
     states = Counter(status.get(trial["trial_id"], "open") for trial in planned)
     lock = RunLock(store)
@@ -73,10 +76,11 @@ def status_lines(store: Store, *, every_trial: bool = False) -> list[str]:
         driver = f"a driver is at work on {owner.host}, pid {owner.pid}, since {owner.started_at}"
     lines = [
         f"{store.label}: {driver}",
-        *_data_lines(read_run_file(store).get("data", {})),
+        *_data_lines(described.get("data", {})),
         f"trials         {len(planned)}: {states['finished']} finished, {states['failed']} failed, "
         f"{states['open']} open",
         *_trial_lines(store, planned, status, None if every_trial else TRIALS_SHOWN),
+        *_tuning_lines(store, described),
     ]
     needed: dict[str, set[int]] = defaultdict(set)
     for trial in planned:
@@ -130,6 +134,31 @@ def _trial_lines(
         yield f"  and {counted(len(planned) - most, 'trial')} more: --trials lists them"
 
 
+def _tuning_lines(store: Store, described: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each tuning of a run: its round, how its configurations ended, and the best so far."""
+    spec = (described.get("search_space") or {}).get("tune")
+    if not spec:
+        return
+    columns = ["arm", "place", "repeat", "round", "number", "state", "val_mre", "fields"]
+    rows = tables.read_table(store, "tuning", columns).to_pylist()
+    found: dict[tuple[str, str, int], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        if row["number"] < spec["budget"]:
+            found[row["arm"], row["place"], row["repeat"]].append(row)
+    rounds = spec["budget"] // spec["round"]
+    yield f"tuning         {len(found)} begun, {spec['budget']} configurations each, in {counted(rounds, 'round')}"
+    for (arm, place, repeat), own in found.items():
+        states = Counter(row["state"] or "open" for row in own)
+        counts = ", ".join(
+            f"{states[state]} {state}" for state in ("finished", "stopped", "failed", "open") if states[state]
+        )
+        name = ", ".join(filter(None, [arm, place, f"repeat {repeat}" if spec.get("repeats", 1) > 1 else ""]))
+        finished = [row for row in own if row["state"] == "finished"]
+        best = min(finished, key=lambda row: (row["val_mre"], row["number"]), default=None)
+        words = f"; best {best['val_mre']:.2f} on validation: {best['fields']}" if best else ""
+        yield f"  {name}: round {max(row['round'] for row in own) + 1} of {rounds}, {counts}{words}"
+
+
 def kind_of(path: str) -> str:
     """Return the kind of a stored file, a key of `KINDS`, by its path in the store."""
     parts = path.split("/")
@@ -139,6 +168,8 @@ def kind_of(path: str) -> str:
         return "logs"
     if STATE in parts[:-1]:
         return "states"
+    if parts[0] == TUNING:
+        return "tuning"
     if parts[0] == PRETRAINED or PRETRAINED in parts[2:3]:
         return "snapshots"
     return "weights" if parts[0] == TRIALS else "other"
@@ -178,6 +209,8 @@ def _folders(store: Store, kinds: Sequence[str]) -> Iterable[str]:
                 yield state_folder(folder)
             elif step_of(name) is not None and "snapshots" in kinds:
                 yield f"{folder}/{name}"
+    if "states" in kinds:
+        yield from (state_folder(tuning_folder(trial_id)) for trial_id in store.list(TUNING))
     for trial_id in store.list(TRIALS):
         folder = trial_folder(trial_id)
         names = store.list(folder)

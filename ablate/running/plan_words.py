@@ -34,11 +34,14 @@ def plan_lines(grid: Grid, plan: Plan, *, done: int = 0) -> list[str]:
     steps_shared = sum(pretraining.fields.steps for pretraining in plan.pretrainings.values())
     lines = [
         f"{grid.name}: {grid.description}" if grid.description else grid.name,
-        f"  trials         {len(plan.trials)}" + (f", {done} of them finished before" if done else ""),
+        f"  trials         {len(plan.trials)}"
+        + (f", {done} of them finished before" if done else "")
+        + (f" of the defaults, and at most {len(plan.trials)} of chosen settings" if grid.studies else ""),
         f"  pre-trainings  {distinct} for {counted(total, 'trial')}: sharing saves {saved}, "
         f"{steps_alone - steps_shared:,} of {steps_alone:,} optimizer steps"
         if total
         else "  pre-trainings  none",
+        *_tuning_lines(grid),
     ]
     words = {key: f"{initialisation(p.spec)} on {p.fields.dataset}" for key, p in plan.pretrainings.items()}
     names, counts = Names(plan.trials), Counter(words.values())
@@ -55,6 +58,24 @@ def plan_lines(grid: Grid, plan: Plan, *, done: int = 0) -> list[str]:
     lines.append("  axes")
     for name, values in axes_of(plan.trials).items():
         lines.append(f"    {name:<24} {_values(values)}")
+    return lines
+
+
+def _tuning_lines(grid: Grid) -> list[str]:
+    """Return what is tuned, and by how many trials: none where nothing is."""
+    if not grid.studies:
+        return []
+    spec = grid.studies[0].spec
+    trials = sum(study.spec.budget * len(study.spec.seeds) for study in grid.studies)
+    halved = f"; the worse half of a round stops after {', '.join(f'{share:.0%}' for share in spec.halve)}"
+    lines = [
+        f"  tuning         {counted(trials, 'trial')} at most: {spec.budget} configurations ({spec.sampler}, in "
+        f"{counted(spec.num_rounds, 'round')} of {spec.round}) for each of {len(grid.studies)}, by "
+        f"{counted(len(spec.seeds), 'seed')}{halved if spec.halve else ''}"
+    ]
+    for name, found in spec.search.items():
+        only = f" ({', '.join(found.only)})" if found.only else ""
+        lines.append(f"    {name:<24} {found.words}{only}")
     return lines
 
 
