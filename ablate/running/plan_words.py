@@ -41,7 +41,6 @@ def plan_lines(grid: Grid, plan: Plan, *, done: int = 0) -> list[str]:
         f"{steps_alone - steps_shared:,} of {steps_alone:,} optimizer steps"
         if total
         else "  pre-trainings  none",
-        *_tuning_lines(grid),
     ]
     words = {key: f"{initialisation(p.spec)} on {p.fields.dataset}" for key, p in plan.pretrainings.items()}
     names, counts = Names(plan.trials), Counter(words.values())
@@ -55,7 +54,7 @@ def plan_lines(grid: Grid, plan: Plan, *, done: int = 0) -> list[str]:
         lines.append(
             f"    {key}  {words[key]}{apart[key]}, {pretraining.network.kind}, {counted(need[key], 'trial')}{taken}"
         )
-    lines.append("  axes")
+    lines += [*_tuning_lines(grid), "  axes"]
     for name, values in axes_of(plan.trials).items():
         lines.append(f"    {name:<24} {_values(values)}")
     return lines
