@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from ablate.store import Store
 
 
+_FRAMES = ("trials", "errors", "baselines", "tuning", "curves", "stages")
+
+
 @dataclass(frozen=True, repr=False)
 class Results:
     """The tables of a run as pandas frames; columns and units are those of `ablate.tables.TABLES`."""
@@ -29,6 +32,7 @@ class Results:
     trials: pd.DataFrame  # one row a trial
     errors: pd.DataFrame  # one row for each test image and annotated landmark
     baselines: pd.DataFrame  # one row for each mean shape of shots
+    tuning: pd.DataFrame  # one row for each configuration that was tried; empty where nothing was tuned
     curves: pd.DataFrame  # learning curves
     stages: pd.DataFrame  # one row for each attempt at a stage
     store: Store  # where they were read
@@ -36,8 +40,7 @@ class Results:
     def __repr__(self) -> str:
         counts = self.trials["status"].value_counts()
         status = ", ".join(f"{counts[name]} {name}" for name in ("finished", "failed") if name in counts) or "none yet"
-        frames = ("trials", "errors", "baselines", "curves", "stages")
-        rows = ", ".join(f"{name} {len(getattr(self, name))}" for name in frames)
+        rows = ", ".join(f"{name} {len(getattr(self, name))}" for name in _FRAMES)
         return (
             f"Results of {self.store.label}\n"
             f"  trials: {status}\n  rows: {rows}\n"
@@ -159,6 +162,6 @@ def read_results(run: str | Path) -> Results:
     """
     store = open_run(run)
     return Results(
-        **{name: tables.read_frame(store, name) for name in ("trials", "errors", "baselines", "curves", "stages")},
+        **{name: tables.read_frame(store, name) for name in _FRAMES},
         store=store,
     )

@@ -10,7 +10,7 @@ import numpy as np
 from ablate.datasets import Dataset
 from ablate.finetune.loop import select_shots
 from ablate.network.evaluation import images_that_count
-from ablate.network.metrics import Summary, physical_errors, summarise
+from ablate.network.metrics import physical_errors
 from ablate.space import TrialSpec
 
 
@@ -31,10 +31,13 @@ def mean_shape(points_NK2: np.ndarray, sizes_N2: np.ndarray) -> np.ndarray:
     return mean_K2
 
 
-def mean_shape_errors(spec: TrialSpec, dataset: Dataset) -> Summary:
-    """Return the errors, by protocol `physical`, of the mean shape of a trial's shots on the trial's test images."""
+def mean_shape_errors(spec: TrialSpec, dataset: Dataset) -> np.ndarray:
+    """Return the errors (N, K), by protocol `physical`, of the mean shape of a trial's shots on its test images.
+
+    In the data set's unit; NaN = not annotated.
+    """
     chosen = select_shots(spec.selection, len(dataset.train.names), dataset=spec.dataset)
     shape_K2 = mean_shape(dataset.train.points_NK2[chosen], dataset.train.sizes_N2[chosen])
     test = images_that_count(spec, dataset.test)
     predicted_NK2 = shape_K2[None] * test.sizes_N2[:, None, :] - 0.5
-    return summarise(physical_errors(predicted_NK2, test.points_NK2, test.unit_per_pixel_N2), dataset.sdr_thresholds)
+    return physical_errors(predicted_NK2, test.points_NK2, test.unit_per_pixel_N2)

@@ -14,7 +14,7 @@ from ablate.report.chart_kinds import Chart, HeatChart, Line, LineChart, RankCha
 from ablate.report.estimates import numeric_shots
 from ablate.report.grouping import INITIALISATION, Key, field_label, plain, value_label
 from ablate.report.literature import points_against_shots, points_of_rates
-from ablate.report.mean_shapes import LABEL, average_mean_shapes
+from ablate.report.mean_shapes import LABEL, average_mean_shapes, mean_shape_landmarks
 from ablate.report.metrics import MEAN_SHAPE, METRICS, Metric, rate_metric, thresholds_of
 from ablate.report.rankings import rankings
 from ablate.report.render import slug
@@ -177,7 +177,7 @@ def setting_charts(analysis: Analysis, figure: Figure) -> Iterator[Chart]:
     )
 
 
-NO_ROW = " The mean shape has no row: the table baselines holds its error over all landmarks together."
+NO_ROW = " The mean shape has no row: its error at each landmark is not known of pooled folds and of older runs."
 
 
 def landmark_charts(analysis: Analysis) -> Iterator[Chart]:
@@ -194,12 +194,14 @@ def landmark_charts(analysis: Analysis) -> Iterator[Chart]:
             total_K, seeds_K = np.nansum(means_SK, axis=0), there_SK.sum(axis=0)
             mean_K = np.divide(total_K, seeds_K, out=np.full(total_K.shape, np.nan), where=seeds_K > 0)
             values.append(tuple(mean_K.tolist()))
+        constant = mean_shape_landmarks(analysis.grouping, panel.group, column)
         if arms and values[0]:
             yield HeatChart(
                 slug("landmarks", panel.title), f"{panel.title}, {column.label('shots')} shots", "landmark",
-                f"MRE ({panel.unit})", tuple(arm.label for arm in arms),
-                landmark_labels(analysis.run.described, panel.dataset, len(values[0])), tuple(values),
-                f"Mean over seeds.{NO_ROW if _constants(analysis, panel) else ''}",
+                f"MRE ({panel.unit})", (*(arm.label for arm in arms), *([LABEL] if constant else [])),
+                landmark_labels(analysis.run.described, panel.dataset, len(values[0])),
+                (*values, *([constant] if constant else [])),
+                f"Mean over seeds.{NO_ROW if _constants(analysis, panel) and not constant else ''}",
             )  # fmt: skip
 
 

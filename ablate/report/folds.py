@@ -116,11 +116,12 @@ def _summary(errors: FloatArray, rates: Sequence[Mapping[str, float]], prefix: s
 def _mean_shape(folds: pd.DataFrame, weights: Sequence[int]) -> dict[str, Any]:
     """Return what the mean shapes of the folds reach together; their median cannot be known from the folds' medians."""
     if folds[f"{MEAN_SHAPE}_mre"].isna().any():
-        return {f"{MEAN_SHAPE}_{name}": None for name in ("mre", "mre_median", "sdr")}
+        return {f"{MEAN_SHAPE}_{name}": None for name in ("mre", "mre_median", "sdr", "landmarks")}
     rates = [{rate["threshold"]: rate["rate"] for rate in found} for found in folds[f"{MEAN_SHAPE}_sdr"]]
     return {
         f"{MEAN_SHAPE}_mre": float(np.average(folds[f"{MEAN_SHAPE}_mre"], weights=weights)),
         f"{MEAN_SHAPE}_mre_median": None,
+        f"{MEAN_SHAPE}_landmarks": None,
         f"{MEAN_SHAPE}_sdr": [
             {"threshold": t, "rate": float(np.average([found[t] for found in rates], weights=weights))}
             for t in rates[0]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from statistics import fmean
+
+import numpy as np
 
 from ablate.report.grouping import INITIALISATION, Group, Grouping, Key
 from ablate.report.metrics import MEAN_SHAPE, Metric, mean_shape_values
@@ -49,6 +52,20 @@ def mean_shapes_along(grouping: Grouping, group: Group, metric: Metric) -> dict[
 def average_mean_shapes(grouping: Grouping, group: Group, metric: Metric) -> dict[Key, float]:
     """Return what the mean shape reaches on average over the draws of the shots, see `mean_shapes`."""
     return {column: fmean(values) for column, values in mean_shapes(grouping, group, metric).items()}
+
+
+def mean_shape_landmarks(grouping: Grouping, group: Group, column: Key) -> tuple[float, ...]:
+    """Return the mean shape's error at each landmark (NaN: none), averaged over the draws of a number of shots.
+
+    Empty where it is not known: of folds that are pooled, and of runs before it was recorded.
+    """
+    name = f"{MEAN_SHAPE}_landmarks"
+    if name not in grouping.trials:
+        return ()
+    positions = [p for (_, other), members in group.cells.items() if other == column for p in members]
+    found = grouping.trials.iloc[positions].drop_duplicates(f"{MEAN_SHAPE}_part")[name]
+    known = [np.array([math.nan if value is None else value for value in row]) for row in found if row is not None]
+    return tuple(np.mean(known, axis=0).tolist()) if known else ()
 
 
 def mark(metric: Metric, value: float | None, reference: float | None) -> str:

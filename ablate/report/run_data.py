@@ -107,7 +107,7 @@ def _with_defaults(trials: pd.DataFrame) -> pd.DataFrame:
     return filled
 
 
-_MEASURED = ("mre", "mre_median", "sdr")
+_MEASURED = ("mre", "mre_median", "sdr", "landmarks")
 
 
 def _with_baselines(trials: pd.DataFrame, store: Store) -> pd.DataFrame:

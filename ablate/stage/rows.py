@@ -13,7 +13,7 @@ from ablate import __version__, tables
 from ablate.datasets import Dataset
 from ablate.finetune import FinetuneOutcome, mean_shape_errors
 from ablate.network.evaluation import Evaluation
-from ablate.network.metrics import Summary
+from ablate.network.metrics import Summary, summarise
 from ablate.revision import git_revision
 from ablate.space import TrialSpec
 from ablate.stage.attempt import Attempt
@@ -92,8 +92,17 @@ def write_baseline(spec: TrialSpec, dataset: Dataset, store: Store) -> None:
     part = tables.baseline_part(columns)
     if tables.read_part(store, "baselines", part):
         return
-    found = mean_shape_errors(spec, dataset)
-    measured = {"unit": dataset.unit, "mre": found.mre, "mre_median": found.median, "sdr": _sdr_column(found)}
+    errors_NK = mean_shape_errors(spec, dataset)
+    found = summarise(errors_NK, dataset.sdr_thresholds)
+    of_landmarks = [errors[np.isfinite(errors)] for errors in errors_NK.T]
+    landmarks = [float(errors.mean()) if errors.size else None for errors in of_landmarks]
+    measured = {
+        "unit": dataset.unit,
+        "mre": found.mre,
+        "mre_median": found.median,
+        "sdr": _sdr_column(found),
+        "landmarks": landmarks,
+    }
     tables.write_rows(store, "baselines", part, [columns | measured])
 
 

@@ -118,6 +118,7 @@ TABLES: dict[str, Any] = {
             _column("mre", pa.float64(), "mean radial error of the mean shape of the shots on the test images"),
             _column("mre_median", pa.float64(), "median of its radial errors"),
             _column("sdr", _SDR, "its success detection rates: share (0 to 1) of errors of at most the threshold"),
+            _column("landmarks", pa.list_(pa.float64()), "its mean radial error at each landmark, from 0"),
         ],
     ),
     "tuning": _schema(
