@@ -37,7 +37,14 @@ ROOMS = (
 """The rooms from bottom to top; a room imports only what stands in a lower row."""
 
 INSIDE = {
-    "space": (("files", "spec"), ("explain", "networks"), ("methods",), ("trial",), ("fields",), ("grid", "words")),
+    "space": (
+        ("files", "spec"),
+        ("explain", "networks"),
+        ("methods",),
+        ("trial",),
+        ("fields", "lengths"),
+        ("grid", "words"),
+    ),
     "training": (("randomness", "state"), ("progress",)),
     "stats": (
         ("coverage", "samples"),
@@ -89,7 +96,7 @@ INSIDE = {
         (*modules_of(METHODS), "methods"),
         ("loop",),
     ),
-    "finetune": (("augment", "losses"), ("loop",), ("mean_shape",)),
+    "finetune": (("augment", "losses", "rates", "shots"), ("loop", "mean_shape")),
     "stage": (
         ("log", "pictures", "settings"),
         ("checkpoints", "machine"),

@@ -268,6 +268,16 @@ def test_canonical_holds_only_what_differs():
             ["weights", "nowhere.pth"],
         ),
         (one_block(dataset="synthetic", pretrain="{method: simclr, batch_size: 1}"), ["batch_size", "at least 2"]),
+        (
+            one_block(dataset="synthetic", validation="inside_shots", shots="1"),
+            ["my.yaml:6", "shots must be at least 2", "inside_shots", "got 1", "validation: none"],
+        ),
+        (
+            one_block(dataset="synthetic", validation="none"),
+            ["finetune.schedule must be linear or constant", "validation: none", "'plateau'"],
+        ),
+        (one_block(dataset="synthetic", validation="some"), ["full, inside_shots, none", "'some'"]),
+        (one_block(dataset="synthetic", validation_share="1.0"), ["validation_share", "below 1", "1.0"]),
         ("name: x\nbase: {shots: [1, 2]}\nblocks: [{grid: {dataset: synthetic}}]", ["my.yaml:2", "base never expands"]),
         (
             "name: x\nbase: {pretrain: {temprature: 1}}\nblocks: [{grid: {dataset: a, pretrain: {method: simclr}}}]",

@@ -96,6 +96,14 @@ class TrialSpec(Spec):
     fold: int | None = Field(
         None, ge=0, description="which fold is the test split, from 0, where the data set is divided into folds"
     )
+    validation: Literal["full", "inside_shots", "none"] = Field(
+        "full",
+        description="what chooses epoch, learning-rate drops and weights: the validation images (paper), a share of "
+        "the shots, or nothing",
+    )
+    validation_share: float = Field(
+        0.2, gt=0, lt=1, description="share of the shots that validates (validation: inside_shots), at least one image"
+    )
     seed: int = Field(0, ge=0, description="seed of fine-tuning: new weights, data order, augmentation")
     exclude_duplicates: bool = Field(
         False, description="leave out test images that also occur in train or val; the paper keeps them"
@@ -155,6 +163,16 @@ class TrialSpec(Spec):
             raise ValueError(
                 f"draw must be left out where no shots are drawn (few_shot {self.few_shot}, shots {self.shots}); got "
                 f"{self.draw}; set few_shot: random and a number of shots, or remove draw"
+            )
+        if self.validation == "inside_shots" and self.shots == 1:
+            raise ValueError(
+                "shots must be at least 2 where a share of them validates (validation: inside_shots); got 1; set "
+                "validation: none, or more shots"
+            )
+        if self.validation == "none" and self.finetune.schedule == "plateau":
+            raise ValueError(
+                "finetune.schedule must be linear or constant where nothing is validated (validation: none); got "
+                "'plateau', which waits for a validation loss"
             )
         pretrain = self.pretrain
         if isinstance(pretrain, Pretrain) and pretrain.images == "shots" and pretrain.dataset != self.dataset:
@@ -223,6 +241,8 @@ def _full(spec: Spec) -> dict[str, Any]:
     data["network"] = {name: value for name, value in data["network"].items() if name in ("kind", *used.fields)}
     if not used.has_timesteps:
         data["finetune"].pop("timestep")
+    if data["validation"] != "inside_shots":
+        data.pop("validation_share")
     for name in FILES_OF_WEIGHTS:  # identified by the SHA-256
         data["pretrain"].pop(name, None)
     return data

@@ -204,7 +204,8 @@ def perform_finetuning(task: Task, spec: TrialSpec, attempt: Attempt) -> None:
         "parameters": parameters,
     }
     done, found = len(evaluation.split.names), evaluation.summary
-    metrics = {"mre": found.mre, "mre_median": found.median, "val_mre": outcome.val_mre}
+    metrics = {"mre": found.mre, "mre_median": found.median}
+    metrics |= {} if outcome.val_mre is None else {"val_mre": outcome.val_mre}
     task.report(Progress("evaluate", done, done, metrics))
     curve = curve_rows(outcome.curve, "finetune", trial_id=spec.trial_id, pretrain_key=None)
     write_baseline(spec, dataset, store)
