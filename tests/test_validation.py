@@ -11,11 +11,12 @@ from test_finetune import Always, assert_equal_outcomes, dataset, network_of, ru
 from test_trial import StopAt
 from tiny import tiny_trial
 
+from ablate import tables
 from ablate.datasets import Dataset
 from ablate.errors import InputError
-from ablate.finetune import Shots, accumulate_gradients, check_finetune
+from ablate.finetune import Shots, accumulate_gradients, check_finetune, loop
 from ablate.finetune.loop import Images
-from ablate.space import TrialSpec, num_held_out
+from ablate.space import FinetuneSpec, Length, TrialSpec, canonical, lengths, num_held_out
 from ablate.stage.task import data_in
 from ablate.stage.trial import run_trial
 from ablate.store import Store
@@ -253,3 +254,77 @@ def test_a_part_of_a_split_has_the_images_asked_for() -> None:
     assert part.names == ("003.png", "001.png")
     np.testing.assert_array_equal(part.points_NK2, train.points_NK2[[3, 1]])
     np.testing.assert_array_equal(part.images_NHW, train.images_NHW[[3, 1]])
+
+
+# --- a length in optimizer steps --------------------------------------------------------------------
+
+
+def test_steps_take_the_place_of_epochs_and_end_in_the_middle_of_a_pass() -> None:
+    spec = spec_of(finetune={"epochs": None, "steps": 5})  # passes of 2 windows: 4 images and 1
+    assert (spec.finetune.epochs, spec.finetune.steps) == (None, 5)
+    told: list[Progress] = []
+    outcome = run(spec, dataset(), report=lambda progress: bool(told.append(progress)))
+    assert [(progress.step, progress.total, progress.optimizer_steps) for progress in told] == [
+        (step, 5, step) for step in range(1, 6)
+    ]
+    assert outcome.epochs == 3
+    assert [point.step for point in outcome.curve if point.metric == "val_loss"] == [1, 2, 3, 4, 5]
+
+
+def test_the_same_number_of_steps_gives_the_same_weights_as_epochs() -> None:
+    fields = {"schedule": "linear", "lr": 0.01}
+    by_epochs = run(spec_of(validation="none", finetune=fields | {"epochs": 3}), dataset())
+    by_steps = run(spec_of(validation="none", finetune=fields | {"epochs": None, "steps": 6}), dataset())
+    assert all(torch.equal(tensor, by_steps.best_state[name]) for name, tensor in by_epochs.best_state.items())
+
+
+@pytest.mark.parametrize(
+    ("steps", "num_images", "every", "validations"), [(150, 5, 1, 150), (200, 50, 1, 200), (1001, 5, 6, 167)]
+)
+def test_there_are_at_most_200_validations_whatever_the_number_of_images(
+    steps: int, num_images: int, every: int, validations: int
+) -> None:
+    length = Length.of(FinetuneSpec(steps=steps), num_images)
+    assert (length.total, length.every, length.num_validations) == (steps, every, validations)
+
+
+def test_200_epochs_of_5_images_are_200_steps_and_the_images_of_steps_are_counted_by_windows() -> None:
+    length = Length.of(FinetuneSpec(), 5)
+    assert (length.total, length.every, length.num_validations) == (200, 1, 200)
+    length = Length.of(FinetuneSpec(batch_size=2, accumulate=2), 10)  # windows of 4, 4 and 2
+    assert (length.total, length.every) == (600, 3)
+    assert [length.images_until(step) for step in range(5)] == [0, 4, 8, 10, 14]
+    assert [length.passes(step) for step in (0, 1, 3, 4)] == [0, 1, 1, 2]
+
+
+def test_patience_counts_validations_where_the_length_is_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lengths, "MOST_VALIDATIONS", 20)
+    losses = iter([3.0, 2.0, 1.0, 5.0, 5.0, 5.0])
+    monkeypatch.setattr(loop, "validate", lambda *_: (next(losses), 0.0))
+    outcome = run(spec_of(finetune={"epochs": None, "steps": 60, "patience": 3}), dataset())
+    checks = [point.step for point in outcome.curve if point.metric == "val_loss"]
+    assert checks == [3, 6, 9, 12, 15, 18]
+    assert (outcome.val_loss, outcome.best_epoch, outcome.epochs) == (1.0, 5, 9)  # passes of two steps
+
+
+@pytest.mark.parametrize("fields", [{}, INSIDE], ids=["full", "inside_shots"])
+def test_going_on_after_any_of_so_many_steps_ends_bit_for_bit_the_same(
+    fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lengths, "MOST_VALIDATIONS", 4)
+    length = {"epochs": None, "steps": 7, "plateau_patience": 1, "lr": 0.01}
+    spec, data, checkpoint = spec_of(finetune=length, **fields), dataset(), Always()
+    whole = run(spec, data, checkpoint=checkpoint)
+    for files in checkpoint.saved.values():
+        assert_equal_outcomes(run(spec, data, unpack(files), network=network_of(spec_of(seed=99))), whole)
+
+
+def test_a_trial_of_so_many_steps_survives_json_and_its_row() -> None:
+    spec = tiny_trial(finetune={"epochs": None, "steps": 7})
+    assert TrialSpec.model_validate_json(spec.model_dump_json()) == spec
+    row = tables.blank("trials") | tables.spec_columns(spec)
+    assert (row["finetune_epochs"], row["finetune_steps"]) == (None, 7)
+    assert tables.trial_of_row(row) == spec
+    assert TrialSpec.model_validate({"dataset": "synthetic", "finetune": {"steps": 7}}).finetune.epochs is None
+    assert canonical(spec)["finetune"]["steps"] == 7
+    assert "epochs" not in canonical(spec)["finetune"]

@@ -144,13 +144,15 @@ class _Lengths:
         """Return the length of the phase under way."""
         return self.first if at.first_steps is None else self.second(at)
 
-    def told(self, at: _Position, epochs: int) -> tuple[int, int]:
-        """Return the epochs done and those there are at most, of both phases together."""
+    def told(self, at: _Position, *, in_steps: bool) -> tuple[int, int]:
+        """Return the epochs done and those there are at most, or the optimizer steps, of both phases together."""
+        length = self.now(at)
+        step = at.step(length)
+        done, total = (step, length.total) if in_steps else (at.epoch, length.passes(length.total))
         if at.first_steps is None:
-            return at.epoch, epochs * (2 if at.initial else 1)
-        before, second = self.first.passes(at.first_steps), self.second(at)
-        total = second.passes(second.total)
-        return before + (total if at.step(second) == second.total else at.epoch), before + total
+            return done, 2 * total if at.initial else total
+        before = at.first_steps if in_steps else self.first.passes(at.first_steps)
+        return before + (total if step == length.total else done), before + total
 
 
 def finetune(
@@ -166,8 +168,9 @@ def finetune(
     """Fine-tune the whole of `network` on the trial's shots and leave it with the weights to be evaluated.
 
     As in the paper: AdamW, a validation after each epoch, the weights of least validation loss kept, an end after
-    `patience` epochs without improvement. Deviation: where the last window of an epoch is not full, its gradient is
-    the mean over its images; the authors divide by `accumulate` all the same.
+    `patience` epochs without improvement. Where the length is given in optimizer steps, validations are evenly spaced
+    in them (see `Length`), and `patience` counts those. Deviation: where the last window of an epoch is not full, its
+    gradient is the mean over its images; the authors divide by `accumulate` all the same.
 
     Where a share of the shots validates (`validation: inside_shots`), that is the first phase, on the other shots. The
     second starts from the same initial weights and trains on all shots, for as many optimizer steps as the first took
@@ -181,7 +184,7 @@ def finetune(
         device: where to train.
         state: what an earlier attempt saved, None to begin; `network`'s weights do not matter then.
         checkpoint: is handed the state when it is due, after any optimizer step, and when `report` asks to stop.
-        report: called after each optimizer step with the epochs and optimizer steps done.
+        report: called after each optimizer step with the epochs, where there are any, and optimizer steps done.
 
     Raises:
         Interrupted: `report` asked to stop; the state is saved.
@@ -248,8 +251,8 @@ def finetune(
             measured = metrics if at.first_steps is None else {SECOND_LOSS: metrics["loss"]}
             epoch += lengths.first.passes(at.first_steps or 0)
             curve += [CurvePoint(done, epoch, name, value, watch.seconds) for name, value in measured.items()]
-        epochs_done, epochs = lengths.told(at, spec.finetune.epochs)
-        stop = report(Progress("finetune", epochs_done, epochs, metrics, images_per_second, optimizer_steps=done))
+        told = lengths.told(at, in_steps=spec.finetune.steps is not None)
+        stop = report(Progress("finetune", *told, metrics, images_per_second, optimizer_steps=done))
         if stop or checkpoint.due():
             now: State = {
                 "network": network.state_dict(),

@@ -86,9 +86,9 @@ def _seconds(kind: str, gpus: float, flops: float, passes: float) -> float:
 def default_costs(*, gpus_pretrain: float = 1.0, gpus_finetune: float = 0.25) -> Costs:
     """Return costs for stages of which nothing was measured.
 
-    Fine-tuning counts with all its epochs, though it may stop early, and with as many again on all shots where a share
-    of them validates. The time to decode the heatmaps of validation and
-    test images is left out. The returned functions raise `InputError` for a network that cannot be built.
+    Fine-tuning counts with all its epochs or steps, though it may stop early, and with as many again on all shots where
+    a share of them validates. The time to decode the heatmaps of validation and test images is left out. The returned
+    functions raise `InputError` for a network that cannot be built.
 
     Args:
         gpus_pretrain: GPUs that a pre-training holds; 0 for one CPU core.

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from ablate.space.trial import FinetuneSpec, TrialSpec
 
+MOST_VALIDATIONS = 200
+"""Validations of a fine-tuning whose length is given in steps: as many as the default 200 epochs have."""
+
 
 @dataclass(frozen=True)
 class Length:
@@ -22,9 +25,16 @@ class Length:
 
     @classmethod
     def of(cls, spec: FinetuneSpec, num_images: int) -> Length:
-        """Return the length of a fine-tuning on `num_images` images."""
+        """Return the length of a fine-tuning on `num_images` images.
+
+        In epochs there is a validation after each; in steps at most `MOST_VALIDATIONS`, evenly spaced, so that what
+        counts validations (`patience`, `plateau_patience`) is a share of the length whatever the number of images.
+        """
         window_size = spec.batch_size * spec.accumulate
         num_windows = math.ceil(num_images / window_size)
+        if spec.steps is not None:
+            return cls(num_images, window_size, spec.steps, math.ceil(spec.steps / MOST_VALIDATIONS))
+        assert spec.epochs is not None
         return cls(num_images, window_size, spec.epochs * num_windows, num_windows)
 
     @property
