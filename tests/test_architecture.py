@@ -42,7 +42,7 @@ INSIDE = {
         ("explain", "networks"),
         ("methods",),
         ("trial",),
-        ("fields",),
+        ("fields", "lengths"),
         ("tune",),
         ("grid", "words"),
     ),
@@ -98,7 +98,7 @@ INSIDE = {
         (*modules_of(METHODS), "methods"),
         ("loop",),
     ),
-    "finetune": (("augment", "losses"), ("loop",), ("mean_shape",)),
+    "finetune": (("augment", "losses", "rates", "shots"), ("loop", "mean_shape")),
     "stage": (
         ("log", "pictures", "settings"),
         ("checkpoints", "machine"),

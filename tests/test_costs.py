@@ -139,6 +139,8 @@ def test_more_shots_epochs_and_pixels_cost_more():
     assert base < finetune(trial(shots=50)) < finetune(trial(shots="all"))
     assert base < finetune(trial(shots=10, image_size=512))
     assert base > finetune(trial(shots=10, finetune={"epochs": 20}))
+    assert finetune(trial(shots=10, finetune={"steps": 200})) == base  # 200 epochs of one window
+    assert finetune(trial(shots=10, finetune={"steps": 2000})) > 5 * base  # but no more validations
 
 
 # --- measured

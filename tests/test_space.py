@@ -80,6 +80,14 @@ def test_set_overrides_base_and_is_recorded():
     assert grid.resolved["base"]["finetune"]["epochs"] == 2
 
 
+def test_steps_take_the_place_of_the_default_epochs():
+    grid = grid_of(one_block(dataset="synthetic", finetune="{steps: [100, 200]}"))
+    assert [(spec.finetune.steps, spec.finetune.epochs) for spec in grid.trials] == [(100, None), (200, None)]
+    text = "name: x\nbase: {finetune: {epochs: 5}}\nblocks: [{grid: {dataset: synthetic}}]"
+    (spec,) = grid_of(text, "finetune.steps=7", "finetune.epochs=null").trials
+    assert (spec.finetune.steps, spec.finetune.epochs) == (7, None)
+
+
 def test_axes_are_the_fields_that_differ():
     grid = grid_of(one_block(dataset="synthetic", shots="[5, all]", seed="[0, 1]"))
     assert axes_of(grid.trials) == {"shots": [5, "all"], "seed": [0, 1]}
@@ -268,6 +276,22 @@ def test_canonical_holds_only_what_differs():
             ["weights", "nowhere.pth"],
         ),
         (one_block(dataset="synthetic", pretrain="{method: simclr, batch_size: 1}"), ["batch_size", "at least 2"]),
+        (
+            one_block(dataset="synthetic", validation="inside_shots", shots="1"),
+            ["my.yaml:6", "shots must be at least 2", "inside_shots", "got 1", "validation: none"],
+        ),
+        (
+            one_block(dataset="synthetic", validation="none"),
+            ["finetune.schedule must be linear or constant", "validation: none", "'plateau'"],
+        ),
+        (
+            one_block(dataset="synthetic", finetune="{epochs: 20, steps: 100}"),
+            ["my.yaml:5", "finetune.steps must be left out", "steps 100", "epochs 20"],
+        ),
+        (one_block(dataset="synthetic", finetune="{epochs: null}"), ["finetune.epochs must be", "null for both"]),
+        (one_block(dataset="synthetic", finetune="{steps: 0}"), ["finetune.steps", "at least 1", "got 0"]),
+        (one_block(dataset="synthetic", validation="some"), ["full, inside_shots, none", "'some'"]),
+        (one_block(dataset="synthetic", validation_share="1.0"), ["validation_share", "below 1", "1.0"]),
         ("name: x\nbase: {shots: [1, 2]}\nblocks: [{grid: {dataset: synthetic}}]", ["my.yaml:2", "base never expands"]),
         (
             "name: x\nbase: {pretrain: {temprature: 1}}\nblocks: [{grid: {dataset: a, pretrain: {method: simclr}}}]",

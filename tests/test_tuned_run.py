@@ -53,7 +53,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def first(folder):
     """A tuned run on every slot that there is."""
-    grid = load_space(folder / "space.yaml")
+    grid = load_space(folder / "space.yaml", grid={"shots": 3})
     result, screen = run(grid, folder / "run")
     return grid, Store.open(folder / "run"), result, screen
 
@@ -63,7 +63,7 @@ def grown(folder, first):
     """The same with two more rounds: what had been attempted before, and the run."""
     _, store, _, _ = first
     before = {row["trial_id"] for row in attempts(store, "tune")}, rows(store)
-    grid = load_space(folder / "larger.yaml", tune=tune_section(budget=8))
+    grid = load_space(folder / "larger.yaml", grid={"shots": 3}, tune=tune_section(budget=8))
     result, _ = run(grid, folder / "run")
     return before, grid, store, result
 
@@ -75,7 +75,7 @@ def test_a_tuned_run_ends_with_the_defaults_and_the_chosen_settings(first):
     assert set(trials["status"]) == {"finished"}
     counts = trials.groupby(["pretrain_method", "shots", "role"]).size()
     assert set(counts) == {2}
-    assert len(counts) == 8
+    assert len(counts) == 4
     assert result.finished == len(read_trials(store)) == len(tables.trial_status(store))
 
 
@@ -155,11 +155,11 @@ def test_an_earlier_choice_stays_stored_and_leaves_the_report(grown):
 def test_the_recorded_grid_of_a_tuned_run_is_its_grid(first, folder, ablate):
     code, out, _ = ablate("plan", "--grid", folder / "run" / "run.yaml")
     assert code == 0
-    assert "  trials         8 of the defaults" in out
+    assert "  trials         4 of the defaults" in out
 
 
 def test_another_search_than_the_run_was_tuned_with_is_refused(first, folder, ablate):
-    path = write_space(folder / "other.yaml", tune=tune_section(halve=[0.25]))
+    path = write_space(folder / "other.yaml", grid={"shots": 3}, tune=tune_section(halve=[0.25]))
     code, _, err = ablate("run", "--grid", path, "--out", folder / "run")
     assert code == 2
     assert "this run was tuned with another tune.halve, [0.5]; got [0.25]; only budget and repeats may change" in err
@@ -167,7 +167,7 @@ def test_another_search_than_the_run_was_tuned_with_is_refused(first, folder, ab
 
 def test_status_and_results_of_a_tuned_run(grown, folder, ablate):
     _, out, _ = ablate("status", folder / "run")
-    assert "tuning         4 begun, 8 configurations each, in 4 rounds" in out
+    assert "tuning         2 begun, 8 configurations each, in 4 rounds" in out
     assert "  pretrain_method=ddpm, dataset=synthetic,shots=3: round 4 of 4, " in out
     _, out, _ = ablate("results", folder / "run")
     assert [line.split("  ")[0] for line in out.splitlines()[3:7]] == [
@@ -266,7 +266,7 @@ def test_one_slot_gives_what_two_give(first, folder):
 def test_random_kills_of_the_driver_change_no_choice(first, folder):
     run(first[0], folder / "straight")
     chance, kills = random.Random(0), 0
-    path = write_space(folder / "space.yaml")
+    path = write_space(folder / "space.yaml", grid={"shots": 3})
     while True:
         with driver(path, folder / "killed") as process:
             deadline = time.monotonic() + chance.uniform(12, 40)

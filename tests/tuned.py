@@ -31,9 +31,10 @@ def tuned_space(*, grid=None, tune=None, **base):
     """Return a search space of ddpm and scratch at 3 and 4 shots."""
     fields = {name: value for name, value in tiny_fields("ddpm", **base).items() if name not in ("shots", "pretrain")}
     own = {name: value for name, value in tiny_fields("ddpm")["pretrain"].items() if name != "method"}
+    methods = [value["method"] for value in (grid or {}).get("pretrain", [{"method": "ddpm"}])]
     return {
         "name": "tuned-tiny",
-        "base": {**fields, "few_shot": "random", "pretrain": own},
+        "base": {**fields, "few_shot": "random", **({"pretrain": own} if "ddpm" in methods else {})},
         "blocks": [
             {
                 "grid": {

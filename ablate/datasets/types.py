@@ -53,6 +53,17 @@ class Split:
     unit_per_pixel_N2: FloatArray  # units (mm or px) per original pixel, on x and y
     duplicates_N: BoolArray  # also occurs in an earlier split: for val in train, for test in train or val
 
+    def part(self, chosen: IntArray) -> Split:
+        """Return the images at the places `chosen`, in that order."""
+        return Split(
+            tuple(self.names[index] for index in chosen),
+            self.images_NHW[chosen],
+            self.points_NK2[chosen],
+            self.sizes_N2[chosen],
+            self.unit_per_pixel_N2[chosen],
+            self.duplicates_N[chosen],
+        )
+
 
 @dataclass(frozen=True)
 class Pool:

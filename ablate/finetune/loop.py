@@ -9,26 +9,24 @@ A window is what one optimizer step sees: up to batch_size * accumulate images.
 
 from __future__ import annotations
 
-import functools
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ablate.datasets import Dataset, Split
-from ablate.errors import InputError
 from ablate.finetune import augment
 from ablate.finetune.losses import LOSSES
+from ablate.finetune.rates import learning_rate
+from ablate.finetune.shots import Shots, check_finetune
 from ablate.network.base import Network
-from ablate.network.building import build_network
 from ablate.network.evaluation import as_input, logits_in_batches, read_points, run_network
 from ablate.network.heatmaps import targets, to_file, to_network
 from ablate.network.metrics import physical_errors
-from ablate.space import FinetuneSpec, NetworkSpec, Selection, TrialSpec
+from ablate.space import Length, TrialSpec
 from ablate.training import (
     Checkpoint,
     CurvePoint,
@@ -46,80 +44,21 @@ from ablate.training import (
     stream_order,
 )
 
-PLATEAU_THRESHOLD = 1e-4  # relative; torch's default for ReduceLROnPlateau, as the authors left it
-PLATEAU_SMALLEST_CHANGE = 1e-8  # of the learning rate; torch's default
+SECOND_LOSS = "loss_all_shots"
+"""The metric by which a curve holds the training loss of the second phase, where a share of the shots validates."""
 
 
 @dataclass(frozen=True)
 class FinetuneOutcome:
-    """What fine-tuning ends with."""
+    """What fine-tuning ends with; where nothing validates there are the last weights and no validation error."""
 
-    best_state: dict[str, Tensor]  # the network's state_dict after the best epoch, on the CPU
-    best_epoch: int  # counted from 1
-    epochs: int  # done
-    val_loss: float  # of the best epoch
-    val_mre: float  # of the best epoch, protocol physical, in the data set's unit
-    curve: list[CurvePoint]  # per epoch: loss, val_loss, val_mre, lr
+    best_state: dict[str, Tensor]  # the network's state_dict with the weights to be evaluated, on the CPU
+    best_epoch: int  # counted from 1; where a share of the shots validates, of the first phase
+    epochs: int  # done, or begun; where a share of the shots validates, in the first phase
+    val_loss: float | None  # after the best epoch
+    val_mre: float | None  # after the best epoch, protocol physical, in the data set's unit
+    curve: list[CurvePoint]  # per validation: loss, val_loss, val_mre, lr; then SECOND_LOSS
     seconds: float  # all attempts together
-
-
-# --- the training images ----------------------------------------------------------------------------
-
-
-def select_shots(selection: Selection, num_train: int, *, dataset: str) -> np.ndarray:
-    """Return the ascending indices of the annotated training images that are the shots.
-
-    Without a draw they are the first by file name (paper). Fewer shots of a draw are a part of more.
-
-    Args:
-        selection: which shots.
-        num_train: annotated training images.
-        dataset: name of the data set, for the message.
-
-    Raises:
-        InputError: there are fewer annotated training images than shots.
-    """
-    if selection.shots == "all":
-        return np.arange(num_train)
-    if selection.shots > num_train:
-        raise InputError(
-            f"shots must be at most {num_train}, the number of annotated training images of {dataset}; "
-            f"got {selection.shots}; lower it or say all"
-        )
-    if selection.draw is None:
-        return np.arange(selection.shots)
-    order: np.ndarray = np.random.default_rng(seed_of(selection.draw, "shots")).permutation(num_train)
-    return np.sort(order[: selection.shots])
-
-
-def check_finetune(spec: TrialSpec, num_train: int) -> None:
-    """Refuse what would only fail once fine-tuning runs; needs no memory for weights.
-
-    Raises:
-        InputError: too few training images for `shots`; or a forward pass would hold a single image whose
-            deepest feature map is one pixel, from which batch normalisation can estimate nothing.
-    """
-    num_images = len(select_shots(spec.selection, num_train, dataset=spec.dataset))
-    batch_size = min(spec.finetune.batch_size, num_images)
-    alone = batch_size == 1 or num_images % batch_size == 1
-    if alone and not _takes_one_image(spec.network, spec.image_size):
-        raise InputError(
-            f"finetune.batch_size {spec.finetune.batch_size} leaves one of {num_images} images (shots {spec.shots}) "
-            f"alone in a forward pass, and at image_size {spec.image_size} the batch normalisation of "
-            f"{spec.network.label} needs at least two; choose a batch_size that does not leave a single image, or "
-            f"an image_size of at least {2 * spec.image_size}"
-        )
-
-
-@functools.lru_cache(maxsize=64)
-def _takes_one_image(network: NetworkSpec, image_size: int) -> bool:
-    with torch.device("meta"):
-        built = build_network(network, num_outputs=2, image_size=image_size, seed=0).train()
-        try:
-            built(torch.empty(1, 1, image_size, image_size))
-        except ValueError:  # torch: Expected more than 1 value per channel when training
-            return False
-    return True
 
 
 @dataclass(frozen=True)
@@ -130,39 +69,10 @@ class Images:
     points_NK2: Tensor  # float32, NaN = not annotated
 
     @classmethod
-    def of(cls, split: Split, chosen: np.ndarray, image_size: int, device: torch.device) -> Images:
-        """Put the `chosen` images of `split` on `device`."""
-        points_NK2 = to_network(split.points_NK2[chosen], split.sizes_N2[chosen], image_size)
-        return cls(
-            torch.from_numpy(split.images_NHW[chosen]).to(device),
-            torch.from_numpy(points_NK2).float().to(device),
-        )
-
-
-# --- learning rate ----------------------------------------------------------------------------------
-
-
-def learning_rate(spec: FinetuneSpec, val_losses: Sequence[float], step: int, total_steps: int) -> float:
-    """Return the learning rate of optimizer step `step` (from 0), a function of what is known before it.
-
-    plateau: falls by `plateau_factor` when the validation loss has not improved for more than
-    `plateau_patience` epochs, as torch's ReduceLROnPlateau with its other defaults (paper). linear: from `lr` at the
-    first step to zero after the last of `total_steps`, the steps of all `epochs`. constant: `lr`.
-    """
-    if spec.schedule == "linear":
-        return spec.lr * (1 - step / total_steps)
-    if spec.schedule == "constant":
-        return spec.lr
-    rate, best, waited = spec.lr, math.inf, 0
-    for loss in val_losses:
-        if loss < best * (1 - PLATEAU_THRESHOLD):
-            best, waited = loss, 0
-        else:
-            waited += 1
-        if waited > spec.plateau_patience:
-            lower, waited = rate * spec.plateau_factor, 0
-            rate = lower if rate - lower > PLATEAU_SMALLEST_CHANGE else rate
-    return rate
+    def of(cls, split: Split, image_size: int, device: torch.device) -> Images:
+        """Put the images of `split` on `device`."""
+        points_NK2 = to_network(split.points_NK2, split.sizes_N2, image_size)
+        return cls(torch.from_numpy(split.images_NHW).to(device), torch.from_numpy(points_NK2).float().to(device))
 
 
 # --- the loop ---------------------------------------------------------------------------------------
@@ -172,27 +82,77 @@ def learning_rate(spec: FinetuneSpec, val_losses: Sequence[float], step: int, to
 class _Position:
     """How far fine-tuning has come; with weights and optimizer, all that going on needs."""
 
-    epoch: int = 0  # epochs done
-    window: int = 0  # windows done of the epoch under way
-    loss_sum: float = 0.0  # over the images of those windows
-    val_losses: list[float] = field(default_factory=list)  # per epoch done
+    epoch: int = 0  # passes done over the images, of the phase under way
+    window: int = 0  # windows done of the pass under way
+    loss_sum: float = 0.0  # over the images seen since the last validation was due
+    val_losses: list[float] = field(default_factory=list)  # per validation
     best_epoch: int = 0  # counted from 1
     best_loss: float = math.inf
     best_mre: float = math.nan
-    best_state: dict[str, Tensor] = field(default_factory=dict)
+    best_state: dict[str, Tensor] = field(default_factory=dict)  # on the CPU
+    initial: dict[str, Tensor] = field(default_factory=dict)  # weights that the second phase starts from, on the CPU
+    first_steps: int | None = None  # optimizer steps of the first phase, once there is a second
 
-    def finish_epoch(self, network: Network, val_loss: float, val_mre: float) -> None:
-        """Go on to the next epoch, and keep the weights if its validation loss is the least so far."""
-        self.epoch, self.window, self.loss_sum = self.epoch + 1, 0, 0.0
+    def step(self, length: Length) -> int:
+        """Return the optimizer steps done in the phase under way."""
+        return self.epoch * length.num_windows + self.window
+
+    def advance(self, length: Length) -> None:
+        """Count one optimizer step."""
+        self.window += 1
+        if self.window == length.num_windows:
+            self.epoch, self.window = self.epoch + 1, 0
+
+    def judge(self, network: Network, epoch: int, val_loss: float, val_mre: float, *, keep: bool) -> None:
+        """Note a validation after `epoch` passes; with `keep`, keep the weights if its loss is the least so far."""
         self.val_losses.append(val_loss)
         if val_loss < self.best_loss:
-            self.best_epoch, self.best_loss, self.best_mre = self.epoch, val_loss, val_mre
-            weights = network.state_dict()
-            self.best_state = {name: weights[name].detach().to("cpu", copy=True) for name in weights}
+            self.best_epoch, self.best_loss, self.best_mre = epoch, val_loss, val_mre
+            if keep:
+                self.best_state = _on_cpu(network)
 
-    def done(self, spec: FinetuneSpec) -> bool:
-        """Whether all epochs are done or the last `patience` of them brought no improvement."""
-        return self.epoch >= spec.epochs or self.epoch - self.best_epoch >= spec.patience
+    @property
+    def best_validation(self) -> int:
+        """Number of the best validation, from 1; 0 before the first."""
+        return self.val_losses.index(min(self.val_losses)) + 1 if self.val_losses else 0
+
+    def is_over(self, spec: TrialSpec, length: Length) -> bool:
+        """Whether the phase under way is: all steps are done, or `patience` validations brought no improvement."""
+        waited = 0 if self.first_steps is not None else len(self.val_losses) - self.best_validation
+        return self.step(length) >= length.total or waited >= spec.finetune.patience
+
+    def begin_again(self, length: Length) -> None:
+        """Go on to the second phase from the first, whose length is given."""
+        self.first_steps = self.step(length)
+        self.epoch = self.window = 0
+        self.loss_sum, self.initial = 0.0, {}
+
+
+@dataclass(frozen=True)
+class _Lengths:
+    """The lengths of the phases: the first, and where a share of the shots validates the second."""
+
+    first: Length
+    num_shots: int
+
+    def second(self, at: _Position) -> Length:
+        """Return the length of the second phase: as many steps as the first took to its best validation."""
+        best = min(at.best_validation * self.first.every, self.first.total)
+        return replace(self.first, num_images=self.num_shots, total=best)
+
+    def now(self, at: _Position) -> Length:
+        """Return the length of the phase under way."""
+        return self.first if at.first_steps is None else self.second(at)
+
+    def told(self, at: _Position, *, in_steps: bool) -> tuple[int, int]:
+        """Return the epochs done and those there are at most, or the optimizer steps, of both phases together."""
+        length = self.now(at)
+        step = at.step(length)
+        done, total = (step, length.total) if in_steps else (at.epoch, length.passes(length.total))
+        if at.first_steps is None:
+            return done, 2 * total if at.initial else total
+        before = at.first_steps if in_steps else self.first.passes(at.first_steps)
+        return before + (total if step == length.total else done), before + total
 
 
 def finetune(
@@ -204,13 +164,19 @@ def finetune(
     state: State | None,
     checkpoint: Checkpoint,
     report: Report,
-    until: float = 1.0,
+    until: float | None = None,
 ) -> FinetuneOutcome:
-    """Fine-tune the whole of `network` on the trial's shots and leave it with the weights of the best epoch.
+    """Fine-tune the whole of `network` on the trial's shots and leave it with the weights to be evaluated.
 
     As in the paper: AdamW, a validation after each epoch, the weights of least validation loss kept, an end after
-    `patience` epochs without improvement. Deviation: where the last window of an epoch is not full, its gradient is
-    the mean over its images; the authors divide by `accumulate` all the same.
+    `patience` epochs without improvement. Where the length is given in optimizer steps, validations are evenly spaced
+    in them (see `Length`), and `patience` counts those. Deviation: where the last window of an epoch is not full, its
+    gradient is the mean over its images; the authors divide by `accumulate` all the same.
+
+    Where a share of the shots validates (`validation: inside_shots`), that is the first phase, on the other shots. The
+    second starts from the same initial weights and trains on all shots, for as many optimizer steps as the first took
+    to its best weights, each at the learning rate that it had there. Where nothing validates, training goes on to its
+    end. Either way the validation images are not looked at.
 
     Args:
         spec: the trial.
@@ -219,9 +185,9 @@ def finetune(
         device: where to train.
         state: what an earlier attempt saved, None to begin; `network`'s weights do not matter then.
         checkpoint: is handed the state when it is due, after any optimizer step, and when `report` asks to stop.
-        report: called after each optimizer step with the epochs and optimizer steps done.
-        until: share of the optimizer steps after which to pause, at the next validation, with the state handed to
-            `checkpoint`; the outcome is that so far.
+        report: called after each optimizer step with the epochs, where there are any, and optimizer steps done.
+        until: of a tuning trial, the share of its optimizer steps after which to pause, at the next validation, with
+            the state handed to `checkpoint`. The outcome is that so far, and there is no second phase.
 
     Raises:
         Interrupted: `report` asked to stop; the state is saved.
@@ -230,29 +196,42 @@ def finetune(
     """
     check_finetune(spec, len(data.train.names))
     device = torch.device(device)
-    chosen = select_shots(spec.selection, len(data.train.names), dataset=spec.dataset)
-    train = Images.of(data.train, chosen, spec.image_size, device)
-    val = Images.of(data.val, np.arange(len(data.val.names)), spec.image_size, device)
+    shots = Shots.of(spec, len(data.train.names))
+    lengths = _Lengths(Length.of(spec.finetune, len(shots.first)), len(shots.all))
+    judges = _judges(spec, data, shots)
+    val = None if judges is None else Images.of(judges, spec.image_size, device)
     network.to(device)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=spec.finetune.lr, weight_decay=spec.finetune.weight_decay)
     at, curve, watch = _Position(), list[CurvePoint](), Stopwatch()
+    optimizer = _optimizer(spec, network)
     if state is not None:
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         at, curve, watch = _Position(**state["position"]), curve_of(state["curve"]), Stopwatch(state["seconds"])
+    elif len(shots.held_out):
+        at.initial = _on_cpu(network)
 
-    num_images = len(chosen)
-    window_size = spec.finetune.batch_size * spec.finetune.accumulate
-    num_windows = math.ceil(num_images / window_size)
-    pause = math.ceil(until * spec.finetune.epochs)
-    while not at.done(spec.finetune):
-        if at.window == 0 and at.epoch >= pause:
+    def training_images() -> Images:
+        chosen = shots.first if at.first_steps is None else shots.all
+        return Images.of(data.train.part(chosen), spec.image_size, device)
+
+    train, length = training_images(), lengths.now(at)
+    pause = None if until is None else lengths.first.validation_after(until)
+    while True:
+        if pause is not None and at.step(length) >= pause:
             break
+        if at.is_over(spec, length):
+            if pause is not None or not at.initial:
+                break
+            network.load_state_dict(at.initial)
+            optimizer = _optimizer(spec, network)
+            at.begin_again(length)
+            train, length = training_images(), lengths.now(at)
         start_s = time.monotonic()
-        step = at.epoch * num_windows + at.window
-        first = at.window * window_size
-        order = stream_order(num_images, spec.seed, at.epoch * num_images + first, min(window_size, num_images - first))
-        rate = learning_rate(spec.finetune, at.val_losses, step, num_windows * spec.finetune.epochs)
+        step = at.step(length)
+        seen, num_images = length.images_until(step), length.images_until(step + 1) - length.images_until(step)
+        order = stream_order(length.num_images, spec.seed, seen, num_images)
+        every, total = lengths.first.every, lengths.first.total
+        rate = learning_rate(spec.finetune, at.val_losses[: step // every], step, total)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad()
@@ -260,20 +239,27 @@ def finetune(
         loss = accumulate_gradients(spec, network, train.images_NHW[indices_B], train.points_NK2[indices_B], step)
         _require_finite(loss, "loss", at.epoch, rate)
         optimizer.step()
+        at.advance(length)
+        at.loss_sum += loss * num_images
+        since = length.images_until(step // every * every)
+        metrics = {"loss": at.loss_sum / (seen + num_images - since), "lr": rate}
+        images_per_second = num_images / max(time.monotonic() - start_s, 1e-9)
         step += 1
-        at.window += 1
-        at.loss_sum += loss * len(order)
-        metrics = {"loss": at.loss_sum / (first + len(order)), "lr": rate}
-        images_per_second = len(order) / max(time.monotonic() - start_s, 1e-9)
-        if at.window == num_windows:
-            metrics["val_loss"], metrics["val_mre"] = validate(spec, network, val, data.val)
-            _require_finite(metrics["val_loss"], "validation loss", at.epoch, rate)
-            at.finish_epoch(network, metrics["val_loss"], metrics["val_mre"])
-            curve += [CurvePoint(step, at.epoch, name, value, watch.seconds) for name, value in metrics.items()]
-        told = Progress("finetune", at.epoch, spec.finetune.epochs, metrics, images_per_second, optimizer_steps=step)
-        stop = report(told)
-        pauses = until < 1 and at.window == 0 and at.epoch >= pause
-        if stop or pauses or checkpoint.due():
+        done = (at.first_steps or 0) + step
+        if step % every == 0 or step == length.total:
+            epoch = length.passes(step)
+            if val is not None and judges is not None and at.first_steps is None:
+                metrics["val_loss"], metrics["val_mre"] = validate(spec, network, val, judges)
+                _require_finite(metrics["val_loss"], "validation loss", epoch - 1, rate)
+                keep = not at.initial
+                at.judge(network, epoch, metrics["val_loss"], metrics["val_mre"], keep=keep)
+            at.loss_sum = 0.0
+            measured = metrics if at.first_steps is None else {SECOND_LOSS: metrics["loss"]}
+            epoch += lengths.first.passes(at.first_steps or 0)
+            curve += [CurvePoint(done, epoch, name, value, watch.seconds) for name, value in measured.items()]
+        told = lengths.told(at, in_steps=spec.finetune.steps is not None)
+        stop = report(Progress("finetune", *told, metrics, images_per_second, optimizer_steps=done))
+        if stop or (pause is not None and at.step(length) >= pause) or checkpoint.due():
             now: State = {
                 "network": network.state_dict(),
                 "optimizer": optimizer.state_dict(),
@@ -281,11 +267,39 @@ def finetune(
                 "curve": curve_state(curve),
                 "seconds": watch.seconds,
             }
-            checkpoint.save(step, now)
+            checkpoint.save(done, now)
         if stop:
             raise Interrupted
-    network.load_state_dict(at.best_state)
-    return FinetuneOutcome(at.best_state, at.best_epoch, at.epoch, at.best_loss, at.best_mre, curve, watch.seconds)
+    if at.best_state:
+        network.load_state_dict(at.best_state)
+    final = at.best_state or _on_cpu(network)
+    epochs = lengths.first.passes(at.step(length) if at.first_steps is None else at.first_steps)
+    judged = bool(at.val_losses)
+    return FinetuneOutcome(
+        final,
+        at.best_epoch if judged else epochs,
+        epochs,
+        at.best_loss if judged else None,
+        at.best_mre if judged else None,
+        curve,
+        watch.seconds,
+    )
+
+
+def _optimizer(spec: TrialSpec, network: Network) -> torch.optim.AdamW:
+    return torch.optim.AdamW(network.parameters(), lr=spec.finetune.lr, weight_decay=spec.finetune.weight_decay)
+
+
+def _judges(spec: TrialSpec, data: Dataset, shots: Shots) -> Split | None:
+    """Return the images that validate; None where nothing does."""
+    if spec.validation == "full":
+        return data.val
+    return data.train.part(shots.held_out) if spec.validation == "inside_shots" else None
+
+
+def _on_cpu(network: Network) -> dict[str, Tensor]:
+    """Return a copy of the network's weights on the CPU."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in network.state_dict().items()}
 
 
 def accumulate_gradients(spec: TrialSpec, network: Network, images_NHW: Tensor, points_NK2: Tensor, step: int) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ablate.datasets import Dataset
-from ablate.finetune.loop import select_shots
+from ablate.finetune.shots import select_shots
 from ablate.network.evaluation import images_that_count
 from ablate.network.metrics import physical_errors
 from ablate.space import TrialSpec

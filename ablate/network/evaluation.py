@@ -143,14 +143,7 @@ def images_that_count(spec: TrialSpec, split: Split) -> Split:
             f"exclude_duplicates leaves none of the {len(keep_N)} test images of {spec.dataset}: each also occurs in "
             "train or val; set exclude_duplicates: false or change the splits"
         )
-    return Split(
-        tuple(name for name, keep in zip(split.names, keep_N, strict=True) if keep),
-        split.images_NHW[keep_N],
-        split.points_NK2[keep_N],
-        split.sizes_N2[keep_N],
-        split.unit_per_pixel_N2[keep_N],
-        split.duplicates_N[keep_N],
-    )
+    return split.part(np.flatnonzero(keep_N))
 
 
 def evaluate(

@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ablate import tables
 from ablate.errors import InputError
 from ablate.schedule.flops import forward_flops
 from ablate.schedule.policy import Costs
-from ablate.space import DinoSpec, Pretraining, TrialSpec
+from ablate.space import DinoSpec, Length, Pretraining, TrialSpec, num_held_out
 from ablate.store import Store
 
 # --- the facts behind the defaults ------------------------------------------------------------------
@@ -85,8 +86,9 @@ def _seconds(kind: str, gpus: float, flops: float, passes: float) -> float:
 def default_costs(*, gpus_pretrain: float = 1.0, gpus_finetune: float = 0.25) -> Costs:
     """Return costs for stages of which nothing was measured.
 
-    Fine-tuning counts with all its epochs, though it may stop early. The time to decode the heatmaps of validation and
-    test images is left out. The returned functions raise `InputError` for a network that cannot be built.
+    Fine-tuning counts with all its epochs or steps, though it may stop early, and with as many again on all shots where
+    a share of them validates. The time to decode the heatmaps of validation and test images is left out. The returned
+    functions raise `InputError` for a network that cannot be built.
 
     Args:
         gpus_pretrain: GPUs that a pre-training holds; 0 for one CPU core.
@@ -107,12 +109,18 @@ def default_costs(*, gpus_pretrain: float = 1.0, gpus_finetune: float = 0.25) ->
         return _seconds(kind, gpus_pretrain, flops * images, views * fields.accumulate)
 
     def finetune(trial: TrialSpec) -> float:
-        fields = trial.finetune
-        train, val, test = NUM_IMAGES.get(trial.dataset, NUM_IMAGES["cephalo"])
-        train = train if trial.shots == "all" else trial.shots
+        images, val, test = NUM_IMAGES.get(trial.dataset, NUM_IMAGES["cephalo"])
+        shots = images if trial.shots == "all" else trial.shots
+        held_out = num_held_out(trial, shots)
+        first = Length.of(trial.finetune, shots - held_out)
+        validated = first.num_validations * {"full": val, "inside_shots": held_out, "none": 0}[trial.validation]
+        trained, passes = 0.0, 0.0
+        for length in [first, replace(first, num_images=shots)] if held_out else [first]:
+            epochs = length.total / length.num_windows
+            trained += epochs * length.num_images
+            passes += epochs * math.ceil(length.num_images / trial.finetune.batch_size)
         _, whole = forward_flops(trial.network, trial.image_size)
-        flops = whole * (fields.epochs * (TRAIN * train + INFER * val) + INFER * test)
-        passes = fields.epochs * math.ceil(train / fields.batch_size)
+        flops = whole * (TRAIN * trained + INFER * (validated + test))
         return STAGE_SECONDS + _seconds(trial.network.kind, gpus_finetune, flops, passes)
 
     return Costs(pretrain_step, finetune)
@@ -179,7 +187,8 @@ def _pretrain_levels(pretraining: Pretraining) -> list[_Level]:
 
 
 def _finetune_levels(trial: TrialSpec) -> list[_Level]:
-    exact = (trial.dataset, trial.shots, trial.network, trial.image_size, trial.method, trial.finetune)
+    data = (trial.dataset, trial.shots, trial.validation)
+    exact = (*data, trial.network, trial.image_size, trial.method, trial.finetune)
     # then: other shots of the data set, other data sets, other methods, any fine-tuning, any stage
     return [
         ("finetune", *exact),

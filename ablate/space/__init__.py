@@ -3,6 +3,7 @@
 from ablate.space.fields import TrialField, flatten, nest, trial_fields
 from ablate.space.files import Source, find_grid, shipped_folder, shipped_grids
 from ablate.space.grid import Grid, Plan, axes_of, load_grid, load_trial, plan_of, recorded_trial
+from ablate.space.lengths import Length, num_held_out
 from ablate.space.methods import (
     FILES_OF_WEIGHTS,
     METHODS,
@@ -55,6 +56,7 @@ __all__ = [
     "FinetuneSpec",
     "Grid",
     "ImagenetSpec",
+    "Length",
     "MethodRow",
     "MocoV2Spec",
     "MocoV3Spec",
@@ -86,6 +88,7 @@ __all__ = [
     "method_label",
     "missing_field",
     "nest",
+    "num_held_out",
     "plan_of",
     "recorded_trial",
     "shipped_folder",

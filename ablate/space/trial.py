@@ -48,16 +48,26 @@ class FinetuneSpec(Spec):
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
     batch_size: Positive = Field(2, description="images in one forward pass")
     accumulate: Positive = Field(8, description="forward passes in one optimizer step")
-    epochs: Positive = Field(200, description="most passes over the training images")
+    epochs: Positive | None = Field(200, description="most passes over the training images; null where steps are given")
+    steps: Positive | None = Field(
+        None, description="most optimizer steps, in place of epochs; with them there are at most 200 validations"
+    )
     schedule: Literal["plateau", "linear", "constant"] = Field("plateau", description="learning-rate schedule")
-    plateau_patience: Positive = Field(13, description="epochs without improvement before the rate drops")
+    plateau_patience: Positive = Field(13, description="validations without improvement before the rate drops")
     plateau_factor: float = Field(0.5, gt=0, lt=1, description="factor by which the rate drops on a plateau")
-    patience: Positive = Field(27, description="epochs without improvement before fine-tuning stops")
+    patience: Positive = Field(27, description="validations (one after each epoch) without improvement before it stops")
     loss: Literal["ce", "spatial_ce", "mse"] = Field("ce", description="loss between heatmaps and target")
     target: Literal["disk", "gaussian"] = Field("disk", description="shape of a landmark's target heatmap")
     sigma: PositiveNumber = Field(5.0, description="the target's sigma in pixels; default 5 * image_size / 256")
     timestep: int = Field(0, ge=0, description="diffusion timestep the U-Net is run with (unet)")
     augment: AugmentSpec = AugmentSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _steps_or_epochs(cls, value: object) -> object:
+        """Let `steps` take the place of the default `epochs`."""
+        has_steps = isinstance(value, Mapping) and value.get("steps") is not None
+        return {"epochs": None, **value} if isinstance(value, Mapping) and has_steps else value
 
 
 class EvaluateSpec(Spec):
@@ -95,6 +105,14 @@ class TrialSpec(Spec):
     )
     fold: int | None = Field(
         None, ge=0, description="which fold is the test split, from 0, where the data set is divided into folds"
+    )
+    validation: Literal["full", "inside_shots", "none"] = Field(
+        "full",
+        description="what chooses epoch, learning-rate drops and weights: the validation images (paper), a share of "
+        "the shots, or nothing",
+    )
+    validation_share: float = Field(
+        0.2, gt=0, lt=1, description="share of the shots that validates (validation: inside_shots), at least one image"
     )
     seed: int = Field(0, ge=0, description="seed of fine-tuning: new weights, data order, augmentation")
     exclude_duplicates: bool = Field(
@@ -155,6 +173,24 @@ class TrialSpec(Spec):
             raise ValueError(
                 f"draw must be left out where no shots are drawn (few_shot {self.few_shot}, shots {self.shots}); got "
                 f"{self.draw}; set few_shot: random and a number of shots, or remove draw"
+            )
+        length = self.finetune
+        if length.steps is not None and length.epochs is not None:
+            raise ValueError(
+                f"finetune.steps must be left out where finetune.epochs is given; got steps {length.steps} and epochs "
+                f"{length.epochs}; keep one of them, or set epochs: null"
+            )
+        if length.steps is None and length.epochs is None:
+            raise ValueError("finetune.epochs must be a whole number where finetune.steps is none; got null for both")
+        if self.validation == "inside_shots" and self.shots == 1:
+            raise ValueError(
+                "shots must be at least 2 where a share of them validates (validation: inside_shots); got 1; set "
+                "validation: none, or more shots"
+            )
+        if self.validation == "none" and self.finetune.schedule == "plateau":
+            raise ValueError(
+                "finetune.schedule must be linear or constant where nothing is validated (validation: none); got "
+                "'plateau', which waits for a validation loss"
             )
         pretrain = self.pretrain
         if isinstance(pretrain, Pretrain) and pretrain.images == "shots" and pretrain.dataset != self.dataset:
@@ -223,6 +259,10 @@ def _full(spec: Spec) -> dict[str, Any]:
     data["network"] = {name: value for name, value in data["network"].items() if name in ("kind", *used.fields)}
     if not used.has_timesteps:
         data["finetune"].pop("timestep")
+    if data["finetune"]["epochs"] is None:  # there are steps
+        data["finetune"].pop("epochs")
+    if data["validation"] != "inside_shots":
+        data.pop("validation_share")
     for name in FILES_OF_WEIGHTS:  # identified by the SHA-256
         data["pretrain"].pop(name, None)
     return data

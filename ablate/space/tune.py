@@ -32,6 +32,9 @@ _SEARCHABLE = ("finetune", "pretrain", "network", "evaluate")
 _FIXED = ("pretrain.method", "pretrain.dataset", "pretrain.name", "pretrain.images", "network.kind")
 """Fields below `_SEARCHABLE` that say what an arm is, or what it sees, and are not settings of it."""
 
+_LENGTH = {"finetune.epochs", "finetune.steps"}
+"""The two fields that say how long fine-tuning is; a trial has one of them."""
+
 Refuse: TypeAlias = Callable[[Place, str], NoReturn]
 
 Settings: TypeAlias = Mapping[str, Any]
@@ -205,13 +208,19 @@ class Study:
 
     def configured(self, trial: TrialSpec, settings: Settings) -> TrialSpec:
         """Return a replicate of the default with other settings."""
-        return _with(trial, {tuple(name.split(".")): value for name, value in settings.items()})
+        values = {tuple(name.split(".")): value for name, value in settings.items()}
+        if len(length := _LENGTH & settings.keys()) == 1:  # one of the two gives way to the other
+            (other,) = _LENGTH - length
+            values[tuple(other.split("."))] = None
+        return _with(trial, values)
 
     def tuning_trial(self, settings: Settings, seed: int) -> TrialSpec:
         """Return a trial that judges a configuration: of a tuning seed, on the shots of the place's own draw."""
         values: dict[FieldPath, Any] = {("seed",): seed}
         if self.default.selection.draw is not None:
             values[("draw",)] = self.default.selection.draw
+        if self.default.validation == "none":  # something has to judge
+            values[("validation",)] = "inside_shots"
         return _with(self.configured(self.default, settings), values)
 
 

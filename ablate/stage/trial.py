@@ -205,7 +205,8 @@ def perform_finetuning(task: Task, spec: TrialSpec, attempt: Attempt) -> None:
         "parameters": parameters,
     }
     done, found = len(evaluation.split.names), evaluation.summary
-    metrics = {"mre": found.mre, "mre_median": found.median, "val_mre": outcome.val_mre}
+    metrics = {"mre": found.mre, "mre_median": found.median}
+    metrics |= {} if outcome.val_mre is None else {"val_mre": outcome.val_mre}
     task.report(Progress("evaluate", done, done, metrics))
     curve = curve_rows(outcome.curve, "finetune", trial_id=spec.trial_id, pretrain_key=None)
     write_baseline(spec, dataset, store)
@@ -237,6 +238,7 @@ def perform_tuning(task: Task, spec: TrialSpec, attempt: Attempt) -> None:
         )
         saver.wait()  # the state at the rung goes before what was reached there
     hours = outcome.seconds / 3600 * (settings.gpus or 1.0)
+    assert outcome.val_mre is not None  # something validates every tuning trial
     result = tuning.Result(outcome.val_mre, outcome.epochs, hours)
     tuning.write_result(store, spec.trial_id, task.until, result)
     task.report(Progress("tune", outcome.epochs, outcome.epochs, tuning.metrics_of(result)))

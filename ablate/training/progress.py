@@ -15,7 +15,7 @@ class Progress:
     """How far a running stage has come."""
 
     phase: str  # pretrain, finetune or evaluate
-    step: int  # steps done: optimizer steps in pre-training, epochs in fine-tuning, images in evaluation
+    step: int  # done: optimizer steps in pre-training, epochs (or steps) in fine-tuning, images in evaluation
     total: int
     metrics: Mapping[str, float] = field(default_factory=dict)
     images_per_second: float | None = None
