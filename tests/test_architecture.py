@@ -43,7 +43,8 @@ INSIDE = {
         ("coverage", "samples"),
         ("ranks", "resamples", "selection"),
         ("crossed",),
-        ("bootstrap", "curves", "efficiency"),
+        ("curves", "efficiency", "two_way"),
+        ("bootstrap",),
         ("comparison",),
     ),
     "store": (
@@ -101,7 +102,7 @@ INSIDE = {
     "report": (
         ("chart_kinds", "grouping", "metrics", "render", "style", "ticks"),
         ("rank_layout",),
-        ("folds", "literature", "mean_shapes"),
+        ("conditions", "folds", "literature", "mean_shapes", "paper_pixels"),
         ("run_data",),
         ("intervals", "selection"),
         ("pivot",),
