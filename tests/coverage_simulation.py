@@ -1,18 +1,29 @@
-"""The simulation behind `ablate.stats.coverage`: networks and images with known truth, and how often intervals hold it.
+"""The simulations behind `ablate.stats.coverage`: networks and images with known truth.
 
-S seeds, I test images.
+How often intervals hold it, and how often tables of equal initialisations mark a difference. S seeds, I test images.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-from ablate.stats import Resamples, Seeds, crossed_bootstrap, image_means, paired_difference
+from ablate.stats import (
+    PerImage,
+    Resamples,
+    adjust_family,
+    best_of,
+    compare_pairs,
+    compare_ranks,
+    crossed_bootstrap,
+    image_means,
+    paired_difference,
+    signed_rank,
+)
 from ablate.stats.coverage import EXPERIMENTS
+from ablate.stats.crossed import Kind
 from ablate.stats.samples import FloatArray
 
 RESAMPLES = 1_000
@@ -27,48 +38,55 @@ class Setting:
 
     Attributes:
         what: the situation in words.
-        number: the mean of one initialisation, or the difference of two that share the image effects, with
-            independent or with paired seeds.
+        kind: what is estimated: the mean of one initialisation, or the difference of two that share the image effects.
         seed_sd: of the seed effects: how trainings differ on all images alike.
         image_sd: of the image effects: how images differ for all networks alike.
         particular_sd: of what a seed does on one image only.
         num_images: I.
+        arm_image_sd: of what an initialisation does on one image, whatever the seed.
+        draw_sd: of what a draw of the annotated images does to both initialisations alike; for paired differences.
+        skewed: are the seed effects log-normal too.
     """
 
     what: str
-    number: Literal["mean", "difference", "paired difference"]
+    kind: Kind
     seed_sd: float
     image_sd: float
     particular_sd: float
     num_images: int
+    arm_image_sd: float = 0.0
+    draw_sd: float = 0.0
+    skewed: bool = False
 
 
 SETTINGS: dict[str, Setting] = {
-    "images": Setting("mean; images matter, seeds hardly", "mean", 0.03, 1.0, 0.5, 100),
-    "both": Setting("mean; seeds and images matter alike", "mean", 0.2, 1.0, 0.5, 100),
-    "seeds": Setting("mean; seeds matter most", "mean", 0.6, 1.0, 0.5, 250),
-    "small set": Setting("mean; 50 test images", "mean", 0.2, 1.0, 0.5, 50),
-    "difference": Setting("difference of two initialisations; small seed effects", "difference", 0.05, 1.0, 0.5, 100),
+    "images": Setting("images matter, seeds hardly", "mean", 0.03, 1.0, 0.5, 100),
+    "both": Setting("seeds and images matter alike", "mean", 0.2, 1.0, 0.5, 100),
+    "seeds": Setting("seeds matter most", "mean", 0.6, 1.0, 0.5, 250),
+    "small set": Setting("50 test images", "mean", 0.2, 1.0, 0.5, 50),
+    "difference": Setting("small seed effects", "unpaired", 0.05, 1.0, 0.5, 100),
     "difference, hard": Setting(
-        "difference of two initialisations; seed effects that the noise of single images half hides",
-        "difference",
-        0.1,
-        1.0,
-        0.5,
-        100,
+        "seed effects that the noise of single images half hides", "unpaired", 0.1, 1.0, 0.5, 100
     ),
-    "paired, hard": Setting(
-        "difference with paired seeds; seed effects that the noise of single images half hides",
-        "paired difference",
-        0.1,
-        1.0,
-        0.5,
-        100,
+    "difference, seeds": Setting("large seed effects", "unpaired", 0.3, 1.0, 0.5, 100),
+    "pairs, noise": Setting("no seed effects, the noise of single images alone", "paired", 0.0, 1.0, 0.5, 100),
+    "pairs": Setting("small seed effects", "paired", 0.03, 1.0, 0.5, 100),
+    "pairs, hard": Setting("seed effects that the noise of single images half hides", "paired", 0.1, 1.0, 0.5, 100),
+    "pairs, seeds": Setting("large seed effects", "paired", 0.3, 1.0, 0.5, 100),
+    "pairs, seeds most": Setting("seed effects are nearly all, 250 images", "paired", 0.6, 1.0, 0.5, 250),
+    "pairs, images": Setting(
+        "initialisations differ on images, seeds hardly matter", "paired", 0.03, 1.0, 0.5, 100, arm_image_sd=0.35
     ),
-    "difference, seeds": Setting(
-        "difference of two initialisations; large seed effects", "difference", 0.3, 1.0, 0.5, 100
+    "pairs, images most": Setting(
+        "initialisations differ on images, little else", "paired", 0.03, 1.0, 0.2, 100, arm_image_sd=0.7
     ),
-}
+    "pairs, both": Setting("seeds and images matter alike", "paired", 0.1, 1.0, 0.5, 100, arm_image_sd=0.7),
+    "pairs, small set": Setting("the same on 50 images", "paired", 0.1, 1.0, 0.5, 50, arm_image_sd=0.7),
+    "pairs, draws": Setting(
+        "draws matter most and help both, seed effects are log-normal", "paired", 0.2, 1.0, 0.5, 100, arm_image_sd=0.35,
+        draw_sd=1.0, skewed=True,
+    ),
+}  # fmt: skip
 
 
 def measure_coverage(
@@ -86,37 +104,112 @@ def measure_coverage(
         num_seeds: S, at least 2.
         generator: source of all randomness.
         num_experiments: number of experiments; the share's standard error is sqrt(0.05 * 0.95 / experiments).
-        num_resamples: replicates behind each interval.
+        num_resamples: replicates behind each interval of a bootstrap.
     """
     covered = 0
     resamples = Resamples(generator, num_resamples)
     for experiment in range(num_experiments):
         if experiment % 20 == 0:  # drawing the tables costs more than using them
             resamples = Resamples(generator, num_resamples)
-        image_I = setting.image_sd * _skewed(generator, (1, setting.num_images))
-        a = image_means(_scores(setting, num_seeds, image_I, generator))
-        if setting.number == "mean":
-            estimate = crossed_bootstrap(a, resamples)
+        arms = equal_arms(setting, num_seeds, generator, num_arms=1 if setting.kind == "mean" else 2)
+        if setting.kind == "mean":
+            estimate = crossed_bootstrap(arms["0"], resamples)
         else:
-            b = image_means(_scores(setting, num_seeds, image_I, generator))
-            seeds: Seeds = "paired" if setting.number == "paired difference" else "independent"
-            estimate = paired_difference(a, b, resamples, seeds=seeds)
-        truth = _TRUTH if setting.number == "mean" else 0.0
+            estimate = paired_difference(arms["0"], arms["1"], resamples)
+            assert estimate.kind == setting.kind
+        truth = TRUTH if setting.kind == "mean" else 0.0
         covered += estimate.lower is not None and estimate.lower <= truth <= (estimate.upper or 0.0)
     return covered / num_experiments
 
 
-_TRUTH = 20.0  # far from 0, so that no limit is clipped
+TRUTH = 20.0  # far from 0, so that no limit is clipped
 
 
-def _skewed(generator: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
+def equal_arms(
+    setting: Setting, num_seeds: int, generator: np.random.Generator, *, num_arms: int
+) -> dict[str, PerImage]:
+    """Return the scores of initialisations with the same truth on the same images, called "0", "1", ..."""
+    shape = (num_seeds, setting.num_images)
+    image_I = setting.image_sd * skewed(generator, (1, setting.num_images))
+    draw_S1 = setting.draw_sd * generator.normal(size=(num_seeds, 1)) if setting.draw_sd else 0.0
+    arms = {}
+    for arm in range(num_arms):
+        drawn = skewed if setting.skewed else _normal
+        scores_SI = TRUTH + setting.seed_sd * drawn(generator, (num_seeds, 1)) + image_I + draw_S1
+        if setting.arm_image_sd:
+            scores_SI = scores_SI + setting.arm_image_sd * skewed(generator, (1, setting.num_images))
+        scores_SI = scores_SI + setting.particular_sd * skewed(generator, shape)
+        arms[str(arm)] = image_means(scores_SI, draws_S=range(num_seeds) if setting.kind == "paired" else None)
+    return arms
+
+
+def measure_false_alarms(
+    setting: Setting,
+    num_seeds: int,
+    generator: np.random.Generator,
+    *,
+    num_experiments: int,
+    num_arms: int = 6,
+    num_columns: int = 1,
+    num_resamples: int = 200,
+) -> FalseAlarms:
+    """Return how often tables of equal initialisations mark a difference.
+
+    Args:
+        setting: the situation of each column, which is one number of shots, with trainings of its own.
+        num_seeds: S.
+        generator: source of all randomness.
+        num_experiments: tables.
+        num_arms: initialisations in a table.
+        num_columns: columns of a table.
+        num_resamples: replicates behind each interval of a bootstrap.
+    """
+    shown = uncorrected = wilcoxon = worse = ranked = 0
+    for _ in range(num_experiments):
+        resamples = Resamples(generator, num_resamples)
+        columns = [equal_arms(setting, num_seeds, generator, num_arms=num_arms) for _ in range(num_columns)]
+        found = [compare_pairs(arms, resamples) for arms in columns]
+        family = iter(adjust_family([each for column in found for each in column]))
+        adjusted = [[next(family) for _ in column] for column in found]
+        shown += any(each.differs for column in adjusted for each in column)
+        best = [best_of(arms, column) for arms, column in zip(columns, adjusted, strict=True)]
+        worse += any(len(one.not_worse) + len(one.untested) < num_arms - 1 for one in best)
+        uncorrected += any(each.difference.excludes_zero for column in found for each in column)
+        arms = columns[0]
+        wilcoxon += signed_rank(arms["0"].seed_mean_I(), arms["1"].seed_mean_I()).p_value < 0.05
+        means = [[float(scores.values_S().mean()) for scores in arms.values()] for arms in columns]
+        ranks = compare_ranks(list(columns[0]), means)
+        if ranks is not None and ranks.critical_difference is not None:
+            ranked += max(ranks.average_ranks) - min(ranks.average_ranks) > ranks.critical_difference
+    counts = (shown, worse, ranked, uncorrected, wilcoxon)
+    return FalseAlarms(*(count / num_experiments for count in counts))
+
+
+@dataclass(frozen=True)
+class FalseAlarms:
+    """Shares of tables of equal initialisations.
+
+    Attributes:
+        marked: a pair has a star.
+        worse: an initialisation lacks the dagger of those not significantly worse than the best.
+        ranked: an initialisation lacks the dagger of those within the critical difference.
+        uncorrected: an uncorrected 95 % interval of a difference leaves out 0, also with one seed.
+        wilcoxon: of a single pair: Wilcoxon's test over images has p < 0.05.
+    """
+
+    marked: float
+    worse: float
+    ranked: float
+    uncorrected: float
+    wilcoxon: float
+
+
+def _normal(generator: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
+    return np.asarray(generator.normal(size=shape))
+
+
+def skewed(generator: np.random.Generator, shape: tuple[int, int]) -> FloatArray:
     """Return log-normal draws with mean 0 and standard deviation 1."""
     variance = math.exp(LOG_SD**2)
     drawn = generator.lognormal(0.0, LOG_SD, size=shape) - math.sqrt(variance)
     return np.asarray(drawn / math.sqrt((variance - 1) * variance), np.float64)
-
-
-def _scores(setting: Setting, num_seeds: int, image_I: FloatArray, generator: np.random.Generator) -> FloatArray:
-    seed_S1 = setting.seed_sd * generator.normal(size=(num_seeds, 1))
-    particular_SI = setting.particular_sd * _skewed(generator, (num_seeds, setting.num_images))
-    return _TRUTH + seed_S1 + image_I + particular_SI

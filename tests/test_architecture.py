@@ -51,7 +51,8 @@ INSIDE = {
         ("coverage", "samples"),
         ("budgets", "ranks", "resamples", "selection"),
         ("crossed",),
-        ("bootstrap", "curves", "efficiency"),
+        ("curves", "efficiency", "two_way"),
+        ("bootstrap",),
         ("comparison",),
     ),
     "store": (
@@ -110,7 +111,7 @@ INSIDE = {
     "report": (
         ("chart_kinds", "metrics", "render", "roles", "style", "ticks"),
         ("grouping", "rank_layout"),
-        ("folds", "literature", "mean_shapes"),
+        ("conditions", "folds", "literature", "mean_shapes", "paper_pixels"),
         ("run_data",),
         ("intervals", "selection"),
         ("pivot",),

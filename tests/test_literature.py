@@ -53,7 +53,7 @@ def test_published_rows_stand_in_tables_with_their_source(store: Store, tmp_path
         'sdr@2.5,,DDPM,10,0.615,,,,,"Di Via et al., WACV 2025"'
     ]
     (table,) = interval_tables(analyse(run, num_resamples=50, references=references))
-    assert [row[0].text for row in table.rows] == ["DDPM", "scratch", "DDPM §1"]
+    assert [row[0].text for row in table.rows] == ["DDPM ¶", "scratch", "DDPM §1"]
     assert "§1 not run here: Di Via et al., WACV 2025." in table.notes
     assert r"DDPM \S{}1" in render(pivot(run.trials, references=references), "latex")
 

@@ -103,7 +103,7 @@ def test_what_is_no_better_is_marked_in_every_table_with_its_meaning(
     assert ("‡ no better than the mean shape" in made) == is_marked
     (table,) = interval_tables(analyse(read_run(store)))
     assert [record["value"] for record in table.records if record["initialisation"] == "mean shape"] == [mre, mre]
-    assert [row[0].text for row in table.rows] == ["DDPM", "scratch", "mean shape"]
+    assert [row[0].text for row in table.rows] == ["DDPM ¶", "scratch", "mean shape"]
     assert ["‡" in cell.text for row in table.rows[:2] for cell in row[1:]] == [is_marked] * 4
     assert any("no better than the mean shape" in note for note in table.notes) == is_marked
 

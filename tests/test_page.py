@@ -160,7 +160,7 @@ def test_tables_are_sorted_and_filtered_and_their_latex_is_copied(page: Path, tm
         for permission in ("clipboard-read", "clipboard-write"):
             driver.execute_cdp_cmd("Browser.setPermission", {"permission": {"name": permission}, "setting": "granted"})
         table = "#table-mre-chest"
-        assert texts(driver, f"{table} td:first-child") == ["DDPM", "MoCo v3", "scratch"]
+        assert texts(driver, f"{table} td:first-child") == ["DDPM ¶", "MoCo v3 ¶", "scratch"]
         values = f"{table} tbody tr td:nth-child(2)"
 
         def shown() -> list[float]:
@@ -173,7 +173,7 @@ def test_tables_are_sorted_and_filtered_and_their_latex_is_copied(page: Path, tm
         click(driver, button)
         assert shown() == sorted(shown(), reverse=True)
         find(driver, f"{table} .filter").send_keys("moco")
-        assert texts(driver, f"{table} tbody tr:not([hidden]) td:first-child") == ["MoCo v3"]
+        assert texts(driver, f"{table} tbody tr:not([hidden]) td:first-child") == ["MoCo v3 ¶"]
         click(driver, find(driver, f"{table} .copy[data-form='latex']"))
         until(lambda: find(driver, f"{table} .copied").text == "copied")
         copied = driver.execute_async_script("navigator.clipboard.readText().then(arguments[0])")

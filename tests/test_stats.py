@@ -1,5 +1,6 @@
 """Each statistic against a hand-worked value or the same number by another route."""
 
+import dataclasses
 import itertools
 import math
 
@@ -8,8 +9,8 @@ import pytest
 from scipy import stats as scipy_stats
 
 from ablate import stats
-from ablate.stats import crossed
-from ablate.stats.efficiency import first_reached
+from ablate.stats import crossed, two_way
+from ablate.stats.efficiency import NOT_FROM_ONE_SEED, first_reached
 
 NAN = float("nan")
 
@@ -249,11 +250,134 @@ def test_independent_seeds_add_their_variances_and_paired_seeds_cancel() -> None
     assert paired.se_seeds < 0.02  # type: ignore[operator]
 
 
-def test_paired_seeds_are_the_crossed_bootstrap_of_the_differences() -> None:
-    a_SI, b_SI = np.random.default_rng(0).gamma(3.0, size=(2, 4, 25))
+def half_width_by_hand(differences_SI: np.ndarray) -> float:
+    """t^2(S-1) U_seeds + t^2(I-1) max(0, U_images - U_interaction), with the residuals written out."""
+    num_seeds, num_images = differences_SI.shape
+    unit_S, image_I, mean = differences_SI.mean(axis=1), differences_SI.mean(axis=0), differences_SI.mean()
+    residual_SI = differences_SI - unit_S[:, None] - image_I + mean
+    u_seeds, u_images = unit_S.var(ddof=1) / num_seeds, image_I.var(ddof=1) / num_images
+    mean_square = (residual_SI**2).sum() / ((num_seeds - 1) * (num_images - 1))
+    u_interaction = mean_square / (num_seeds * num_images)
+    t_seeds, t_images = (scipy_stats.t.ppf(0.975, n - 1) for n in (num_seeds, num_images))
+    return math.sqrt(t_seeds**2 * u_seeds + t_images**2 * max(0.0, u_images - u_interaction))
+
+
+@pytest.mark.parametrize("image_sd", [0.0, 2.0])
+def test_the_interval_of_pairs_is_the_formula_of_the_two_way_analysis_of_variance(image_sd: float) -> None:
+    generator = np.random.default_rng(0)
+    a_SI, b_SI = generator.gamma(3.0, size=(2, 4, 25))
+    a_SI = a_SI + image_sd * generator.normal(size=25)
     paired = stats.paired_difference(stats.image_means(a_SI), stats.image_means(b_SI), resamples(), seeds="paired")
-    direct = stats.crossed_bootstrap(stats.image_means(a_SI - b_SI), resamples())
-    assert (paired.lower, paired.upper) == pytest.approx((direct.lower, direct.upper))
+    half = half_width_by_hand(a_SI - b_SI)
+    mean = (a_SI - b_SI).mean()
+    assert (paired.lower, paired.upper) == pytest.approx((mean - half, mean + half), rel=1e-12)
+
+
+def test_the_interval_of_pairs_on_2x2_by_hand() -> None:
+    differences_SI = np.array([[1.0, 4.0], [3.0, 7.0]])
+    # unit means 2.5 and 5, image means 2 and 5.5, residuals +-0.25
+    t = scipy_stats.t.ppf(0.975, 1)
+    assert half_width_by_hand(differences_SI) == pytest.approx(t * math.sqrt(1.25**2 + 1.75**2 - 0.25**2))
+    a, b = stats.image_means(10 + differences_SI), stats.image_means(np.full((2, 2), 10.0))
+    paired = stats.paired_difference(a, b, resamples(), seeds="paired")
+    assert paired.upper == pytest.approx(3.75 + t * math.sqrt(1.25**2 + 1.75**2 - 0.25**2))
+    assert paired.se_seeds == pytest.approx(math.sqrt(1.25**2 - 0.25**2))
+    assert paired.se_images == pytest.approx(1.75)
+
+
+def test_p_is_the_level_at_which_the_interval_ends_at_zero() -> None:
+    generator = np.random.default_rng(0)
+    values_SI = 0.2 + 0.3 * generator.normal(size=(4, 1)) + generator.normal(size=(4, 30))
+    found = two_way.variances_of(values_SI)
+    p_value = float(found.p_values_P(values_SI.mean()))
+    assert float(found.half_widths_P(p_value)) == pytest.approx(abs(values_SI.mean()))
+    assert float(found.p_values_P(found.half_widths_P())) == pytest.approx(0.05)
+
+
+def test_without_images_to_vary_p_is_students_of_pairs_and_welchs_of_independent_arms() -> None:
+    generator = np.random.default_rng(0)
+    a_S, b_S = generator.normal(size=6), 2 * generator.normal(size=6) + 1
+    flat_a_SI, flat_b_SI = (np.repeat(values_S[:, None], 5, axis=1) for values_S in (a_S, b_S))
+    paired = two_way.variances_of(flat_a_SI - flat_b_SI).p_values_P(a_S.mean() - b_S.mean())
+    assert float(paired) == pytest.approx(scipy_stats.ttest_rel(a_S, b_S).pvalue)
+    independent = two_way.variances_of(flat_a_SI, flat_b_SI).p_values_P(a_S.mean() - b_S.mean())
+    assert float(independent) == pytest.approx(scipy_stats.ttest_ind(a_S, b_S, equal_var=False).pvalue)
+
+
+def test_many_differences_at_once_are_each_alone() -> None:
+    values_PSI = np.random.default_rng(0).normal(size=(5, 3, 20))
+    together = two_way.variances_of(values_PSI)
+    for number, values_SI in enumerate(values_PSI):
+        assert together.half_widths_P()[number] == pytest.approx(float(two_way.variances_of(values_SI).half_widths_P()))
+
+
+def test_ratios_are_made_linear_so_that_unit_means_are_the_units_values() -> None:
+    errors_SIK = np.random.default_rng(0).gamma(2.0, size=(3, 9, 4))
+    errors_SIK[:, :3, 2:] = NAN  # images with fewer landmarks weigh less
+    scores = stats.error_sums(errors_SIK, [4, 4, 8])
+    values_UI = two_way.unit_values(scores)
+    of_rows = scores.values_S()
+    np.testing.assert_allclose(values_UI.mean(axis=1), [of_rows[:2].mean(), of_rows[2]])
+    equal = stats.error_sums(errors_SIK[:, 3:])
+    np.testing.assert_allclose(two_way.unit_values(equal), equal.image_values_SI())
+
+
+# --- what is paired ----------------------------------------------------------------------------------
+
+
+def drawn(num_rows: int, draws: list[int] | None, clusters: list[int] | None = None, seed: int = 0) -> stats.PerImage:
+    generator = np.random.default_rng(seed)
+    return stats.image_means(9 + generator.normal(size=(num_rows, 30)), clusters, draws)
+
+
+def test_trainings_on_the_same_draw_are_paired_and_others_are_independent() -> None:
+    a, b = drawn(3, [0, 1, 2]), drawn(3, [0, 1, 2], seed=1)
+    by_draw, by_row = (stats.paired_difference(a, b, resamples(), seeds=seeds) for seeds in ("drawn", "paired"))
+    assert (by_draw.kind, by_draw.lower) == ("paired", pytest.approx(by_row.lower))
+    for other in (drawn(3, None, seed=1), drawn(3, [7, 8, 9], seed=1), drawn(3, [2, 8, 9], seed=1)):
+        assert stats.paired_difference(a, other, resamples()).kind == "unpaired"
+
+
+def test_pairs_are_found_by_the_draw_whatever_the_order_of_the_rows() -> None:
+    a, b = drawn(3, [0, 1, 2]), drawn(3, [0, 1, 2], seed=1)
+    turned = stats.image_means(b.sums_SI[::-1], draws_S=[2, 1, 0])
+    assert stats.paired_difference(a, turned, resamples()).lower == pytest.approx(
+        stats.paired_difference(a, b, resamples()).lower
+    )
+    longer = stats.image_means(np.vstack([a.sums_SI, np.full((1, 30), 50.0)]), draws_S=[0, 1, 2, 3])
+    assert stats.paired_difference(longer, b, resamples()).value == pytest.approx(
+        stats.paired_difference(a, b, resamples()).value
+    )
+
+
+def test_seeds_of_one_draw_are_one_unit_of_a_pair() -> None:
+    draws = [0, 0, 1, 1, 2, 2]
+    difference = stats.paired_difference(drawn(6, draws, draws), drawn(3, [0, 1, 2], seed=1), resamples())
+    assert (difference.kind, difference.num_seeds) == ("paired", 3)
+
+
+def test_pre_trainings_of_one_draw_each_are_paired_by_the_draw() -> None:
+    pretrained, scratch = drawn(3, [0, 1, 2], [10, 11, 12]), drawn(3, [0, 1, 2], seed=1)
+    assert stats.paired_difference(pretrained, scratch, resamples()).kind == "paired"
+
+
+def test_pre_trainings_of_many_draws_each_are_the_units() -> None:
+    crossed_units = [0, 0, 0, 1, 1, 1], [0, 1, 2, 0, 1, 2]  # every pre-training with every draw
+    a, b = (drawn(6, crossed_units[1], crossed_units[0], seed=seed) for seed in (0, 1))
+    both = stats.paired_difference(a, b, resamples())
+    assert (both.kind, both.num_seeds) == ("paired", 2)
+    one = stats.paired_difference(a, drawn(3, [0, 1, 2], seed=1), resamples())  # the other has no pre-training
+    assert (one.kind, one.num_seeds) == ("unpaired", 2)
+
+
+def test_with_one_seed_or_one_image_there_is_no_p_value() -> None:
+    scores = np.random.default_rng(0).gamma(3.0, size=(3, 25))
+    one, three = stats.image_means(scores[:1]), stats.image_means(scores)
+    for a, b in ((one, three), (one, one), (stats.image_means(scores[:, :1]), stats.image_means(scores[:, 1:2]))):
+        assert stats.paired_difference(a, b, resamples()).p_value is None
+        rows = min(len(a.sums_SI), len(b.sums_SI))
+        pair = [each.seeds(np.arange(len(each.sums_SI)) < rows) for each in (a, b)]
+        assert stats.paired_difference(*pair, resamples(), seeds="paired").p_value is None
 
 
 def test_difference_is_over_common_images_and_over_common_seeds_when_paired() -> None:
@@ -373,10 +497,9 @@ def test_comparing_pairs_gives_every_pair_once_with_holm_over_the_family_shown()
     arms = {n: stats.image_means(base + m + generator.normal(size=(3, 30))) for n, m in (("x", 9), ("y", 9), ("z", 12))}
     family = stats.compare_pairs(arms, resamples())
     assert [(c.a, c.b) for c in family] == [("x", "y"), ("x", "z"), ("y", "z")]
-    raw = [c.test.p_value for c in family]
+    raw = [c.difference.p_value for c in family]
     assert [c.p_holm for c in family] == pytest.approx(list(stats.holm(raw)))
-    assert family[1].difference.excludes_zero
-    assert family[1].test.effect < -0.8
+    assert [c.differs for c in family] == [False, True, True]
     doubled = stats.adjust_family([*family, *family])
     assert [c.p_holm for c in doubled] == pytest.approx(list(stats.holm(raw + raw)))
     assert {c.family_size for c in doubled} == {6}
@@ -403,10 +526,31 @@ def test_best_is_lowest_error_or_highest_rate_and_names_those_not_worse() -> Non
     base = generator.gamma(3.0, size=30)
     arms = {n: stats.image_means(base + m + generator.normal(size=(5, 30))) for n, m in (("x", 9), ("y", 9), ("z", 14))}
     arms["failed"] = stats.image_means(np.full((5, 30), NAN))
-    best = stats.best_of(arms, resamples())
+    pairs = stats.compare_pairs(arms, resamples())
+    best = stats.best_of(arms, pairs)
     assert {best.name, *best.not_worse} == {"x", "y"}
-    assert stats.best_of(arms, resamples(), higher_is_better=True) == stats.Best("z", ())
-    assert stats.best_of({}, resamples()) == stats.Best(None, ())
+    assert stats.best_of(arms, pairs, higher_is_better=True) == stats.Best("z", ())
+    assert stats.best_of({}, []) == stats.Best(None)
+
+
+def test_with_one_seed_nothing_is_marked_and_no_one_is_not_worse() -> None:
+    generator = np.random.default_rng(0)
+    arms = {name: stats.image_means(mean + generator.normal(size=(1, 40))) for name, mean in (("x", 5), ("y", 9))}
+    (pair,) = stats.compare_pairs(arms, resamples())
+    assert pair.difference.excludes_zero  # over these images, of these networks
+    assert (pair.tested, pair.differs, pair.family_size) == (False, False, 0)
+    assert math.isnan(pair.p_holm)
+    assert stats.best_of(arms, [pair]) == stats.Best("x", (), ("y",))
+
+
+def test_a_mark_needs_the_corrected_p_value_and_the_interval() -> None:
+    generator = np.random.default_rng(0)
+    arms = {n: stats.image_means(m + 0.3 * generator.normal(size=(4, 30))) for n, m in (("x", 9), ("y", 9.2))}
+    (pair,) = stats.compare_pairs(arms, resamples())
+    assert pair.differs
+    many = stats.adjust_family([pair, *[dataclasses.replace(pair, a=str(i)) for i in range(10_000)]])
+    assert many[0].difference.excludes_zero
+    assert not many[0].differs
 
 
 def test_leakage_shows_the_number_with_and_without_duplicates() -> None:
@@ -482,6 +626,17 @@ def test_equal_initialisations_have_equal_ranks_and_p_1() -> None:
 def test_ranks_need_two_initialisations_and_one_complete_block() -> None:
     assert stats.compare_ranks(["a"], [[1.0]]) is None
     assert stats.compare_ranks(["a", "b"], [[1.0, NAN]]) is None
+
+
+@pytest.mark.parametrize("names", ["ab", "abcd"])
+def test_one_block_and_one_seed_have_ranks_and_no_test(names: str) -> None:
+    scores = np.random.default_rng(0).normal(size=(3, len(names)))
+    for blocks, tested in ((scores[:1], True), (scores, False)):
+        result = stats.compare_ranks(list(names), blocks, tested=tested)
+        assert result is not None
+        assert (result.p_value, result.critical_difference, result.cliques) == (None, None, ())
+        assert sum(result.average_ranks) == pytest.approx(sum(range(1, len(names) + 1)))
+    assert stats.compare_ranks(list(names), scores).p_value is not None  # type: ignore[union-attr]
 
 
 def test_higher_rates_rank_first() -> None:
@@ -573,6 +728,14 @@ def test_label_efficiency_without_interval_says_why_and_without_measurement_is_n
     assert efficiency.text() == "20"
     assert efficiency.lower is None
     assert crossed.ONE_SEED_ONE_IMAGE in str(efficiency.note)
+
+    def one_seed(value: float) -> stats.Estimate:
+        images = value + np.random.default_rng(0).normal(size=(1, 20))
+        return stats.crossed_bootstrap(stats.image_means(images), resamples())
+
+    over_images = stats.label_efficiency(one_seed(4.0), {10: one_seed(6.0), 40: one_seed(2.0)})
+    assert over_images is not None
+    assert (over_images.lower, over_images.note) == (None, NOT_FROM_ONE_SEED)
     assert stats.label_efficiency(single(NAN), {10: single(6.0)}) is None
     assert stats.label_efficiency(single(4.0), {10: single(NAN)}) is None
 
@@ -603,6 +766,7 @@ def test_selection_compares_on_common_seeds_and_names_candidates_without_a_value
 
 def test_captions_name_what_wilcoxon_and_the_intervals_leave_out() -> None:
     assert "variation between trainings" in stats.WILCOXON_CAPTION
+    assert "CSV" in stats.WILCOXON_CAPTION
     assert "pretrain.seed" in stats.INTERVAL_CAPTION
 
 

@@ -42,7 +42,7 @@ def test_shots_are_ordered_as_numbers_with_all_last_and_methods_as_in_the_paper(
     header = next(line for line in text.splitlines() if line.startswith("| init"))
     assert [cell.strip() for cell in header.strip("|").split("|")][1:] == ["5", "10", "100", "all"]
     firsts = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")][1:]
-    assert firsts == ["DDPM", "MoCo v3", "scratch"]
+    assert firsts == ["DDPM ¶", "MoCo v3 ¶", "scratch"]
 
 
 def test_failed_and_missing_trials_are_counted_in_their_cell_and_not_averaged() -> None:

@@ -124,6 +124,12 @@ def report(
     ] = None,
     best_by: BestByOption = None,
     reference: ReferenceOption = None,
+    across_networks: Annotated[
+        bool,
+        typer.Option(
+            "--across-networks", help="test and rank initialisations on different networks against each other too"
+        ),
+    ] = False,
     font: Annotated[str | None, typer.Option(help="font of the figures for print; default DejaVu Sans")] = None,
     column_width: Annotated[
         str | None, typer.Option(help="width of the figures for print: 86mm, 3.4in, 252pt; default 3.4in")
@@ -141,7 +147,7 @@ def report(
         raise InputError(f"report takes one run, or two to compare; got {len(stores)}")
     if len(stores) == 2:
         given = {"--figure": figure, "--best-by": best_by, "--reference": reference, "--font": font,
-                 "--column-width": column_width}  # fmt: skip
+                 "--column-width": column_width, "--across-networks": across_networks}  # fmt: skip
         if unused := [option for option, value in given.items() if value]:
             raise InputError(f"{unused[0]} is of the report on one run; got two runs: leave it out, or name one run")
         comparison = compare_runs(stores[0], stores[1], out=out)
@@ -149,8 +155,9 @@ def report(
         print("\n".join(comparison.lines()))
         return
     summary = write_report(
-        Store.open(runs[0]), out, style=style, best_by=best_by, figures=figure or [], reference=reference
-    )
+        Store.open(runs[0]), out, style=style, best_by=best_by, figures=figure or [], reference=reference,
+        across_networks=across_networks,
+    )  # fmt: skip
     print("\n".join(summary.lines()))
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from ablate.report.grouping import INITIALISATION, Group, Grouping, Key, field_label, plain, value_label
+from ablate.report.conditions import network_of, rests_on_one
+from ablate.report.grouping import INITIALISATION, Group, Grouping, Key, Value, field_label, plain, value_label
 from ablate.report.intervals import Intervals, Sample
 from ablate.report.literature import Reference
 from ablate.report.metrics import METRICS
@@ -28,6 +29,8 @@ class Arm:
     column: Key
     sample: Sample
     mre: Estimate
+    network: tuple[Value, ...]  # what tells its network from others
+    single: bool  # all its trials rest on one pre-training
 
     @property
     def label(self) -> str:
@@ -61,6 +64,15 @@ class Arm:
 
 
 @dataclass(frozen=True, eq=False)
+class Compared:
+    """What tests say of the initialisations of a panel, by number of shots."""
+
+    comparisons: Mapping[Key, tuple[Comparison, ...]] = field(default_factory=dict)
+    best: Mapping[Key, tuple[Best, ...]] = field(default_factory=dict)  # one for each network; names are labels of rows
+    family_size: int = 0  # tests that Holm's correction is over: all of the panel
+
+
+@dataclass(frozen=True, eq=False)
 class Panel:
     """One comparison: trials of one data set that differ in initialisation, shots and seeds only."""
 
@@ -70,8 +82,8 @@ class Panel:
     errors: Errors
     resamples: Resamples
     arms: Mapping[tuple[Key, Key], Arm]
-    best: Mapping[Key, Best]  # by column; names are labels of rows
-    comparisons: Mapping[Key, tuple[Comparison, ...]]  # by column; Holm's family is the whole panel
+    compared: Compared  # by MRE
+    across_networks: bool  # are initialisations on different networks compared too
 
     @property
     def title(self) -> str:
@@ -83,6 +95,16 @@ class Panel:
         """The fields whose values distinguish this panel from others of its data set."""
         fixed = [(name, value) for name, value in self.group.fixed if name != "dataset"]
         return ", ".join(f"{field_label(name)} {value_label(name, value)}" for name, value in fixed)
+
+    @property
+    def networks(self) -> tuple[tuple[Value, ...], ...]:
+        """The networks of its arms, each once."""
+        return tuple(dict.fromkeys(arm.network for arm in self.arms.values()))
+
+    @property
+    def within_networks(self) -> bool:
+        """Whether comparisons are left out because the networks differ."""
+        return not self.across_networks and len(self.networks) > 1
 
     def column_arms(self, column: Key) -> list[Arm]:
         """Return the arms of one number of shots, in the order of the rows."""
@@ -103,6 +125,7 @@ class Analysis:
     intervals: Intervals
     references: tuple[Reference, ...] = ()  # rows of the literature
     selected: Selected | None = None  # by which the settings were chosen on the validation set
+    across_networks: bool = False  # are initialisations on different networks tested and ranked against each other
 
     @property
     def best_by(self) -> str | None:
@@ -116,7 +139,12 @@ class Analysis:
 
 
 def analyse(
-    run: RunData, *, num_resamples: int | None = None, best_by: str | None = None, references: Sequence[Reference] = ()
+    run: RunData,
+    *,
+    num_resamples: int | None = None,
+    best_by: str | None = None,
+    references: Sequence[Reference] = (),
+    across_networks: bool = False,
 ) -> Analysis:
     """Compute the intervals and comparisons of a run, initialisation by shots.
 
@@ -125,6 +153,7 @@ def analyse(
         num_resamples: see `Intervals`.
         best_by: see `ablate.report.selection.select`; default: every setting stands for itself.
         references: rows of the literature.
+        across_networks: test and rank initialisations on different networks against each other too.
     """
     grouping, selected = lay_out_trials(run.trials, best_by=best_by)
     intervals = Intervals(run, num_resamples)
@@ -132,37 +161,53 @@ def analyse(
     for group in grouping.groups:
         dataset = str(plain(grouping.trials["dataset"].iloc[next(iter(group.cells.values()))[0]]))
         if dataset in run.errors:
-            panel = _panel(group, grouping, run.errors[dataset], intervals)
+            panel = _panel(group, grouping, run.errors[dataset], intervals, across_networks=across_networks)
             if panel.arms:
                 panels.append(panel)
-    return Analysis(run, grouping, tuple(panels), intervals, tuple(references), selected)
+    return Analysis(run, grouping, tuple(panels), intervals, tuple(references), selected, across_networks)
 
 
-def _panel(group: Group, grouping: Grouping, errors: Errors, intervals: Intervals) -> Panel:
+def _panel(group: Group, grouping: Grouping, errors: Errors, intervals: Intervals, *, across_networks: bool) -> Panel:
     arms: dict[tuple[Key, Key], Arm] = {}
     resamples = intervals.resamples(errors.dataset)
-    laid_out = grouping.trials[["trial_id", "dataset", "status", "seed", "pretrain_seed", "draw"]]
     for row in group.rows:
         for column in group.columns:
-            sample = intervals.sample(laid_out.iloc[list(group.cells.get((row, column), ()))])
+            trials = grouping.trials.iloc[list(group.cells.get((row, column), ()))]
+            sample = intervals.sample(trials)
             mre = intervals.of(sample, METRICS["mre"]) if sample else None
             if sample and mre:
-                arms[row, column] = Arm(row, column, sample, mre)
-    best: dict[Key, Best] = {}
-    compared: list[tuple[Key, Comparison]] = []
-    for column in group.columns:
-        scores_of = {row.label(grouping.rows): arms[row, column].scores for row in group.rows if (row, column) in arms}
-        if scores_of:
-            best[column] = best_of(scores_of, resamples)
-            compared += [(column, comparison) for comparison in compare_pairs(scores_of, resamples)]
-    family = adjust_family([comparison for _, comparison in compared])
-    comparisons: dict[Key, tuple[Comparison, ...]] = dict.fromkeys(group.columns, ())
-    for (column, _), comparison in zip(compared, family, strict=True):
-        comparisons[column] += (comparison,)
-    return Panel(group, errors.dataset, errors.unit, errors, resamples, arms, best, comparisons)
+                arms[row, column] = Arm(row, column, sample, mre, network_of(trials), rests_on_one(trials))
+    panel = Panel(group, errors.dataset, errors.unit, errors, resamples, arms, Compared(), across_networks)
+    return replace(panel, compared=compare(panel, {key: arm.scores for key, arm in arms.items()}))
 
 
-def best_rates(panel: Panel, column: Key, threshold: float) -> Best:
-    """Return which initialisation has the highest SDR at one number of shots."""
-    arms = {arm.label: arm.sample.hits(threshold) for arm in panel.column_arms(column)}
-    return best_of(arms, panel.resamples, higher_is_better=True)
+def compare(panel: Panel, scores: Mapping[tuple[Key, Key], PerImage], *, higher_is_better: bool = False) -> Compared:
+    """Compare every two initialisations on one network at the same shots; Holm's family is the whole panel.
+
+    Args:
+        panel: its arms.
+        scores: of each arm.
+        higher_is_better: True for SDR, False for errors.
+    """
+    arms_of: dict[tuple[Key, tuple[Value, ...]], dict[str, PerImage]] = {}
+    for column in panel.group.columns:
+        for arm in panel.column_arms(column):
+            network = () if panel.across_networks else arm.network
+            arms_of.setdefault((column, network), {})[arm.label] = scores[arm.row, arm.column]
+    found = [(column, compare_pairs(arms, panel.resamples)) for (column, _), arms in arms_of.items()]
+    family = adjust_family([comparison for _, some in found for comparison in some])
+    rest = iter(family)
+    comparisons: dict[Key, tuple[Comparison, ...]] = dict.fromkeys(panel.group.columns, ())
+    best: dict[Key, tuple[Best, ...]] = dict.fromkeys(panel.group.columns, ())
+    for (column, some), arms in zip(found, arms_of.values(), strict=True):
+        adjusted = tuple(next(rest) for _ in some)
+        comparisons[column] += adjusted
+        alone = Best(None, untested=tuple(arms)) if len(arms) == 1 else None  # on its network, at these shots
+        best[column] += (alone or best_of(arms, adjusted, higher_is_better=higher_is_better),)
+    return Compared(comparisons, best, family[0].family_size if family else 0)
+
+
+def compare_rates(panel: Panel, threshold: float) -> Compared:
+    """Compare the SDR of every two initialisations at a threshold, see `compare`."""
+    scores = {key: arm.sample.hits(threshold) for key, arm in panel.arms.items()}
+    return compare(panel, scores, higher_is_better=True)

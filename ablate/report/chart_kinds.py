@@ -82,7 +82,7 @@ class RankChart:
     names: tuple[str, ...]
     methods: tuple[str, ...]  # decide colour and marker
     ranks: tuple[float, ...]
-    critical_difference: float
+    critical_difference: float | None  # None: nothing was tested
     cliques: tuple[tuple[str, ...], ...]
     note: str = ""
     marks: tuple[str, ...] = ()  # what print must say too, a line each

@@ -11,7 +11,7 @@ import pandas as pd
 from ablate.report.analysis import Analysis, Arm, Panel
 from ablate.report.axis_charts import Figure, axis_charts, constants_across
 from ablate.report.chart_kinds import Chart, HeatChart, Line, LineChart, RankChart
-from ablate.report.estimates import numeric_shots
+from ablate.report.estimates import condition_notes, numeric_shots
 from ablate.report.grouping import INITIALISATION, Key, field_label, plain, value_label
 from ablate.report.literature import points_against_shots, points_of_rates
 from ablate.report.mean_shapes import LABEL, average_mean_shapes, mean_shape_landmarks
@@ -22,6 +22,7 @@ from ablate.report.run_data import landmark_labels
 from ablate.report.run_tables import fullest, trial_costs
 from ablate.report.ticks import HOUR, readable, time_text, time_ticks
 from ablate.report.tunings import tuning_charts
+from ablate.words import counted
 
 MOST_POINTS = 200
 """Points of a learning curve; more are thinned out."""
@@ -95,7 +96,11 @@ def shot_charts(analysis: Analysis) -> Iterator[Chart]:
         yield LineChart(
             slug("mre-shots", panel.title), panel.title, "annotated training images", f"MRE ({panel.unit})",
             (*lines, *published), x_log=True, x_ticks=readable(list(ticks.items()), log=True), side_by_side=True,
-            note=" ".join((_interval_note(list(panel.arms.values())), *(f"{source}." for source in sources))),
+            note=" ".join((
+                _interval_note(list(panel.arms.values())),
+                *(_sentence(note) for note in condition_notes(panel)),
+                *(f"{source}." for source in sources),
+            )),
             marks=sources,
         )  # fmt: skip
 
@@ -209,11 +214,16 @@ def rank_charts(analysis: Analysis) -> Iterator[Chart]:
     """Average ranks with the critical difference."""
     for ranking in rankings(analysis):
         result = ranking.result
+        joined = "" if result.p_value is None else "; joined by a bar: closer than the critical difference"
         yield RankChart(
             slug("ranks", ranking.title), f"average rank by MRE: {ranking.title}", result.names, ranking.methods,
             result.average_ranks, result.critical_difference, result.cliques,
-            f"{result.num_blocks} blocks; joined by a bar: closer than the critical difference.",
+            " ".join([f"{counted(result.num_blocks, 'block')}{joined}.", *(_sentence(note) for note in ranking.notes)]),
         )  # fmt: skip
+
+
+def _sentence(note: str) -> str:
+    return f"{note[0].upper()}{note[1:]}{'' if note.endswith('.') else '.'}"
 
 
 def cost_charts(analysis: Analysis) -> Iterator[Chart]:

@@ -15,7 +15,7 @@ from ablate.report.grouping import INITIALISATION, group_trials, initialisations
 from ablate.report.intervals import NUM_RESAMPLES, SEED, clusters_of
 from ablate.report.render import Cell, Table, check_format, render_table, slug
 from ablate.report.run_data import RunData, read_run
-from ablate.stats import Resamples, error_sums, paired_difference
+from ablate.stats import Resamples, coverage_note, error_sums, paired_difference
 from ablate.store import Store
 from ablate.tables import RESULTS, unequal
 
@@ -131,6 +131,7 @@ def _arm_tables(runs: tuple[RunData, RunData], both: list[str]) -> Iterator[Tabl
     resamples = Resamples(np.random.default_rng(SEED), NUM_RESAMPLES)
     for group in grouping.groups:
         rows, records = [], []
+        seeds: list[int] = []
         unit = ""
         for row in group.rows:
             cells = []
@@ -146,6 +147,7 @@ def _arm_tables(runs: tuple[RunData, RunData], both: list[str]) -> Iterator[Tabl
                 scores = [error_sums(run.errors[dataset].of(ids), clusters) for run in runs]
                 moved = paired_difference(scores[1], scores[0], resamples, seeds="paired")
                 cells.append(Cell(estimate_text(moved, signed=True), moved.value))
+                seeds += [moved.num_seeds] if moved.lower is not None and moved.num_seeds > 1 else []
                 records.append(
                     {
                         "initialisation": row.label(INITIALISATION),
@@ -167,8 +169,9 @@ def _arm_tables(runs: tuple[RunData, RunData], both: list[str]) -> Iterator[Tabl
             tuple(rows),
             tuple(records),
             (
-                "In brackets: 95 % interval by crossed bootstrap over seeds (trials paired by their id) and test "
-                "images; none where nothing varies.",
+                "In brackets: 95 % interval by Student's t over seeds (trials paired by their id) and test images; "
+                "none where nothing varies.",
+                *([coverage_note(min(seeds), "paired")] if seeds else []),
             ),
         )
 

@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from ablate.report.analysis import Analysis
-from ablate.report.estimates import estimate_record, estimate_text, interval_notes, numeric_shots
-from ablate.report.grouping import FIELDS, INITIALISATION, field_label, plain, record_value, value_label
+from ablate.report.analysis import Analysis, Arm, Panel
+from ablate.report.conditions import ONE_NETWORK
+from ablate.report.estimates import (
+    arm_label,
+    condition_notes,
+    estimate_record,
+    estimate_text,
+    interval_notes,
+    numeric_shots,
+)
+from ablate.report.grouping import FIELDS, INITIALISATION, Key, field_label, plain, record_value, value_label
 from ablate.report.literature import table_rows
 from ablate.report.mean_shapes import LABEL, NO_BETTER_NOTE, average_mean_shapes, mark
 from ablate.report.metrics import MEAN_SHAPE, METRICS
 from ablate.report.render import Cell, Table, slug
 from ablate.report.selection import Selected
-from ablate.stats import WILCOXON_CAPTION, label_efficiency, select_by_validation
+from ablate.stats import (
+    INTERVAL_CAPTION,
+    WILCOXON_CAPTION,
+    Comparison,
+    coverage_note,
+    label_efficiency,
+    select_by_validation,
+    signed_rank,
+)
+from ablate.words import counted
 
 
 def interval_tables(analysis: Analysis) -> Iterator[Table]:
@@ -39,7 +57,7 @@ def interval_tables(analysis: Analysis) -> Iterator[Table]:
                         "unit": panel.unit,
                     }
                     records.append({**names, **estimate_record(arm.mre)})
-            rows.append((Cell(row.label(INITIALISATION)), *cells))
+            rows.append((Cell(arm_label(panel, row), row.label(INITIALISATION)), *cells))
         if constants:
             means = [constants.get(column) for column in panel.group.columns]
             cells = [Cell("–" if mean is None else metric.text(mean), mean) for mean in means]
@@ -67,59 +85,94 @@ def interval_tables(analysis: Analysis) -> Iterator[Table]:
 
 
 def pair_tables(analysis: Analysis) -> Iterator[Table]:
-    """Yield every pair of initialisations at the same shots: difference, interval, Wilcoxon with Holm, effect."""
+    """Yield every pair of initialisations at the same shots: difference, interval, p-value corrected by Holm.
+
+    Where one has one seed, its difference stands alone: an interval over images would look like a test. The CSV has
+    it, and Wilcoxon's test over images.
+    """
     for panel in analysis.panels:
         rows, records = [], []
-        family = 0
         for column in panel.group.columns:
-            for pair in panel.comparisons[column]:
-                family = pair.family_size
-                marks = "*" if pair.difference.excludes_zero else ""
-                p_holm, effect = _p_text(pair.p_holm), f"{pair.test.effect:+.2f}"
+            arms = {arm.label: arm for arm in panel.column_arms(column)}
+            for pair in panel.compared.comparisons.get(column, ()):
+                difference, (a, b) = pair.difference, (arms[pair.a], arms[pair.b])
+                value = replace(difference, lower=None) if difference.num_seeds < 2 else difference
+                text = estimate_text(value, signed=True) + (" *" if pair.differs else "")
                 rows.append(
                     (
                         Cell(column.label("shots"), column.value if isinstance(column.value, int) else math.inf),
-                        Cell(pair.a, pair.a),
-                        Cell(pair.b, pair.b),
-                        Cell(estimate_text(pair.difference, signed=True) + marks, pair.difference.value),
-                        Cell(p_holm, pair.p_holm if math.isfinite(pair.p_holm) else None),
-                        Cell(effect if math.isfinite(pair.test.effect) else "–", pair.test.effect),
-                        Cell(f"{pair.difference.num_seeds}", pair.difference.num_seeds),
-                        Cell(f"{pair.test.num_images}", pair.test.num_images),
+                        Cell(arm_label(panel, a.row, column), pair.a),
+                        Cell(arm_label(panel, b.row, column), pair.b),
+                        Cell(text, difference.value),
+                        Cell(_p_text(pair.p_holm), pair.p_holm if pair.tested else None),
+                        Cell(f"{difference.num_seeds}", difference.num_seeds),
+                        Cell(f"{difference.num_images}", difference.num_images),
                     )
                 )
-                records.append(
-                    {
-                        "shots": column.label("shots"),
-                        "a": pair.a,
-                        "b": pair.b,
-                        "unit": panel.unit,
-                        **{f"difference_{name}": value for name, value in estimate_record(pair.difference).items()},
-                        "p_wilcoxon": pair.test.p_value,
-                        "p_holm": pair.p_holm,
-                        "family_size": pair.family_size,
-                        "rank_biserial": pair.test.effect,
-                        "images": pair.test.num_images,
-                        "equal_images": pair.test.num_zeros,
-                    }
-                )
+                records.append(_pair_record(panel, column, pair, a, b))
         if rows:
             yield Table(
                 slug("pairs", panel.title),
                 f"Paired differences of MRE, A minus B ({panel.unit}; below 0: A is better), of every two "
-                f"initialisations at the same shots: {panel.title}. * the 95 % interval excludes 0.",
-                ("shots", "A", "B", "difference", "p (Holm)", "effect", "seeds", "images"),
+                f"initialisations at the same shots: {panel.title}.",
+                ("shots", "A", "B", "difference", "p (Holm)", "units", "images"),
                 tuple(rows),
                 tuple(records),
-                (
-                    f"p: Wilcoxon signed-rank test over images, each averaged over seeds, Holm-corrected over the "
-                    f"{family} comparisons of this table. Effect: matched-pairs rank-biserial correlation, -1 where A "
-                    "has the smaller error on every image. Seeds: the smaller number of the two.",
-                    WILCOXON_CAPTION,
-                    *interval_notes(panel, analysis.num_resamples),
-                ),
+                tuple(_pair_notes(panel, analysis.num_resamples)),
                 text_columns=3,
             )
+
+
+def _pair_record(panel: Panel, column: Key, pair: Comparison, a: Arm, b: Arm) -> dict[str, object]:
+    over_images = signed_rank(a.scores.seed_mean_I(), b.scores.seed_mean_I())
+    return {
+        "shots": column.label("shots"),
+        "a": pair.a,
+        "b": pair.b,
+        "unit": panel.unit,
+        **{f"difference_{name}": value for name, value in estimate_record(pair.difference).items()},
+        "units": {"paired": "paired", "unpaired": "independent"}[pair.difference.kind],
+        "p": pair.difference.p_value,
+        "p_holm": pair.p_holm if pair.tested else None,
+        "family_size": pair.family_size,
+        "one_pretraining": " ".join(name for name, arm in (("a", a), ("b", b)) if arm.single),
+        "p_wilcoxon": over_images.p_value if pair.tested else None,
+        "rank_biserial": over_images.effect,
+        "images": over_images.num_images,
+        "equal_images": over_images.num_zeros,
+    }
+
+
+def _pair_notes(panel: Panel, num_resamples: int) -> Iterator[str]:
+    """Yield how the differences of a panel were tested and corrected, and how often such intervals hold the truth."""
+    pairs = [pair for column in panel.compared.comparisons.values() for pair in column]
+    tested = [pair.difference for pair in pairs if pair.tested]
+    if tested:
+        yield (
+            f"* differs: p < 0.05 after Holm's correction over the {counted(len(tested), 'test')} of this table, and "
+            "the 95 % interval, which is not corrected, leaves out 0. Units: pre-trainings where their seed varies, "
+            "else draws of the shots, else seeds; of two arms the smaller number."
+        )
+    if len(tested) < len(pairs):
+        yield "No interval, p-value or mark where one of the two has one seed; no p-value where nothing varies."
+    for kind, how in (
+        ("paired", "Units with the same draw of the shots are paired: Student's t over units and test images."),
+        (
+            "unpaired",
+            f"{'Other differences' if {found.kind for found in tested} > {'unpaired'} else 'Differences'}: interval by "
+            f"crossed bootstrap over units and test images, {num_resamples} replicates; p by Student's t with Welch's "
+            "degrees of freedom.",
+        ),
+    ):
+        units = [found.num_seeds for found in tested if found.kind == kind]
+        if units:
+            yield how
+            yield coverage_note(min(units), "paired" if kind == "paired" else "unpaired")
+    yield WILCOXON_CAPTION
+    yield INTERVAL_CAPTION
+    yield from condition_notes(panel)
+    if panel.within_networks:
+        yield ONE_NETWORK
 
 
 def _p_text(p_value: float) -> str:
@@ -158,22 +211,34 @@ def efficiency_tables(analysis: Analysis) -> Iterator[Table]:
                                 "note": found.note,
                             }
                         )
-                name = f"{target_row.label(INITIALISATION)} at {target.shots}"
+                name = f"{arm_label(panel, target_row, target.column)} at {target.shots}"
                 rows.append((Cell(name), *(Cell(c.text.replace("95 % interval ", ""), c.value) for c in cells)))
         unknown = [column.label("shots") for column, number in shots.items() if number is None]
-        notes = ["Log-linear interpolation between the measured shots; beyond them censored (> or <). "
-                 "In brackets: 95 % interval."]  # fmt: skip
+        notes = ["Log-linear interpolation between the measured shots; beyond them censored (> or <)."]
+        notes += _efficiency_notes(panel, list(curves), analysis.num_resamples)
         if unknown:
             notes.append("How many images `all` are is not known, so it is left out.")
         yield Table(
             slug("label-efficiency", panel.title),
             "Annotated images that an initialisation (column) needs to reach the MRE of another at its shots (row): "
             f"{panel.title}.",
-            ("reach", *(row.label(INITIALISATION) for row in curves)),
+            ("reach", *(arm_label(panel, row) for row in curves)),
             tuple(rows),
             tuple(records),
-            (*notes, *interval_notes(panel, analysis.num_resamples)),
+            (*notes, INTERVAL_CAPTION, *condition_notes(panel)),
         )
+
+
+def _efficiency_notes(panel: Panel, rows: Sequence[Key], num_resamples: int) -> Iterator[str]:
+    """Yield what the intervals of label efficiencies are, and how often they hold the truth."""
+    seeds = [arm.mre.num_seeds for row in rows for arm in panel.row_arms(row)]
+    if max(seeds) > 1:
+        yield (
+            f"In brackets: 95 % interval by crossed bootstrap over seeds and test images, {num_resamples} replicates."
+        )
+        yield coverage_note(min(number for number in seeds if number > 1), "efficiency")
+    if min(seeds) < 2:
+        yield "No interval where a number behind it is of one seed."
 
 
 def choice_tables(analysis: Analysis, selected: Selected) -> Iterator[Table]:
@@ -236,7 +301,7 @@ def selection_tables(analysis: Analysis) -> Iterator[Table]:
                 rows.append(
                     (
                         Cell(column.label("shots"), column.value if isinstance(column.value, int) else math.inf),
-                        Cell(arm.label),
+                        Cell(arm_label(panel, arm.row, column), arm.label),
                         Cell(f"{len(arms)}", len(arms)),
                         Cell(METRICS["mre"].text(chosen.val_mre), chosen.val_mre),
                         Cell(estimate_text(arm.mre), arm.mre.value),
@@ -291,7 +356,7 @@ def leakage_tables(analysis: Analysis) -> Iterator[Table]:
                 continue
             rows.append(
                 (
-                    Cell(row.label(INITIALISATION)),
+                    Cell(arm_label(panel, row, column), row.label(INITIALISATION)),
                     Cell(column.label("shots"), column.value if isinstance(column.value, int) else math.inf),
                     Cell(estimate_text(found.with_duplicates), found.with_duplicates.value),
                     Cell(estimate_text(without), without.value),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ablate.report.analysis import Analysis, Panel
-from ablate.report.grouping import Key
+from ablate.report.conditions import SINGLE, SINGLE_NOTE
+from ablate.report.grouping import INITIALISATION, Key
 from ablate.stats import INTERVAL_CAPTION, Estimate, coverage_note
 
 
@@ -12,13 +13,31 @@ def interval_notes(panel: Panel, num_resamples: int) -> tuple[str, ...]:
     arms = list(panel.arms.values())
     notes = [f"95 % intervals by crossed bootstrap over seeds and test images, {num_resamples} replicates."]
     several = [arm.mre.num_seeds for arm in arms if arm.mre.num_seeds > 1]
-    coverage = coverage_note(min(several, default=1))
-    notes += [coverage] if coverage else []
+    notes.append(coverage_note(min(several, default=1)))
     for note in dict.fromkeys(arm.mre.note for arm in arms if arm.mre.note):
         having = [f"{arm.label} at {arm.shots}" for arm in arms if arm.mre.note == note]
         where = "" if len(having) == len(arms) else f" ({', '.join(having)})"
         notes.append(f"{note[0].upper()}{note[1:]}{where}.")
-    return (*notes, INTERVAL_CAPTION)
+    return (*notes, INTERVAL_CAPTION, *condition_notes(panel))
+
+
+def condition_notes(panel: Panel) -> tuple[str, ...]:
+    """Return what else differs between the initialisations of a panel, such as the network, and what rests on one."""
+    single = [SINGLE_NOTE] if any(arm.single for arm in panel.arms.values()) else []
+    return (*panel.group.notes, *single)
+
+
+def arm_label(panel: Panel, row: Key, column: Key | None = None) -> str:
+    """Return the label of an initialisation, marked where it rests on a single pre-training.
+
+    Args:
+        panel: where it is shown.
+        row: the initialisation.
+        column: its number of shots; None: any.
+    """
+    arms = [arm for arm in panel.row_arms(row) if column in (None, arm.column)]
+    label = row.label(INITIALISATION)
+    return f"{label} {SINGLE}" if any(arm.single for arm in arms) else label
 
 
 def estimate_text(estimate: Estimate, *, signed: bool = False) -> str:

@@ -40,16 +40,17 @@ class Sample:
     trial_ids: tuple[str, ...]  # by seed
     errors_SIK: FloatArray
     clusters: tuple[int, ...] | None  # unit of each trial for the bootstrap, see `clusters_of`
+    draws: tuple[int, ...] | None  # which draw of the shots each trial was trained on, see `draws_of`
     stream: int  # a number of these trials alone, by which their seeds are resampled
 
     @property
     def scores(self) -> PerImage:
         """The scores whose value is the MRE."""
-        return error_sums(self.errors_SIK, self.clusters)
+        return error_sums(self.errors_SIK, self.clusters, self.draws)
 
     def hits(self, threshold: float) -> PerImage:
         """Return the scores whose value is the SDR at a threshold."""
-        return hit_sums(self.errors_SIK, threshold, self.clusters)
+        return hit_sums(self.errors_SIK, threshold, self.clusters, self.draws)
 
 
 class Intervals:
@@ -85,7 +86,7 @@ class Intervals:
         errors_SIK = self._errors[dataset].of(trial_ids)
         if not np.isfinite(errors_SIK).any():
             return None
-        return Sample(dataset, trial_ids, errors_SIK, clusters_of(finished), _stream(trial_ids))
+        return Sample(dataset, trial_ids, errors_SIK, clusters_of(finished), draws_of(finished), _stream(trial_ids))
 
     def of(self, sample: Sample, metric: Metric) -> Estimate | None:
         """Return a metric with its interval; None for a metric that is no mean over test images and landmarks."""
@@ -116,13 +117,28 @@ class Intervals:
 
 
 def clusters_of(trials: pd.DataFrame) -> tuple[int, ...] | None:
-    """Return the unit of each trial for the bootstrap: its pre-training, or its draw of the shots; None: itself."""
+    """Return the independent unit behind each trial of one cell; None: the trial itself.
+
+    Units are pre-trainings where their seed varies, else draws of the shots where those vary, else seeds.
+    """
     seeds = [plain(seed) for seed in trials["pretrain_seed"]]
     if len(set(seeds)) > 1:
-        return tuple(int(str(seed)) for seed in seeds if seed is not None)
+        return tuple(-1 if seed is None else int(str(seed)) for seed in seeds)
     pairs = zip(trials["draw"], trials["seed"], strict=True)
     draws = tuple(int(seed) if plain(draw) is None else int(draw) for draw, seed in pairs)
     return draws if trials["draw"].notna().any() and len(set(draws)) < len(draws) else None
+
+
+def draws_of(trials: pd.DataFrame) -> tuple[int, ...] | None:
+    """Return which draw of the shots each trial of one cell was trained on; None where they do not differ in it.
+
+    It is `draw`, or the seed where that draws; trials of two initialisations with the same draw share their shots.
+    """
+    if not (trials["few_shot"] == "random").all() or trials["shots"].isna().any():
+        return None
+    pairs = zip(trials["draw"], trials["seed"], strict=True)
+    draws = tuple(int(seed) if plain(draw) is None else int(draw) for draw, seed in pairs)
+    return draws if len(set(draws)) > 1 else None
 
 
 def _stream(trial_ids: Sequence[str]) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
+from ablate.report.conditions import SINGLE, SINGLE_NOTE, single_rows
 from ablate.report.grouping import (
     INITIALISATION,
     MISSING,
@@ -21,6 +22,7 @@ from ablate.report.grouping import (
 from ablate.report.literature import Reference, Rows, table_rows
 from ablate.report.mean_shapes import LABEL, NO_BETTER_NOTE, mark, mean_shapes
 from ablate.report.metrics import MEAN_SHAPE, Metric, metric_of, metric_values
+from ablate.report.paper_pixels import pixel_notes
 from ablate.report.render import Cell, Table, check_format, render_table, slug, unique_names
 from ablate.report.selection import lay_out_trials
 from ablate.stats.samples import over_seeds
@@ -139,16 +141,21 @@ def render(pivot: Pivot, format: str = "github") -> str:
 
 
 def as_tables(
-    pivot: Pivot, marks: Mapping[tuple[int, Key, Key], str] | None = None, notes: Sequence[str] = ()
+    pivot: Pivot,
+    marks: Mapping[tuple[int, Key, Key], str] | None = None,
+    notes: Mapping[int, Sequence[str]] | None = None,
 ) -> list[Table]:
     """Return the tables of a pivot for people and machines.
 
     Args:
         pivot: what `pivot` returned.
         marks: `best` or `tied` by number of the table, row and column.
-        notes: sentences to add under each table.
+        notes: sentences to add under a table, by its number.
     """
-    return unique_names([_table(pivot, number, table, marks or {}, notes) for number, table in enumerate(pivot.tables)])
+    under = notes or {}
+    return unique_names(
+        [_table(pivot, number, table, marks or {}, under.get(number, ())) for number, table in enumerate(pivot.tables)]
+    )
 
 
 def _table(
@@ -159,10 +166,12 @@ def _table(
     usual = max(set(counts), key=lambda n: (counts.count(n), n), default=0)
     body = []
     worse = False
+    single = single_rows(grouping, group)
     constants = {column: _over(values) for column, values in table.mean_shapes.items()}
     records: list[dict[str, object]] = []
     for row in group.rows:
-        line = [Cell(_with_unit(grouping.rows, row, grouping, table), row.label(grouping.rows))]
+        label = _with_unit(grouping.rows, row, grouping, table)
+        line = [Cell(f"{label} {SINGLE}" if row in single else label, row.label(grouping.rows))]
         for column in group.columns:
             cell = table.cells.get((row, column))
             if cell is None:
@@ -203,8 +212,15 @@ def _table(
         header,
         tuple(body),
         tuple(records),
-        (*grouping.notes, *group.notes, *notes, *([NO_BETTER_NOTE] * worse), *published.notes),
-    )
+        (
+            *grouping.notes, *group.notes, *notes, *([SINGLE_NOTE] * bool(single)), *([NO_BETTER_NOTE] * worse),
+            *pixel_notes(_trials_of(pivot, table), metric), *published.notes,
+        ),
+    )  # fmt: skip
+
+
+def _trials_of(pivot: Pivot, table: PivotTable) -> pd.DataFrame:
+    return pivot.grouping.trials.iloc[[p for positions in table.group.cells.values() for p in positions]]
 
 
 def _published(pivot: Pivot, table: PivotTable) -> Rows:

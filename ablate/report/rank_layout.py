@@ -61,15 +61,16 @@ def lay_out(chart: RankChart) -> RankLayout:
     order = sorted(range(len(chart.names)), key=lambda i: (chart.ranks[i], chart.names[i]))
     half = math.ceil(len(order) / 2)
     low, high = 1.0, float(max(len(chart.names), 2))
-    shown = min(chart.critical_difference, high - low)
-    beyond = "" if chart.critical_difference <= high - low else ", wider than the axis"
     strokes = [
         Stroke(((low, 0.0), (high, 0.0)), 0.8),
         *(Stroke(((tick, 0.0), (tick, 0.12)), 0.8) for tick in range(int(low), int(high) + 1)),
-        Stroke(((low, 1.0), (low + shown, 1.0)), 1.2),
     ]
     tags = [Tag(tick, 0.2, str(tick), "below") for tick in range(int(low), int(high) + 1)]
-    tags.append(Tag(low, 1.08, f"critical difference {chart.critical_difference:.2f}{beyond}", "left"))
+    if chart.critical_difference is not None:
+        shown = min(chart.critical_difference, high - low)
+        beyond = "" if chart.critical_difference <= high - low else ", wider than the axis"
+        strokes.append(Stroke(((low, 1.0), (low + shown, 1.0)), 1.2))
+        tags.append(Tag(low, 1.08, f"critical difference {chart.critical_difference:.2f}{beyond}", "left"))
     ranks = dict(zip(chart.names, chart.ranks, strict=True))
     for level, clique in enumerate(chart.cliques):
         y, inside = -0.35 - 0.3 * level, [ranks[name] for name in clique]

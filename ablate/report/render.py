@@ -119,7 +119,7 @@ _LATEX = {
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", '"': r"''", "`": r"\textasciigrave{}", "[": "{[}", "]": "{]}",
     "±": r"$\pm$", "×": r"$\times$", "≤": r"$\le$", "≥": r"$\ge$", "−": r"$-$", "–": "--", "—": "---",
-    "µ": r"\textmu{}", "·": r"$\cdot$", "†": r"$^{\dagger}$", "‡": r"$^{\ddagger}$", "§": r"\S{}",
+    "µ": r"\textmu{}", "·": r"$\cdot$", "†": r"$^{\dagger}$", "‡": r"$^{\ddagger}$", "§": r"\S{}", "¶": r"\P{}",
     "→": r"$\to$", "…": r"\ldots{}", "’": "'",
     "‘": "`", "“": "``", "”": "''", "Δ": r"$\Delta$", "α": r"$\alpha$", "σ": r"$\sigma$", "\u00a0": "~",
 }  # fmt: skip

@@ -8,18 +8,24 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from ablate.report.analysis import Analysis, Panel, best_rates
-from ablate.report.grouping import INITIALISATION, Key, field_label, initialisations, plain, value_label
+from ablate.report.analysis import Analysis, Compared, Panel, compare_rates
+from ablate.report.conditions import ONE_NETWORK, network_of
+from ablate.report.grouping import (
+    INITIALISATION,
+    Key,
+    Value,
+    field_label,
+    initialisations,
+    plain,
+    value_label,
+)
 from ablate.report.metrics import METRICS, Metric, rate_metric, thresholds_of
-from ablate.report.pivot import Pivot, as_tables, pivot, pivot_of
+from ablate.report.pivot import Pivot, PivotTable, as_tables, pivot, pivot_of
 from ablate.report.render import Cell, Table, slug
 from ablate.report.run_data import landmark_labels
 from ablate.report.ticks import HOUR, time_text
+from ablate.words import counted
 
-TIED_NOTE = (
-    "Bold: best initialisation of the column. † not significantly worse: the 95 % interval of the paired difference to "
-    "the best includes 0, which is no evidence of being equal."
-)
 BOLD_NOTE = "Bold: best initialisation of the column, by the mean alone; no test was made."
 
 
@@ -31,38 +37,84 @@ def metric_tables(analysis: Analysis) -> Iterator[Table]:
     if trials["paper_mre"].notna().any():
         metrics.append(METRICS["paper_mre"])
     metrics += [rate_metric("paper_sdr", threshold) for threshold in thresholds_of(trials, "paper_sdr")]
+    panels = {id(panel.group): panel for panel in analysis.panels}
     for metric in metrics:
         made = pivot_of(analysis.grouping, metric, analysis.references)
         if metric.threshold is not None:  # a threshold belongs to some of the data sets
             having = [table for table in made.tables if any(cell.num for cell in table.cells.values())]
             made = replace(made, tables=tuple(having))
-        tested = metric.column in ("mre", "sdr")
-        yield from as_tables(made, _marks(made, analysis), [TIED_NOTE if tested else BOLD_NOTE])
+        marks: dict[tuple[int, Key, Key], str] = {}
+        notes: dict[int, tuple[str, ...]] = {}
+        for number, table in enumerate(made.tables):
+            panel = panels.get(id(table.group))
+            compared = _compared(panel, metric) if panel else None
+            networks = _networks(table, analysis)
+            found = _marks(table, metric, compared, networks)
+            marks |= {(number, row, column): mark for (row, column), mark in found.items()}
+            notes[number] = tuple(_mark_notes(compared, several=len(set(networks.values())) > 1))
+        yield from as_tables(made, marks, notes)
 
 
-def _marks(made: Pivot, analysis: Analysis) -> dict[tuple[int, Key, Key], str]:
-    """Mark the best cell of each column, and those that are not significantly worse where that was tested."""
-    panels = {id(panel.group): panel for panel in analysis.panels}
-    marks: dict[tuple[int, Key, Key], str] = {}
-    for number, table in enumerate(made.tables):
-        panel = panels.get(id(table.group))
-        for column in table.group.columns:
-            means = {row: table.cells[row, column].mean for row in table.group.rows if (row, column) in table.cells}
-            present = {row: mean for row, mean in means.items() if mean is not None}
-            if len(present) < 2:
-                continue
-            marks |= dict.fromkeys(((number, row, column) for row in _best_rows(present, made.metric)), "best")
-            if panel is None:
-                continue
-            tied: tuple[str, ...] = ()
-            if made.metric.column == "mre" and column in panel.best:
-                tied = panel.best[column].not_worse
-            elif made.metric.column == "sdr" and made.metric.threshold is not None:
-                tied = best_rates(panel, column, made.metric.threshold).not_worse
-            for row in present:
-                if row.label(INITIALISATION) in tied:
-                    marks.setdefault((number, row, column), "tied")
+def _compared(panel: Panel, metric: Metric) -> Compared | None:
+    """Return the tests behind a table of a metric; None for a metric without."""
+    if metric.column == "mre":
+        return panel.compared
+    return compare_rates(panel, metric.threshold) if metric.column == "sdr" and metric.threshold is not None else None
+
+
+def _networks(table: PivotTable, analysis: Analysis) -> dict[tuple[Key, Key], tuple[Value, ...]]:
+    """Return the network of each cell of a table; all the same where networks are not to be told apart."""
+    trials = analysis.grouping.trials
+    return {
+        cell: () if analysis.across_networks else network_of(trials.iloc[list(positions)])
+        for cell, positions in table.group.cells.items()
+    }
+
+
+def _marks(
+    table: PivotTable, metric: Metric, compared: Compared | None, networks: Mapping[tuple[Key, Key], tuple[Value, ...]]
+) -> dict[tuple[Key, Key], str]:
+    """Mark the best cell of each column on each network, and those that were tested and are not worse."""
+    marks: dict[tuple[Key, Key], str] = {}
+    for column in table.group.columns:
+        means: dict[tuple[Value, ...], dict[Key, float]] = {}
+        for row in table.group.rows:
+            cell = table.cells.get((row, column))
+            if cell is not None and cell.mean is not None:
+                means.setdefault(networks[row, column], {})[row] = cell.mean
+        for present in means.values():
+            if len(present) > 1:
+                marks |= dict.fromkeys(((row, column) for row in _best_rows(present, metric)), "best")
+        tied = [name for best in (compared.best.get(column, ()) if compared else ()) for name in best.not_worse]
+        for row in table.group.rows:
+            if row.label(INITIALISATION) in tied:
+                marks.setdefault((row, column), "tied")
     return marks
+
+
+def _mark_notes(compared: Compared | None, *, several: bool) -> Iterator[str]:
+    """Yield what the marks of a table mean, what they are corrected over, and what was not tested."""
+    if compared is None or not compared.family_size:
+        yield BOLD_NOTE
+    else:
+        yield (
+            "Bold: best initialisation of the column. † not significantly worse: the paired difference to the best has "
+            f"p ≥ 0.05 after Holm's correction over the {counted(compared.family_size, 'test')} of this table, one for "
+            "every two initialisations at the same shots; that is no evidence of being equal."
+        )
+        without = [
+            f"{name} at {column.label('shots')}"
+            for column, found in compared.best.items()
+            for best in found
+            for name in best.untested
+        ]
+        if without:
+            yield (
+                "Without a test against a best, for want of seeds, of variation or of another on the same network: "
+                f"{', '.join(without)}."
+            )
+    if several:
+        yield ONE_NETWORK
 
 
 def _best_rows(means: Mapping[Key, float], metric: Metric) -> list[Key]:
@@ -105,16 +157,20 @@ def landmark_tables(analysis: Analysis) -> Iterator[Table]:
                         "unit": panel.unit,
                     }
                 )
+        networks = [() if panel.across_networks else arm.network for arm in shown]
         values_AK = np.stack([curves[arm.row, arm.column].values_M for arm in shown])
         rows = []
         for landmark in range(values_AK.shape[1]):
-            values = values_AK[:, landmark]
-            best = np.nanmin(values) if np.isfinite(values).any() else None
+            values = values_AK[:, landmark].tolist()
+            rivals = [
+                [value for value, network in zip(values, networks, strict=True) if network == own and value == value]
+                for own in networks
+            ]
             cells = [
-                Cell(METRICS["mre"].text(value), value, best=len(shown) > 1 and value == best)
+                Cell(METRICS["mre"].text(value), value, best=len(others) > 1 and value == min(others))
                 if np.isfinite(value)
                 else Cell("–", None)
-                for value in values.tolist()
+                for value, others in zip(values, rivals, strict=True)
             ]
             rows.append((Cell(labels[landmark], labels[landmark]), *cells))
         named = labels != tuple(map(str, range(len(labels))))
@@ -125,7 +181,7 @@ def landmark_tables(analysis: Analysis) -> Iterator[Table]:
             ("landmark", *(arm.label for arm in shown)),
             tuple(rows),
             tuple(records),
-            (BOLD_NOTE.replace("column", "row"),),
+            (BOLD_NOTE.replace("column", "row"), *([ONE_NETWORK] * (len(set(networks)) > 1))),
         )
 
 

@@ -71,6 +71,7 @@ def write_report(
     best_by: str | None = None,
     figures: Sequence[str] = (),
     reference: Path | None = None,
+    across_networks: bool = False,
 ) -> ReportSummary:
     """Write tables, figures, pictures and a page about a run, finished or not.
 
@@ -82,6 +83,7 @@ def write_report(
             images stands in every table and figure, which say so.
         figures: further figures, each `METRIC:AXIS`, see `ablate.report.axis_charts.figure_of`.
         reference: CSV file with rows of the literature, see `ablate.report.literature`.
+        across_networks: test and rank initialisations on different networks against each other too.
 
     Raises:
         CorruptArtifact: a table's part is damaged.
@@ -100,8 +102,12 @@ def write_report(
         for figure in (figure_of(data.trials, text) for text in figures)
     }
     references = read_references(reference, data.trials) if reference is not None else ()
-    analysis = analyse(data, best_by=best_by, references=references)
+    analysis = analyse(data, best_by=best_by, references=references, across_networks=across_networks)
     remarks = list(data.missing)
+    if apart := [panel.title for panel in analysis.panels if panel.within_networks]:
+        remarks.append(
+            f"no tests and ranks across different networks ({', '.join(apart)}); --across-networks asks for them"
+        )
 
     sections = _sections(analysis)
     tables = [table for section in sections for table in section.tables]

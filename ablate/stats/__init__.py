@@ -1,11 +1,12 @@
 """Statistics of a comparison: pure functions on arrays; each docstring says what its number tells and what it does not.
 
 - `samples`: the scores of each network on each image; mean and standard deviation over seeds
-- `bootstrap`: 95 % intervals by crossed bootstrap, paired differences
+- `bootstrap`: 95 % intervals of means and of differences
 - `resamples`, `crossed`: the counts behind them, and the method
 - `curves`: SDR curves, landmarks
 - `coverage`: how often these intervals hold the truth in simulations
-- `comparison`: all pairs: Wilcoxon with Holm's correction and effect size, the best and its peers, leakage
+- `two_way`: intervals of paired differences, and p-values
+- `comparison`: all pairs with Holm's correction, the best and its peers, leakage; Wilcoxon's test over images
 - `ranks`: average ranks, Friedman, Nemenyi
 - `efficiency`: annotated images needed to reach the same error
 - `selection`: choices made on the validation set
@@ -31,12 +32,20 @@ from ablate.stats.coverage import coverage_note
 from ablate.stats.crossed import Estimate
 from ablate.stats.curves import Curve, landmark_curve, sdr_curve
 from ablate.stats.efficiency import LabelEfficiency, Shots, label_efficiency
-from ablate.stats.ranks import RANKS_CAPTION, RankComparison, compare_ranks, nemenyi_critical_difference, nemenyi_q
+from ablate.stats.ranks import (
+    BLOCKS_CAPTION,
+    RANKS_CAPTION,
+    RankComparison,
+    compare_ranks,
+    nemenyi_critical_difference,
+    nemenyi_q,
+)
 from ablate.stats.resamples import NUM_RESAMPLES, Resamples
 from ablate.stats.samples import PerImage, SeedSummary, error_sums, hit_sums, image_means, over_seeds
 from ablate.stats.selection import Selection, select_by_validation
 
 __all__ = [
+    "BLOCKS_CAPTION",
     "INTERVAL_CAPTION",
     "NUM_RESAMPLES",
     "RANKS_CAPTION",

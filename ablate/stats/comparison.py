@@ -14,15 +14,15 @@ from numpy.typing import ArrayLike
 from scipy import stats as scipy_stats
 
 from ablate.stats.bootstrap import Seeds, crossed_bootstrap, paired_differences
-from ablate.stats.crossed import Estimate
+from ablate.stats.crossed import CONFIDENCE, Estimate
 from ablate.stats.resamples import Resamples
 from ablate.stats.samples import FloatArray, PerImage
 
 WILCOXON_CAPTION = (
-    "The Wilcoxon test over images compares these trained networks on other images and says nothing about variation "
-    "between trainings; the interval of the paired difference covers both."
+    "Wilcoxon's signed-rank test over images compares these trained networks on other images and says nothing about "
+    "variation between trainings; it is in the CSV alone."
 )
-INTERVAL_CAPTION = "Intervals leave out pre-training variance unless pretrain.seed is an axis."
+INTERVAL_CAPTION = "Intervals leave out pre-training variance unless pretrain.seed varies."
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class SignedRank:
 
     It does not tell whether the initialisations differ: with other seeds the same two initialisations give other
     networks, and for equal initialisations whose networks differ by chance the test rejects far more often than
-    5 %. Read the paired difference with its crossed-bootstrap interval first.
+    5 % (68 % in a simulation with 3 seeds). No report marks anything by it.
 
     Attributes:
         p_value: two-sided; NaN with no common image.
@@ -104,51 +104,56 @@ class Comparison:
     Attributes:
         a: name of the first.
         b: name of the second.
-        difference: mean of a minus b with its crossed-bootstrap interval. This is the comparison.
-        test: Wilcoxon's test over images; it holds for these trained networks only.
-        p_holm: its p-value after Holm's correction over the family; NaN where it could not be tested.
+        difference: mean of a minus b with its interval and p-value.
+        p_holm: its p-value after Holm's correction over the family; NaN where it was not tested.
         family_size: number of tests in that family.
     """
 
     a: str
     b: str
     difference: Estimate
-    test: SignedRank
-    p_holm: float
-    family_size: int
+    p_holm: float = float("nan")
+    family_size: int = 0
+
+    @property
+    def tested(self) -> bool:
+        """Whether there is a test: not with one seed or one test image, which say nothing of others."""
+        return self.difference.p_value is not None
+
+    @property
+    def differs(self) -> bool:
+        """Whether the two differ: p < 0.05 after the correction, and the interval leaves out 0."""
+        return self.tested and self.p_holm < 1 - CONFIDENCE and self.difference.excludes_zero
 
 
 def compare_pairs(
-    arms: Mapping[str, PerImage], resamples: Resamples, *, seeds: Seeds = "independent"
+    arms: Mapping[str, PerImage],
+    resamples: Resamples,
+    *,
+    pairs: Sequence[tuple[str, str]] | None = None,
+    seeds: Seeds = "drawn",
 ) -> tuple[Comparison, ...]:
     """Compare every pair of initialisations; the pairs are the family of Holm's correction.
 
-    Each pair has its `paired_difference` and its `SignedRank`. The intervals are not corrected for
-    looking at many pairs; the Holm p-values are. Where more comparisons are shown together, pass them all to
-    `adjust_family`.
+    Each pair has its `paired_difference`. The intervals are not corrected for looking at many pairs; the p-values
+    are. Where more comparisons are shown together, pass them all to `adjust_family`.
 
     Args:
         arms: name -> scores, all on the same images in the same order.
         resamples: bootstrap counts.
+        pairs: names of a and b; default: every two.
         seeds: see `paired_difference`.
     """
-    image_means = {name: scores.seed_mean_I() for name, scores in arms.items()}
-    pairs = list(itertools.combinations(arms, 2))
+    pairs = list(itertools.combinations(arms, 2)) if pairs is None else pairs
     differences = paired_differences(arms, pairs, resamples, seeds=seeds)
-    return adjust_family(
-        [
-            Comparison(
-                a, b, difference, signed_rank(image_means[a], image_means[b]), p_holm=float("nan"), family_size=0
-            )
-            for (a, b), difference in zip(pairs, differences, strict=True)
-        ]
-    )
+    return adjust_family([Comparison(a, b, found) for (a, b), found in zip(pairs, differences, strict=True)])
 
 
 def adjust_family(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:
     """Return the same comparisons with Holm's correction over all of them: the family is what is shown together."""
-    p_values = np.array([comparison.test.p_value for comparison in comparisons])
-    adjusted, size = holm(p_values), int(np.isfinite(p_values).sum())
+    p_values = [comparison.difference.p_value for comparison in comparisons]
+    adjusted = holm([float("nan") if p is None else p for p in p_values])
+    size = sum(p is not None for p in p_values)
     return tuple(
         replace(comparison, p_holm=float(p), family_size=size)
         for comparison, p in zip(comparisons, adjusted, strict=True)
@@ -157,48 +162,51 @@ def adjust_family(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:
 
 @dataclass(frozen=True)
 class Best:
-    """The best of several initialisations, and those that are not clearly worse.
+    """The best of several initialisations, and what the tests say of the others.
 
     Attributes:
-        name: with the lowest (or highest) value; None if nothing was measured.
-        not_worse: others whose paired difference to it has an interval that includes 0, or has none.
+        name: with the lowest (or highest) value; None if nothing was measured, or there is nothing to compare.
+        not_worse: others that were tested against it and do not differ.
+        untested: others without such a test, such as those with one seed.
     """
 
     name: str | None
-    not_worse: tuple[str, ...]
+    not_worse: tuple[str, ...] = ()
+    untested: tuple[str, ...] = ()
 
 
-def best_of(
-    arms: Mapping[str, PerImage],
-    resamples: Resamples,
-    *,
-    higher_is_better: bool = False,
-    seeds: Seeds = "independent",
-) -> Best:
-    """Return the best initialisation and those whose 95 % interval of the difference to it includes 0.
+def best_of(arms: Mapping[str, PerImage], comparisons: Sequence[Comparison], *, higher_is_better: bool = False) -> Best:
+    """Return the best initialisation and those that do not differ from it.
 
     They are the rows of a table that must not be read as losers. "Not worse" is absence of evidence, not evidence
-    that they are equal, and the best was picked from the same numbers, which favours it.
+    that they are equal. The best is picked from the same numbers, so the family of the correction must hold every
+    pair it could have been a part of: all pairs, not those with the best.
 
     Args:
         arms: name -> scores, all on the same images; ties go to the first.
-        resamples: bootstrap counts.
+        comparisons: of every pair of them, corrected over what is shown together.
         higher_is_better: True for SDR, False for errors.
-        seeds: see `paired_difference`.
     """
     sign = -1.0 if higher_is_better else 1.0
     means = {
         name: np.nanmean(values) for name, scores in arms.items() if np.isfinite(values := scores.values_S()).any()
     }
     if not means:
-        return Best(None, ())
+        return Best(None)
     best = min(means, key=lambda name: sign * float(means[name]))
-    others = [name for name in means if name != best]
-    measured = {name: arms[name] for name in means}
-    differences = paired_differences(measured, [(name, best) for name in others], resamples, seeds=seeds)
+    found = {other: each for each in comparisons for other in _other(each, best) if other in means}
+    tested = [name for name in means if name in found and found[name].tested]
     return Best(
-        best, tuple(n for n, difference in zip(others, differences, strict=True) if not difference.excludes_zero)
+        best,
+        tuple(name for name in tested if not found[name].differs),
+        tuple(name for name in means if name != best and name not in tested),
     )
+
+
+def _other(comparison: Comparison, name: str) -> tuple[str, ...]:
+    """Return what a comparison compares with `name`; nothing if it is about others."""
+    pair = (comparison.a, comparison.b)
+    return tuple(other for other in pair if other != name) if name in pair else ()
 
 
 @dataclass(frozen=True)

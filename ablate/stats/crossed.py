@@ -30,6 +30,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 import numpy as np
 from scipy import special
@@ -38,6 +39,9 @@ from ablate.stats.resamples import Resamples
 from ablate.stats.samples import BoolArray, FloatArray, IntArray, PerImage, ratio
 
 CONFIDENCE = 0.95
+
+Kind: TypeAlias = Literal["mean", "unpaired", "paired"]
+"""What an estimate is: the mean of one initialisation, or the difference of two."""
 
 ONE_SEED = "one seed: the interval is over test images only and says nothing about variation between trainings"
 ONE_SEED_IN_AN_ARM = (
@@ -55,7 +59,7 @@ MISSING_IMAGES = "some seeds lack some test images; each network's value is over
 class Estimate:
     """A number with an interval for variation between trainings (seeds) and between samples of test images.
 
-    Variation between pre-trainings is not in it unless the pre-training's seed is an axis (`PerImage.clusters_S`), nor
+    Variation between pre-trainings is not in it unless the pre-training's seed varies (`PerImage.clusters_S`), nor
     are images from another hospital or other hyper-parameters.
 
     Attributes:
@@ -65,11 +69,15 @@ class Estimate:
         se_seeds: standard error due to the seeds alone, so that a reader sees whether more seeds would help; None
             with one seed.
         se_images: standard error due to the test images, including what is particular to a seed on an image.
-        num_seeds: seeds with a value (pre-trainings, if these are the units; the smaller number of two arms).
+        num_seeds: units with a value: seeds, or the pre-trainings or draws of `PerImage.clusters_S` (of two arms the
+            smaller number).
         num_images: test images behind the number.
         note: what a reader must know about this interval; None if nothing.
         replicates_R: the bootstrap distribution whose 2.5 % and 97.5 % quantiles are the limits; empty without an
-            interval. Replicates of two estimates from the same `Resamples` share their images.
+            interval, and where the interval is no bootstrap. Replicates of two estimates from the same `Resamples`
+            share their images.
+        kind: what it is: the mean of one initialisation, or the difference of two with or without pairs of units.
+        p_value: of a difference, that it is 0 (`ablate.stats.two_way`); None without two units and two images.
     """
 
     value: float | None
@@ -81,6 +89,8 @@ class Estimate:
     num_images: int
     note: str | None
     replicates_R: FloatArray = field(repr=False, compare=False)
+    kind: Kind = "mean"
+    p_value: float | None = None
 
     @property
     def excludes_zero(self) -> bool:

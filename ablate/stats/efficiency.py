@@ -16,6 +16,7 @@ from ablate.stats.crossed import CONFIDENCE, Estimate
 from ablate.stats.samples import FloatArray
 
 NO_INTERVAL = "no interval: a number behind it has none"
+NOT_FROM_ONE_SEED = "no interval: with one seed it would say nothing about variation between trainings"
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class LabelEfficiency:
     The number tells how much annotation the better initialisation saves. It is not extrapolated beyond the shots
     that were measured, and between them it assumes a straight line of the error over log(shots). Its interval moves
     the target and the curve with the bootstrap of seeds and test images; which images were annotated varies in it
-    only if the seed draws them (few_shot: random). Its coverage is not measured.
+    only if the seed draws them (few_shot: random). `ablate.stats.coverage` has its own coverage. With one seed there
+    is none: it would be over test images alone.
 
     Attributes:
         shots: the number of images.
@@ -86,6 +88,8 @@ def label_efficiency(target: Estimate, curve: Mapping[int, Estimate]) -> LabelEf
     point = first_reached(shots_M, np.array([[e.value for e in measured.values()]], np.float64), [target.value])[0]
     estimates = [target, *measured.values()]
     notes = [estimate.note for estimate in estimates if estimate.note]
+    if any(estimate.num_seeds < 2 for estimate in estimates) and not any(e.lower is None for e in estimates):
+        return LabelEfficiency(_shots(point, shots_M), None, None, NOT_FROM_ONE_SEED)
     if any(estimate.replicates_R.size == 0 for estimate in estimates):
         return LabelEfficiency(_shots(point, shots_M), None, None, "; ".join([NO_INTERVAL, *dict.fromkeys(notes)]))
     errors_RM = np.stack([estimate.replicates_R for estimate in measured.values()], axis=1)

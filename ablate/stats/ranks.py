@@ -17,9 +17,10 @@ from scipy import stats as scipy_stats
 
 from ablate.stats.samples import FloatArray
 
-RANKS_CAPTION = (
+RANKS_CAPTION = "Ranks say nothing of how large a difference is."
+BLOCKS_CAPTION = (
     "Blocks of the same data set at other shot counts are not independent, so the test is more confident than it "
-    "should be; ranks say nothing of how large a difference is."
+    "should be."
 )
 
 
@@ -28,15 +29,16 @@ class RankComparison:
     """Average ranks over blocks, a test that all are equal, and how far ranks must lie apart (Demsar 2006).
 
     They tell whether there is a consistent order over data sets and shot counts, not how large the differences
-    are, and they treat blocks as independent, which shot counts of one data set are not (`RANKS_CAPTION`).
+    are, and they treat blocks as independent, which shot counts of one data set are not (`BLOCKS_CAPTION`).
 
     Attributes:
         names: the initialisations, in the order given.
         average_ranks: for each, the mean rank over the blocks, 1 = best; ties share their average.
         test: "friedman" (chi-squared with tie correction) for three or more, "sign" (exact) for two.
-        statistic: Friedman's chi-squared; for two, the number of blocks that the first wins.
-        p_value: that all initialisations are equal; 1 if every block is a tie.
-        critical_difference: Nemenyi: average ranks further apart than this differ at `alpha`, family-wise.
+        statistic: Friedman's chi-squared; for two, the number of blocks that the first wins; None without a test.
+        p_value: that all initialisations are equal; 1 if every block is a tie; None without a test.
+        critical_difference: Nemenyi: average ranks further apart than this differ at `alpha`, family-wise; None
+            without a test.
         cliques: largest groups whose ranks lie within the critical difference, for the bars of a diagram.
         num_blocks: complete blocks used.
         num_incomplete: blocks left out because an initialisation is missing in them.
@@ -46,9 +48,9 @@ class RankComparison:
     names: tuple[str, ...]
     average_ranks: tuple[float, ...]
     test: Literal["friedman", "sign"]
-    statistic: float
-    p_value: float
-    critical_difference: float
+    statistic: float | None
+    p_value: float | None
+    critical_difference: float | None
     cliques: tuple[tuple[str, ...], ...]
     num_blocks: int
     num_incomplete: int
@@ -56,9 +58,16 @@ class RankComparison:
 
 
 def compare_ranks(
-    names: Sequence[str], scores_Nk: ArrayLike, *, alpha: float = 0.05, higher_is_better: bool = False
+    names: Sequence[str],
+    scores_Nk: ArrayLike,
+    *,
+    alpha: float = 0.05,
+    higher_is_better: bool = False,
+    tested: bool = True,
 ) -> RankComparison | None:
     """Return average ranks with Friedman's test and Nemenyi's critical difference; see `RankComparison`.
+
+    One block has ranks and no test: it says nothing of other blocks.
 
     With two initialisations Friedman's test is a sign test with a poor approximation, so the exact sign test is
     used (tied blocks left out). The critical difference for two is Nemenyi's as well.
@@ -68,6 +77,7 @@ def compare_ranks(
         scores_Nk: one number per block and initialisation (MRE averaged over seeds), NaN = missing.
         alpha: level of the critical difference.
         higher_is_better: True for SDR, False for errors.
+        tested: False where the scores have no right to a test, such as those of one seed.
 
     Returns:
         None if there are fewer than two initialisations or no complete block.
@@ -85,14 +95,18 @@ def compare_ranks(
         return None
     ranks_Nk = scipy_stats.rankdata(-kept if higher_is_better else kept, axis=1)
     average_k = ranks_Nk.mean(axis=0)
-    if num_names == 2:
+    statistic: float | None
+    p_value: float | None
+    if not tested or num_blocks < 2:
+        statistic, p_value = None, None
+    elif num_names == 2:
         statistic, p_value = _sign_test(ranks_Nk)
     elif (ranks_Nk == ranks_Nk[:, :1]).all():
         statistic, p_value = 0.0, 1.0
     else:
         friedman = scipy_stats.friedmanchisquare(*ranks_Nk.T)
         statistic, p_value = float(friedman.statistic), float(friedman.pvalue)
-    difference = nemenyi_critical_difference(num_names, num_blocks, alpha)
+    difference = None if p_value is None else nemenyi_critical_difference(num_names, num_blocks, alpha)
     return RankComparison(
         names=tuple(names),
         average_ranks=tuple(float(rank) for rank in average_k),
@@ -100,7 +114,7 @@ def compare_ranks(
         statistic=statistic,
         p_value=p_value,
         critical_difference=difference,
-        cliques=_cliques(tuple(names), average_k, difference),
+        cliques=() if difference is None else _cliques(tuple(names), average_k, difference),
         num_blocks=num_blocks,
         num_incomplete=int((~complete_N).sum()),
         alpha=alpha,

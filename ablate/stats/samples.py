@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,14 +31,17 @@ class PerImage:
         sums_SI: sum of the errors (or number of hits) of each image; ignored where the count is 0.
         counts_SI: number of landmarks behind each sum; 0 = missing.
         bounds: smallest and largest value that a network can have; intervals are clipped to them.
-        clusters_S: where the pre-training's seed is an axis too, that seed for each row: rows of one pre-training
-            are averaged, and pre-trainings are resampled. None: rows are the units.
+        clusters_S: the unit of each row: its pre-training where the pre-training's seed varies, else its draw of the
+            shots where that varies. Rows of one unit are averaged, and units are resampled. None: rows are the units.
+        draws_S: which draw of the annotated images each row was trained on, where rows differ in it; rows of two
+            initialisations with the same draw are paired. None: nothing that initialisations share varies.
     """
 
     sums_SI: FloatArray
     counts_SI: FloatArray
     bounds: tuple[float, float] = (0.0, math.inf)
     clusters_S: IntArray | None = None
+    draws_S: IntArray | None = None
 
     def __post_init__(self) -> None:
         if self.sums_SI.ndim != 2 or self.sums_SI.shape != self.counts_SI.shape:
@@ -48,6 +51,8 @@ class PerImage:
             )
         if self.clusters_S is not None and self.clusters_S.shape != self.sums_SI.shape[:1]:
             raise ValueError(f"clusters must hold one value per seed; got shape {self.clusters_S.shape}")
+        if self.draws_S is not None and self.draws_S.shape != self.sums_SI.shape[:1]:
+            raise ValueError(f"draws must hold one value per seed; got shape {self.draws_S.shape}")
 
     def values_S(self) -> FloatArray:  # noqa: N802 - the shape suffix
         """Return each network's value over all its images; NaN for a network without any."""
@@ -69,12 +74,12 @@ class PerImage:
 
     def images(self, keep_I: BoolArray) -> PerImage:
         """Return the same scores on the images of a mask."""
-        return PerImage(self.sums_SI[:, keep_I], self.counts_SI[:, keep_I], self.bounds, self.clusters_S)
+        return replace(self, sums_SI=self.sums_SI[:, keep_I], counts_SI=self.counts_SI[:, keep_I])
 
     def seeds(self, keep_S: BoolArray) -> PerImage:
         """Return the scores of the networks of a mask."""
-        clusters_S = None if self.clusters_S is None else self.clusters_S[keep_S]
-        return PerImage(self.sums_SI[keep_S], self.counts_SI[keep_S], self.bounds, clusters_S)
+        clusters_S, draws_S = (None if each is None else each[keep_S] for each in (self.clusters_S, self.draws_S))
+        return PerImage(self.sums_SI[keep_S], self.counts_SI[keep_S], self.bounds, clusters_S, draws_S)
 
 
 def any_along(mask: BoolArray, axis: int | tuple[int, ...]) -> BoolArray:
@@ -95,44 +100,58 @@ def ratio(numerator: ArrayLike, denominator: ArrayLike) -> FloatArray:
     return out
 
 
-def error_sums(errors_SIK: ArrayLike, clusters_S: Sequence[int] | None = None) -> PerImage:
+def error_sums(
+    errors_SIK: ArrayLike, clusters_S: Sequence[int] | None = None, draws_S: Sequence[int] | None = None
+) -> PerImage:
     """Return the scores whose value is the MRE: the mean error over all annotated landmarks of all images.
 
     Args:
         errors_SIK: radial errors in any unit, NaN = not annotated; (S, I, 1) gives the MRE of one landmark.
         clusters_S: see `PerImage`.
+        draws_S: see `PerImage`.
     """
     errors = _three_axes(errors_SIK)
     counted_SIK = ~np.isnan(errors)
     sums_SI = np.where(counted_SIK, errors, 0.0).sum(axis=2)
-    return PerImage(sums_SI, counted_SIK.sum(axis=2).astype(np.float64), (0.0, math.inf), _clusters(clusters_S))
+    counts_SI = counted_SIK.sum(axis=2).astype(np.float64)
+    return PerImage(sums_SI, counts_SI, (0.0, math.inf), _numbers(clusters_S), _numbers(draws_S))
 
 
-def hit_sums(errors_SIK: ArrayLike, threshold: float, clusters_S: Sequence[int] | None = None) -> PerImage:
+def hit_sums(
+    errors_SIK: ArrayLike,
+    threshold: float,
+    clusters_S: Sequence[int] | None = None,
+    draws_S: Sequence[int] | None = None,
+) -> PerImage:
     """Return the scores whose value is the SDR: the share of annotated landmarks with error <= `threshold`.
 
     Args:
         errors_SIK: radial errors, NaN = not annotated.
         threshold: in the unit of the errors; an error equal to it counts as detected, as in the field.
         clusters_S: see `PerImage`.
+        draws_S: see `PerImage`.
     """
     errors = _three_axes(errors_SIK)
     hits_SI = (errors <= threshold).sum(axis=2).astype(np.float64)  # NaN <= t is False
     counts_SI = (~np.isnan(errors)).sum(axis=2).astype(np.float64)
-    return PerImage(hits_SI, counts_SI, (0.0, 1.0), _clusters(clusters_S))
+    return PerImage(hits_SI, counts_SI, (0.0, 1.0), _numbers(clusters_S), _numbers(draws_S))
 
 
-def image_means(image_mre_SI: ArrayLike, clusters_S: Sequence[int] | None = None) -> PerImage:
+def image_means(
+    image_mre_SI: ArrayLike, clusters_S: Sequence[int] | None = None, draws_S: Sequence[int] | None = None
+) -> PerImage:
     """Return the scores whose value is the mean over images of a per-image number; every image weighs the same.
 
     Args:
         image_mre_SI: a number per seed and image, such as the image's MRE; NaN = missing.
         clusters_S: see `PerImage`.
+        draws_S: see `PerImage`.
     """
     values_SI = np.asarray(image_mre_SI, np.float64)
     present_SI = np.isfinite(values_SI)
     bounds = (-math.inf, math.inf) if np.any(values_SI[present_SI] < 0) else (0.0, math.inf)
-    return PerImage(np.where(present_SI, values_SI, 0.0), present_SI.astype(np.float64), bounds, _clusters(clusters_S))
+    sums_SI, counts_SI = np.where(present_SI, values_SI, 0.0), present_SI.astype(np.float64)
+    return PerImage(sums_SI, counts_SI, bounds, _numbers(clusters_S), _numbers(draws_S))
 
 
 @dataclass(frozen=True)
@@ -176,5 +195,5 @@ def _three_axes(errors_SIK: ArrayLike) -> FloatArray:
     return errors
 
 
-def _clusters(clusters_S: Sequence[int] | None) -> IntArray | None:
-    return None if clusters_S is None else np.asarray(clusters_S, np.int64)
+def _numbers(labels_S: Sequence[int] | None) -> IntArray | None:
+    return None if labels_S is None else np.asarray(labels_S, np.int64)

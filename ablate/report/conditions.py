@@ -1,0 +1,62 @@
+"""What an initialisation was measured under: on which network, and after how many pre-trainings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+
+from ablate.report.grouping import FIELDS, INITIALISATION, Group, Grouping, Key, Value, field_label, plain, value_label
+
+NETWORK_FIELDS: tuple[str, ...] = tuple(name for name in FIELDS if name.startswith("network_"))
+"""The fields of a trial that make its network."""
+
+ONE_NETWORK = (
+    "Tests, ranks and the best in bold are within one network, since a difference to another may be the network's; "
+    "--across-networks asks for all."
+)
+
+SINGLE = "¶"
+"""Mark of an initialisation whose seeds all rest on one pre-training."""
+
+SINGLE_NOTE = f"{SINGLE} all seeds rest on one and the same pre-training, whose variation no number here holds"
+
+
+def network_of(trials: pd.DataFrame) -> tuple[Value, ...]:
+    """Return what tells the network of trials of one cell from others: its fields, of all of its trials."""
+    found = {tuple(plain(value) for value in row) for row in trials[list(NETWORK_FIELDS)].itertuples(index=False)}
+    return next(iter(found)) if len(found) == 1 else tuple(sorted(found, key=str))
+
+
+def network_labels(networks: Iterable[tuple[Value, ...]]) -> dict[tuple[Value, ...], str]:
+    """Return a name for each of several networks: the fields in which they differ, the kind alone if that does."""
+    distinct = list(dict.fromkeys(networks))
+    if len(distinct) < 2 or any(len(network) != len(NETWORK_FIELDS) for network in distinct):
+        return {network: f"network {number}" for number, network in enumerate(distinct, 1)}
+    differing = [i for i in range(len(NETWORK_FIELDS)) if len({network[i] for network in distinct}) > 1]
+    telling = next((i for i in differing if len({network[i] for network in distinct}) == len(distinct)), None)
+    shown = differing if telling is None else [telling]
+    return {
+        network: ", ".join(
+            f"{field_label(NETWORK_FIELDS[i])} {value_label(NETWORK_FIELDS[i], network[i])}"
+            for i in shown
+            if network[i] is not None
+        )
+        for network in distinct
+    }
+
+
+def rests_on_one(trials: pd.DataFrame) -> bool:
+    """Whether all finished trials of one cell go back to one and the same pre-training."""
+    keys = {plain(key) for key in trials.loc[trials["status"] == "finished", "pretrain_key"]}
+    return len(keys) == 1 and None not in keys
+
+
+def single_rows(grouping: Grouping, group: Group) -> Sequence[Key]:
+    """Return the initialisations of which a cell rests on a single pre-training."""
+    if grouping.rows != INITIALISATION or "pretrain_key" not in grouping.trials:
+        return ()
+    found = {
+        row: None for (row, _), positions in group.cells.items() if rests_on_one(grouping.trials.iloc[list(positions)])
+    }
+    return tuple(found)
