@@ -9,12 +9,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from ablate.report.conditions import network_of, rests_on_one
+from ablate.report.conditions import claims_note, is_tuned, network_of, rests_on_one
 from ablate.report.grouping import INITIALISATION, Group, Grouping, Key, Value, field_label, plain, value_label
 from ablate.report.intervals import Intervals, Sample
 from ablate.report.literature import Reference
 from ablate.report.metrics import METRICS
+from ablate.report.roles import tune_spec
 from ablate.report.run_data import Errors, RunData
 from ablate.report.selection import Selected, lay_out_trials
 from ablate.stats import Best, Comparison, Estimate, PerImage, Resamples, adjust_family, best_of, compare_pairs
@@ -84,6 +86,7 @@ class Panel:
     arms: Mapping[tuple[Key, Key], Arm]
     compared: Compared  # by MRE
     across_networks: bool  # are initialisations on different networks compared too
+    tuned_note: str | None = None  # why differences of tuned arms are not tested
 
     @property
     def title(self) -> str:
@@ -161,13 +164,24 @@ def analyse(
     for group in grouping.groups:
         dataset = str(plain(grouping.trials["dataset"].iloc[next(iter(group.cells.values()))[0]]))
         if dataset in run.errors:
-            panel = _panel(group, grouping, run.errors[dataset], intervals, across_networks=across_networks)
+            panel = _panel(
+                group, grouping, run.errors[dataset], intervals,
+                across_networks=across_networks, spec=tune_spec(run.described),
+            )  # fmt: skip
             if panel.arms:
                 panels.append(panel)
     return Analysis(run, grouping, tuple(panels), intervals, tuple(references), selected, across_networks)
 
 
-def _panel(group: Group, grouping: Grouping, errors: Errors, intervals: Intervals, *, across_networks: bool) -> Panel:
+def _panel(
+    group: Group,
+    grouping: Grouping,
+    errors: Errors,
+    intervals: Intervals,
+    *,
+    across_networks: bool,
+    spec: Mapping[str, Any],
+) -> Panel:
     arms: dict[tuple[Key, Key], Arm] = {}
     resamples = intervals.resamples(errors.dataset)
     for row in group.rows:
@@ -177,7 +191,9 @@ def _panel(group: Group, grouping: Grouping, errors: Errors, intervals: Interval
             mre = intervals.of(sample, METRICS["mre"]) if sample else None
             if sample and mre:
                 arms[row, column] = Arm(row, column, sample, mre, network_of(trials), rests_on_one(trials))
-    panel = Panel(group, errors.dataset, errors.unit, errors, resamples, arms, Compared(), across_networks)
+    seeds = [arm.mre.num_seeds for arm in arms.values() if is_tuned(arm.row)]
+    note = claims_note(spec, max(seeds)) if spec and max(seeds, default=0) > 1 else None
+    panel = Panel(group, errors.dataset, errors.unit, errors, resamples, arms, Compared(), across_networks, note)
     return replace(panel, compared=compare(panel, {key: arm.scores for key, arm in arms.items()}))
 
 
@@ -194,7 +210,14 @@ def compare(panel: Panel, scores: Mapping[tuple[Key, Key], PerImage], *, higher_
         for arm in panel.column_arms(column):
             network = () if panel.across_networks else arm.network
             arms_of.setdefault((column, network), {})[arm.label] = scores[arm.row, arm.column]
-    found = [(column, compare_pairs(arms, panel.resamples)) for (column, _), arms in arms_of.items()]
+    withheld = {arm.label for arm in panel.arms.values() if panel.tuned_note and is_tuned(arm.row)}
+    found = [
+        (
+            column,
+            [_untested(pair) if {pair.a, pair.b} & withheld else pair for pair in compare_pairs(arms, panel.resamples)],
+        )
+        for (column, _), arms in arms_of.items()
+    ]
     family = adjust_family([comparison for _, some in found for comparison in some])
     rest = iter(family)
     comparisons: dict[Key, tuple[Comparison, ...]] = dict.fromkeys(panel.group.columns, ())
@@ -205,6 +228,11 @@ def compare(panel: Panel, scores: Mapping[tuple[Key, Key], PerImage], *, higher_
         alone = Best(None, untested=tuple(arms)) if len(arms) == 1 else None  # on its network, at these shots
         best[column] += (alone or best_of(arms, adjusted, higher_is_better=higher_is_better),)
     return Compared(comparisons, best, family[0].family_size if family else 0)
+
+
+def _untested(pair: Comparison) -> Comparison:
+    """Return a comparison with its interval and without its test."""
+    return replace(pair, difference=replace(pair.difference, p_value=None))
 
 
 def compare_rates(panel: Panel, threshold: float) -> Compared:

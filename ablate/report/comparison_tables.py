@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from ablate.report.analysis import Analysis, Arm, Panel
-from ablate.report.conditions import ONE_NETWORK
+from ablate.report.conditions import CONDITIONAL, ONE_NETWORK, is_tuned
 from ablate.report.estimates import (
     arm_label,
     condition_notes,
@@ -153,7 +153,7 @@ def _pair_notes(panel: Panel, num_resamples: int) -> Iterator[str]:
             "the 95 % interval, which is not corrected, leaves out 0. Units: pre-trainings where their seed varies, "
             "else draws of the shots, else seeds; of two arms the smaller number."
         )
-    if len(tested) < len(pairs):
+    if len(tested) < len(pairs) and not panel.tuned_note:
         yield "No interval, p-value or mark where one of the two has one seed; no p-value where nothing varies."
     for kind, how in (
         ("paired", "Units with the same draw of the shots are paired: Student's t over units and test images."),
@@ -168,6 +168,10 @@ def _pair_notes(panel: Panel, num_resamples: int) -> Iterator[str]:
         if units:
             yield how
             yield coverage_note(min(units), "paired" if kind == "paired" else "unpaired")
+    if panel.tuned_note:
+        yield panel.tuned_note
+    if any(is_tuned(row) for row in panel.group.rows):
+        yield CONDITIONAL
     yield WILCOXON_CAPTION
     yield INTERVAL_CAPTION
     yield from condition_notes(panel)

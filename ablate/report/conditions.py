@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
 from ablate.report.grouping import FIELDS, INITIALISATION, Group, Grouping, Key, Value, field_label, plain, value_label
+from ablate.report.roles import ROLE
+from ablate.stats import ENOUGH_REPEATS, MOST_CLAIMS, tuned_claims
 
 NETWORK_FIELDS: tuple[str, ...] = tuple(name for name in FIELDS if name.startswith("network_"))
 """The fields of a trial that make its network."""
@@ -20,6 +23,38 @@ SINGLE = "¶"
 """Mark of an initialisation whose seeds all rest on one pre-training."""
 
 SINGLE_NOTE = f"{SINGLE} all seeds rest on one and the same pre-training, whose variation no number here holds"
+
+
+CONDITIONAL = (
+    "Every statement about tuned arms is about the settings that were chosen: an independent tuning of the same arm "
+    "chooses others, and seeds do not show that variation."
+)
+"""What a reader of a tuned comparison must know."""
+
+
+def is_tuned(key: Key) -> bool:
+    """Whether a row of a table is an initialisation with the settings that its tuning chose."""
+    return (ROLE, "tuned") in key.variant
+
+
+def claims_note(spec: Mapping[str, Any], num_seeds: int) -> str | None:
+    """Return why differences of tuned arms are not marked; None where they may be.
+
+    Args:
+        spec: the section `tune` of the run's search space.
+        num_seeds: the most seeds of an arm.
+    """
+    if int(spec.get("repeats", 1)) >= ENOUGH_REPEATS:
+        return None
+    budget = int(spec["budget"])
+    share = tuned_claims(budget, num_seeds)
+    if share <= MOST_CLAIMS:
+        return None
+    return (
+        f"Differences of tuned arms have no p-value and no mark: of two equal arms, each tuned once with {budget} "
+        f"configurations, {100 * share:.0f} % differed significantly at {num_seeds} seeds in simulated experiments. "
+        f"tune.repeats: {ENOUGH_REPEATS} tunes each arm several times, and these tunings are the units then."
+    )
 
 
 def network_of(trials: pd.DataFrame) -> tuple[Value, ...]:

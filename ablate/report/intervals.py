@@ -15,6 +15,7 @@ import pandas as pd
 
 from ablate.report.grouping import group_trials, plain
 from ablate.report.metrics import Metric
+from ablate.report.roles import REPEAT
 from ablate.report.run_data import RunData
 from ablate.stats import Curve, Estimate, Leakage, PerImage, Resamples, crossed_bootstrap, error_sums, hit_sums
 from ablate.stats import landmark_curve as _landmark_curve
@@ -119,8 +120,12 @@ class Intervals:
 def clusters_of(trials: pd.DataFrame) -> tuple[int, ...] | None:
     """Return the independent unit behind each trial of one cell; None: the trial itself.
 
-    Units are pre-trainings where their seed varies, else draws of the shots where those vary, else seeds.
+    Units are independent tunings where there are several, else pre-trainings where their seed varies, else draws of
+    the shots where those vary, else seeds.
     """
+    repeats = [plain(repeat) for repeat in trials[REPEAT]] if REPEAT in trials else []
+    if len(set(repeats)) > 1:
+        return tuple(-1 if repeat is None else int(str(repeat)) for repeat in repeats)
     seeds = [plain(seed) for seed in trials["pretrain_seed"]]
     if len(set(seeds)) > 1:
         return tuple(-1 if seed is None else int(str(seed)) for seed in seeds)
@@ -135,6 +140,8 @@ def draws_of(trials: pd.DataFrame) -> tuple[int, ...] | None:
     It is `draw`, or the seed where that draws; trials of two initialisations with the same draw share their shots.
     """
     if not (trials["few_shot"] == "random").all() or trials["shots"].isna().any():
+        return None
+    if REPEAT in trials and trials[REPEAT].nunique() > 1:  # the tunings are the units, each with all draws
         return None
     pairs = zip(trials["draw"], trials["seed"], strict=True)
     draws = tuple(int(seed) if plain(draw) is None else int(draw) for draw, seed in pairs)

@@ -75,8 +75,13 @@ def _ranking(
             found = [panel.arms.get((rows[name], column)) for name in names]
             blocks.append([np.nan if arm is None or arm.mre.value is None else arm.mre.value for arm in found])
             arms += [(name, arm) for name, arm in zip(names, found, strict=True) if arm is not None]
+    tuned = any(panel.tuned_note for panel in panels)
     one_seed = any(arm.mre.num_seeds < 2 for _, arm in arms)
-    result = compare_ranks(names, np.array(blocks, np.float64), tested=not one_seed) if len(names) > 1 else None
+    result = (
+        compare_ranks(names, np.array(blocks, np.float64), tested=not one_seed and not tuned)
+        if len(names) > 1
+        else None
+    )
     if result is None:
         return None
     stands_for = tuple(
@@ -88,6 +93,7 @@ def _ranking(
     notes = [note for panel in panels for note in panel.group.notes]
     if result.p_value is None:
         why = "a result behind the ranks is of one seed" if one_seed else "one block says nothing of others"
+        why = "arms were tuned once" if tuned else why
         notes.insert(0, f"No test: {why}.")
     if any(panel.within_networks for panel in panels):
         notes.append(ONE_NETWORK)

@@ -20,13 +20,19 @@ REPEAT = "repeat"
 """Column: which of several independent tunings chose the trial's settings; null for the default."""
 
 
+def tune_spec(described: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the section `tune` of a run's search space; empty where there is none."""
+    space = described.get("search_space")
+    found = space.get("tune") if isinstance(space, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
 def with_roles(trials: pd.DataFrame, described: Mapping[str, Any]) -> pd.DataFrame:
     """Return trials with their roles as `run.yaml` lists them, without those of an earlier choice of settings."""
     listed = {row["trial_id"]: row for row in described.get("trials") or () if isinstance(row, Mapping)}
     if not any(ROLE in row for row in listed.values()):
         return trials
-    search = ((described.get("search_space") or {}).get("tune") or {}).get("search") or {}
-    searched = ",".join(str(name).replace(".", "_") for name in search)
+    searched = ",".join(str(name).replace(".", "_") for name in tune_spec(described).get("search", ()))
     kept = trials[trials["trial_id"].isin(listed.keys())].reset_index(drop=True)
     rows = [listed[str(trial_id)] for trial_id in kept["trial_id"]]
     repeats = [next(iter(row.get("repeats") or ()), None) for row in rows]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ablate.report.analysis import Analysis, Compared, Panel, compare_rates
-from ablate.report.conditions import ONE_NETWORK, network_of
+from ablate.report.conditions import CONDITIONAL, ONE_NETWORK, is_tuned, network_of
 from ablate.report.grouping import (
     INITIALISATION,
     Key,
@@ -51,7 +51,10 @@ def metric_tables(analysis: Analysis) -> Iterator[Table]:
             networks = _networks(table, analysis)
             found = _marks(table, metric, compared, networks)
             marks |= {(number, row, column): mark for (row, column), mark in found.items()}
-            notes[number] = tuple(_mark_notes(compared, several=len(set(networks.values())) > 1))
+            own = _mark_notes(compared, several=len(set(networks.values())) > 1)
+            tuned = [CONDITIONAL] if any(is_tuned(row) for row in table.group.rows) else []
+            withheld = [panel.tuned_note] if panel and panel.tuned_note and compared else []
+            notes[number] = (*own, *withheld, *tuned)
         yield from as_tables(made, marks, notes)
 
 
@@ -110,8 +113,8 @@ def _mark_notes(compared: Compared | None, *, several: bool) -> Iterator[str]:
         ]
         if without:
             yield (
-                "Without a test against a best, for want of seeds, of variation or of another on the same network: "
-                f"{', '.join(without)}."
+                "Without a test against a best, for want of seeds, of variation, of independent tunings or of another "
+                f"on the same network: {', '.join(without)}."
             )
     if several:
         yield ONE_NETWORK

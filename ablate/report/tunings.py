@@ -13,18 +13,14 @@ import pandas as pd
 
 from ablate.report.analysis import Analysis
 from ablate.report.chart_kinds import Chart, Line, LineChart
+from ablate.report.conditions import CONDITIONAL
 from ablate.report.grouping import INITIALISATION, order_of, value_label
 from ablate.report.metrics import METRICS
 from ablate.report.render import Cell, Table, slug
+from ablate.report.roles import tune_spec
 from ablate.report.run_data import RunData
 from ablate.report.ticks import HOUR, time_text
 from ablate.stats import best_so_far, expected_best
-
-CONDITIONAL = (
-    "Every statement is about the settings that were chosen: an independent tuning of the same arm chooses others, and "
-    "seeds do not show that variation."
-)
-"""What a reader of a tuned comparison must know."""
 
 
 @dataclass(frozen=True)
@@ -95,13 +91,6 @@ def tunings(run: RunData) -> list[Tuned]:
 def _order(text: str) -> tuple[object, ...]:
     parts = (part.partition("=") for part in text.split(","))
     return tuple(order_of(name, int(value) if value.isdigit() else value) for name, _, value in parts)
-
-
-def tune_spec(described: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the section `tune` of a run's search space; empty where there is none."""
-    space = described.get("search_space")
-    found = space.get("tune") if isinstance(space, Mapping) else None
-    return found if isinstance(found, Mapping) else {}
 
 
 def _place_text(place: str) -> str:

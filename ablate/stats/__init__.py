@@ -28,7 +28,7 @@ from ablate.stats.comparison import (
     leakage,
     signed_rank,
 )
-from ablate.stats.coverage import coverage_note
+from ablate.stats.coverage import ENOUGH_REPEATS, MOST_CLAIMS, coverage_note, tuned_claims
 from ablate.stats.crossed import Estimate
 from ablate.stats.curves import Curve, landmark_curve, sdr_curve
 from ablate.stats.efficiency import LabelEfficiency, Shots, label_efficiency
@@ -46,7 +46,9 @@ from ablate.stats.selection import Selection, select_by_validation
 
 __all__ = [
     "BLOCKS_CAPTION",
+    "ENOUGH_REPEATS",
     "INTERVAL_CAPTION",
+    "MOST_CLAIMS",
     "NUM_RESAMPLES",
     "RANKS_CAPTION",
     "WILCOXON_CAPTION",
@@ -87,4 +89,5 @@ __all__ = [
     "sdr_curve",
     "select_by_validation",
     "signed_rank",
+    "tuned_claims",
 ]

@@ -82,6 +82,23 @@ COVERAGE: dict[Measured, dict[str, dict[int, float]]] = {
 Of 4 000 experiments (standard error 0.35 %), of label efficiencies 2 000 (0.5 %). Bootstrap intervals are from 1 000
 replicates; the generator is seeded with 0 for each entry."""
 
+TUNED_CLAIMS: dict[int, dict[int, float]] = {
+    8: {2: 0.155, 3: 0.323, 5: 0.447, 10: 0.553},
+    16: {2: 0.074, 3: 0.125, 5: 0.206, 10: 0.283},
+    32: {2: 0.053, 3: 0.074, 5: 0.091, 10: 0.160},
+}
+"""Configurations of a tuning -> number of seeds -> share of comparisons of two equal arms that claim a difference.
+
+Each arm is tuned by itself and chooses another learning rate, a real difference that more seeds detect. Of 4 000
+experiments (standard error at most 0.8 %), by `python tests/benchmarks/tuned_claims.py`."""
+
+ENOUGH_REPEATS = 3
+"""From this number of independent tunings on, which are the units then, 1.8 to 4.9 % of equal arms are claimed to
+differ (the same script)."""
+
+MOST_CLAIMS = 0.05
+"""A difference of tuned arms is marked only where fewer equal arms than this are."""
+
 ENOUGH_SEEDS = 10
 """From this number of seeds on, every setting of a mean or a difference covers 95 +- 2 %."""
 
@@ -91,6 +108,15 @@ _NAMES: dict[Measured, str] = {
     "paired": "95 % intervals of paired differences",
     "efficiency": "95 % intervals of label efficiencies",
 }
+
+
+def tuned_claims(budget: int, num_seeds: int) -> float:
+    """Return the share of equal arms that differ significantly after one tuning each, see `TUNED_CLAIMS`.
+
+    Of a budget or a number of seeds that was not simulated the higher share of its neighbours.
+    """
+    by_seeds = TUNED_CLAIMS[max((known for known in TUNED_CLAIMS if known <= budget), default=min(TUNED_CLAIMS))]
+    return by_seeds[min((known for known in by_seeds if known >= num_seeds), default=max(by_seeds))]
 
 
 def coverage_note(num_seeds: int, interval: Measured = "mean") -> str:
