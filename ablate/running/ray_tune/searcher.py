@@ -110,6 +110,7 @@ class StageSearcher(Searcher):  # type: ignore[misc]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the next stage as a Tune configuration, None for nothing now, FINISHED at the end."""
+        self._watcher.tick()  # Tune may do nothing but ask here, and wait, where no stage is at work
         if self._stopped() or self._policy.is_over:
             finished: str = Searcher.FINISHED
             return finished
