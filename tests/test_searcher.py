@@ -309,6 +309,7 @@ def test_every_watcher_is_told_everything():
     watchers.tick()
     tune.progress(name, 1)
     tune.outcome(name, "failed")
-    assert [told[0] for told in one.told] == ["started", "placed", "tick", "progressed", *["released"] * 2, "ended"]
+    told = [told[0] for told in one.told]
+    assert told == ["tick", "started", "placed", "tick", "progressed", *["released"] * 2, "ended"]
     assert {told[0] for told in one.told} == {name for name in vars(Watcher) if not name.startswith("_")}
     assert one.told == other.told
