@@ -195,7 +195,11 @@ def test_grids_lists_every_shipped_search_space(ablate):
         "paper               270 trials  The paper's comparison of initialisations on chest, cephalo and hand over the "
         "number of shots\n"
         "timesteps           144 trials  DDPM timesteps against pre-training steps on cephalograms with "
-        "10 and 50 shots\n",
+        "10 and 50 shots\n"
+        "tuned                18 trials  DDPM, SimCLR v2 and scratch on one small U-Net, tuned with equal budgets, with "
+        "real cephalograms at 64 x 64\n"
+        "tuned-paper          60 trials  DDPM, self-supervision and scratch on one U-Net at 256 x 256, each tuned three "
+        "times with equal budgets\n",
         "",
     )
 
@@ -625,7 +629,7 @@ def test_an_unknown_grid_or_override_is_refused(ablate, tmp_path):
     assert_refused(
         ablate("plan", "--grid", "papr"),
         "--grid must be one of cephalo-cpu, cephalo-imagenet, cross-domain, demo, label-efficiency, matched, paper, "
-        "timesteps or the path "
+        "timesteps, tuned, tuned-paper or the path "
         "of a search-space file; got 'papr' (did you mean 'paper'?)",
     )
     assert_refused(

@@ -18,11 +18,13 @@ SHIPPED = (
     "demo",
     "cephalo-cpu",
     "cephalo-imagenet",
+    "tuned",
     "paper",
     "label-efficiency",
     "timesteps",
     "cross-domain",
     "matched",
+    "tuned-paper",
 )
 """The search spaces that ship, as the help names them."""
 
