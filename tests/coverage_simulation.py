@@ -178,7 +178,7 @@ def measure_false_alarms(
         arms = columns[0]
         wilcoxon += signed_rank(arms["0"].seed_mean_I(), arms["1"].seed_mean_I()).p_value < 0.05
         means = [[float(scores.values_S().mean()) for scores in arms.values()] for arms in columns]
-        ranks = compare_ranks(list(columns[0]), means)
+        ranks = compare_ranks(list(columns[0]), means, tested=num_seeds > 1)
         if ranks is not None and ranks.critical_difference is not None:
             ranked += max(ranks.average_ranks) - min(ranks.average_ranks) > ranks.critical_difference
     counts = (shown, worse, ranked, uncorrected, wilcoxon)

@@ -90,6 +90,18 @@ def test_the_coverage_table_is_measured_again(name: str, num_seeds: int) -> None
         assert abs(measured - 0.95) < 0.02 + 2 * standard_error(0.95, 2000)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "num_seeds"), list(itertools.product(EFFICIENCY_SETTINGS, (2, 3, 5, 10, 20))), ids=str
+)  # fmt: skip
+def test_the_coverage_of_label_efficiencies_is_measured_again(name: str, num_seeds: int) -> None:
+    setting = EFFICIENCY_SETTINGS[name]
+    measured = measure_efficiency_coverage(setting, num_seeds, np.random.default_rng(11), num_experiments=1000)
+    stated = ENTRIES[name][num_seeds]
+    error = math.hypot(standard_error(0.97, 1000), standard_error(0.97, coverage.EFFICIENCY_EXPERIMENTS))
+    assert abs(measured - stated) < 3.5 * error  # 25 comparisons
+
+
 @pytest.mark.parametrize("kind", coverage.COVERAGE)
 def test_a_report_says_the_coverage_of_the_interval_that_it_shows(kind: coverage.Measured) -> None:
     assert "nothing about variation between trainings" in stats.coverage_note(1, kind)
@@ -114,6 +126,20 @@ def test_six_equal_initialisations_are_marked_in_at_most_5_percent_of_tables(nam
     assert max(rates.marked, rates.worse, rates.ranked) <= (0 if num_seeds == 1 else most)
     assert rates.uncorrected > 0.15  # what uncorrected intervals would have marked
     assert rates.wilcoxon > 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_columns", [1, 3])
+@pytest.mark.parametrize("num_seeds", [1, 2, 3, 5])
+@pytest.mark.parametrize("name", ["difference", "difference, seeds", "pairs, hard", "pairs, seeds", "pairs, draws"])
+def test_marks_of_tables_of_equal_initialisations_stay_at_5_percent(
+    name: str, num_seeds: int, num_columns: int
+) -> None:
+    tables = 400
+    rates = measure_false_alarms(
+        SETTINGS[name], num_seeds, np.random.default_rng(5), num_experiments=tables, num_columns=num_columns
+    )
+    assert max(rates.marked, rates.worse, rates.ranked) <= 0.05 + 3 * standard_error(0.05, tables)  # 40 comparisons
 
 
 def test_a_difference_of_five_standard_errors_is_marked() -> None:
