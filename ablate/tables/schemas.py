@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ablate.space import trial_fields
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Raised when a column is added or changes; parts of older versions read with nulls in what they lack."""
 
 
@@ -90,7 +90,8 @@ TABLES: dict[str, Any] = {
             _column("val_loss", pa.float64(), "validation loss of the weights chosen; null where nothing validates"),
             _column("val_mre", pa.float64(), "mean radial error of these weights on what validates, in unit"),
             _column("best_epoch", pa.int64(), "epoch of the weights chosen, from 1"),
-            _column("epochs", pa.int64(), "epochs that were run or begun, on what validates not"),
+            _column("epochs", pa.int64(), "epochs that were run, the last perhaps in part; of the first phase if two"),
+            _column("labels", pa.int32(), "annotated images seen by the trial and by the tuning behind it, test apart"),
             _column("pretrain_seconds", pa.float64(), "wall time of the pre-training up to the snapshot used"),
             _column("pretrain_shared", pa.bool_(), "was the snapshot made for, or by, another trial as well"),
             _column("finetune_seconds", pa.float64(), "wall time of fine-tuning"),
