@@ -60,6 +60,12 @@ class StartingWeights(Spec):
         return self
 
 
+def _pretrain_seed(value: object) -> object:
+    if isinstance(value, str):  # a trial has put its own seed in the place of `trial` before
+        raise ValueError(f"pretrain.seed must be a whole number, or trial for the trial's seed; got {value!r}")
+    return value
+
+
 class Pretrain(StartingWeights):
     """Fields every pre-training has; the base of the specs that have a training run."""
 
@@ -71,7 +77,9 @@ class Pretrain(StartingWeights):
         "the trial's shots",
     )
     steps: Positive = Field(10_000, description="optimizer steps; the snapshot at this step is fine-tuned")
-    seed: int = Field(0, ge=0, description="seed of initial weights, data order, noise and views")
+    seed: Annotated[int, BeforeValidator(_pretrain_seed), Field(ge=0)] = Field(
+        0, description="seed of initial weights, data order, noise and views; given as trial: that of the trial"
+    )
     lr: PositiveNumber = Field(1e-4, description="AdamW learning rate, constant after the warm-up")
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
     warmup: int = Field(0, ge=0, description="optimizer steps of linear learning-rate warm-up")

@@ -135,8 +135,11 @@ class TrialSpec(Spec):
         method = METHODS.get(str(pretrain.get("method"))) if isinstance(pretrain, dict) else None
         if method is None:
             return data  # the field's own validator says what is wrong
-        if issubclass(method.spec, Pretrain) and not pretrain.get("dataset"):
-            pretrain["dataset"] = data.get("dataset", "")
+        if issubclass(method.spec, Pretrain):
+            if not pretrain.get("dataset"):
+                pretrain["dataset"] = data.get("dataset", "")
+            if pretrain.get("seed") == "trial":
+                pretrain["seed"] = data.get("seed", 0)
         network, finetune = _plain(data.get("network", {})), _plain(data.get("finetune", {}))
         if isinstance(network, dict):
             network.setdefault("kind", method.network)
