@@ -196,10 +196,10 @@ def test_grids_lists_every_shipped_search_space(ablate):
         "number of shots\n"
         "timesteps           144 trials  DDPM timesteps against pre-training steps on cephalograms with "
         "10 and 50 shots\n"
-        "tuned                18 trials  DDPM, SimCLR v2 and scratch on one small U-Net, tuned with equal budgets, with "
-        "real cephalograms at 64 x 64\n"
-        "tuned-paper          60 trials  DDPM, self-supervision and scratch on one U-Net at 256 x 256, each tuned three "
-        "times with equal budgets\n",
+        "tuned                18 trials  DDPM, SimCLR v2 and scratch on one small U-Net, tuned with equal budgets, "
+        "with real cephalograms at 64 x 64\n"
+        "tuned-paper          60 trials  DDPM, self-supervision and scratch on one U-Net at 256 x 256, each tuned "
+        "three times with equal budgets\n",
         "",
     )
 

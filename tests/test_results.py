@@ -129,7 +129,7 @@ def test_volatile_columns_are_times_rates_node_memory_and_sharing() -> None:
 def test_results_are_what_a_trial_found_and_neither_its_spec_nor_where_it_ran() -> None:
     assert RESULTS == (
         "unit", "mre", "mre_median", "mre_std", "sdr", "paper_mre", "paper_sdr", "val_loss", "val_mre", "best_epoch",
-        "epochs", "parameters",
+        "epochs", "labels", "parameters",
     )  # fmt: skip
     assert set(TABLES["trials"].names) >= PROVENANCE
 
@@ -300,7 +300,7 @@ def test_descriptions_travel_with_the_files(store: Store) -> None:
     write_rows(store, "errors", TRIAL, [error_row("a.jpg", 0, 1.0)])
     schema = pq.read_schema(store.path(part_path("errors", TRIAL)))
     assert schema.field("error").metadata[b"description"] == b"radial error in the trial's unit"
-    assert schema.metadata[b"ablate_schema_version"] == b"4"
+    assert schema.metadata[b"ablate_schema_version"] == b"5"
 
 
 def test_files_that_are_no_parts_are_not_read(store: Store) -> None:

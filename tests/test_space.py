@@ -133,6 +133,38 @@ def test_the_paper_grid_holds_the_papers_protocol():
     assert {spec.finetune.augment.scale for spec in trials if spec.dataset == "chest"} == {0.0}
 
 
+def test_every_shipped_search_space_but_the_papers_draws_its_shots():
+    for name in shipped_grids():
+        drawn = {spec.few_shot for spec in load_grid(find_grid(name)).trials}
+        assert drawn == ({"first"} if name == "paper" else {"random"}), name
+
+
+def test_no_initialisation_of_a_shipped_search_space_has_more_snapshots_to_choose_from_than_another():
+    for name in shipped_grids():
+        steps = {}
+        for spec in load_grid(find_grid(name)).trials:
+            if spec.pretraining is not None:
+                fields = spec.pretrain.model_dump(exclude={"steps", "seed"})
+                arm = (spec.dataset, spec.network, spec.shots, spec.seed, tuple(sorted(fields.items())))
+                steps.setdefault(arm, set()).add(spec.pretrain.steps)
+        assert len({len(found) for found in steps.values()}) <= 1, name
+
+
+def test_no_initialisation_of_matched_rests_on_a_single_pretraining():
+    plan = plan_of(load_grid(find_grid("matched")).trials)
+    seeds = {}
+    for pretraining in plan.pretrainings.values():
+        arm = (pretraining.fields.method, pretraining.network.kind)
+        seeds.setdefault(arm, set()).add(pretraining.fields.seed)
+    assert len(seeds) == 7
+    assert set(map(frozenset, seeds.values())) == {frozenset({0, 1, 2})}
+
+
+def test_the_identities_of_the_papers_trials_never_change():
+    ids = sorted(spec.trial_id for spec in load_grid(find_grid("paper")).trials)
+    assert hashlib.sha256("".join(ids).encode()).hexdigest()[:12] == "cc0ded9fcda9"
+
+
 # --- identity
 
 
@@ -196,6 +228,15 @@ def test_trials_that_differ_after_pretraining_share_it(change):
 def test_whatever_a_pretraining_depends_on_changes_its_key(pretrain, fields):
     base = trial(pretrain={"method": "ddpm"})
     assert trial(pretrain={"method": "ddpm", **pretrain}, **fields).pretrain_key != base.pretrain_key
+
+
+def test_the_seed_of_a_pretraining_may_follow_the_trials():
+    follows = trial(seed=3, pretrain={"method": "ddpm", "seed": "trial"})
+    assert follows == trial(seed=3, pretrain={"method": "ddpm", "seed": 3})
+    assert trial(pretrain={"method": "ddpm", "seed": "trial"}).trial_id == trial(pretrain={"method": "ddpm"}).trial_id
+    grid = grid_of(one_block(dataset="synthetic", seed="[0, 1]", pretrain="{method: ddpm, seed: trial}"))
+    assert [spec.pretrain.seed for spec in grid.trials] == [0, 1]
+    assert len(plan_of(grid.trials).pretrainings) == 2
 
 
 def test_steps_change_the_trial_but_not_the_pretraining():
@@ -292,6 +333,10 @@ def test_canonical_holds_only_what_differs():
         (one_block(dataset="synthetic", finetune="{steps: 0}"), ["finetune.steps", "at least 1", "got 0"]),
         (one_block(dataset="synthetic", validation="some"), ["full, inside_shots, none", "'some'"]),
         (one_block(dataset="synthetic", validation_share="1.0"), ["validation_share", "below 1", "1.0"]),
+        (
+            one_block(dataset="synthetic", pretrain="{method: ddpm, seed: trail}"),
+            ["my.yaml:5", "pretrain.seed must be a whole number", "trial", "'trail'"],
+        ),
         ("name: x\nbase: {shots: [1, 2]}\nblocks: [{grid: {dataset: synthetic}}]", ["my.yaml:2", "base never expands"]),
         (
             "name: x\nbase: {pretrain: {temprature: 1}}\nblocks: [{grid: {dataset: a, pretrain: {method: simclr}}}]",

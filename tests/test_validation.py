@@ -29,7 +29,9 @@ LINEAR = {"schedule": "linear"}
 
 
 class Unseen:
-    """A split that nobody may look at."""
+    """A split whose images nobody may look at."""
+
+    names = ("a.png", "b.png")
 
     def __getattr__(self, name: str) -> Any:
         raise AssertionError(f"the validation split was asked for its {name}")

@@ -14,7 +14,7 @@ import typer
 
 METRICS = (
     *("mre", "mre_median", "mre_std", "paper_mre", "val_mre", "val_loss", "parameters", "peak_memory_bytes"),
-    *("pretrain_seconds", "finetune_seconds", "evaluate_seconds", "best_epoch", "epochs"),
+    *("pretrain_seconds", "finetune_seconds", "evaluate_seconds", "best_epoch", "epochs", "labels"),
 )
 """Metrics that every run has; the rates, `sdr@2.5` and `paper_sdr@2.5`, are those of the run's thresholds."""
 

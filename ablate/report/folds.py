@@ -89,9 +89,17 @@ def _pooled(folds: pd.DataFrame, errors: Sequence[pd.DataFrame], *, complete: bo
             row["error"] = f"fold {int(failed[FOLD].iloc[0])}: {failed['error'].iloc[0]}"
         return row
     for name in folds.columns:
-        if name.endswith("seconds") or name in ("val_loss", "val_mre", "best_epoch", "epochs", "peak_memory_bytes"):
+        if name.endswith("seconds") or name in (
+            "val_loss",
+            "val_mre",
+            "best_epoch",
+            "epochs",
+            "labels",
+            "peak_memory_bytes",
+        ):
             mean = folds[name].mean()
-            row[str(name)] = round(mean) if pd.api.types.is_integer_dtype(folds[name].dtype) else mean
+            whole = pd.api.types.is_integer_dtype(folds[name].dtype) and not pd.isna(mean)
+            row[str(name)] = round(mean) if whole else mean
     for prefix, column in (("", "error"), ("paper_", "error_paper")):
         values = np.concatenate([rows[column].to_numpy(dtype=np.float64) for rows in errors]) if errors else np.empty(0)
         values = values[np.isfinite(values)]

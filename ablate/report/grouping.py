@@ -41,6 +41,9 @@ FIELDS: tuple[str, ...] = tuple(
 )
 """The fields of a trial that two trials can differ in, as columns of the table `trials`."""
 
+LABELS = "labels"
+"""The annotated images that a trial has seen: an axis in place of the shots, from which it follows."""
+
 _NAME = "pretrain_name"
 """The field that names a starting point of one's own; tables have it as a part of the initialisation."""
 
@@ -193,7 +196,7 @@ def check_axis(option: str, name: str) -> str:
     """Return the column that `name` (dots or underscores) stands for; raise `InputError` if there is none."""
     column = name.strip().replace(".", "_")
     column = {"shots_label": "shots", "method": INITIALISATION}.get(column, column)
-    if column not in (*FIELDS, ROLE):
+    if column not in (*FIELDS, LABELS, ROLE):
         raise InputError(
             f"{option} must be a field of a trial: {', '.join(FIELDS)}; got {name!r}{nearest(column, FIELDS)}"
         )
@@ -298,7 +301,7 @@ def group_trials(
     if ROLE in (rows, columns) and ROLE not in frame:
         raise InputError(f"--rows and --columns must not be {ROLE} where nothing was tuned")
     fields = (*FIELDS, ROLE) if ROLE in frame else FIELDS
-    columns_of = {name: [plain(value) for value in frame[name]] for name in fields}
+    columns_of = {name: [plain(value) for value in frame[name]] for name in (*fields, LABELS)}
     columns_of[INITIALISATION] = list(initialisations(frame))
     records: list[_Record] = [
         dict(zip(columns_of, values, strict=True)) for values in zip(*columns_of.values(), strict=True)
@@ -310,6 +313,8 @@ def group_trials(
     splits: list[str] = []
     variants: list[str] = []
     for name in sorted(varying, key=lambda name: name.startswith("pretrain_")):  # what is not the method's first
+        if LABELS in axes and name == "shots":
+            continue
         if name in ALWAYS_SPLIT or _varies_within(records, name, (*axes, *splits, *variants)):
             named = INITIALISATION in axes and (name.startswith("pretrain_") or name == ROLE)
             (variants if named else splits).append(name)

@@ -80,6 +80,7 @@ _KNOWN: tuple[Metric, ...] = (
     Metric("evaluate_seconds", "evaluate_seconds", "Evaluation time", "lower", "s", 1),
     Metric("best_epoch", "best_epoch", "Best epoch", None, digits=1),
     Metric("epochs", "epochs", "Epochs", None, digits=1),
+    Metric("labels", "labels", "Annotated images seen", None, digits=0),
 )
 METRICS = {metric.name: metric for metric in _KNOWN}
 """Every metric but the rates, which depend on the thresholds of the data sets."""

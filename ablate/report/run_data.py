@@ -111,6 +111,26 @@ def _with_defaults(trials: pd.DataFrame) -> pd.DataFrame:
     return filled
 
 
+def _with_labels(trials: pd.DataFrame, data: Mapping[str, Any]) -> pd.DataFrame:
+    """Return trials with the annotated images they see, where their rows lack them and `run.yaml` tells the counts.
+
+    Of a data set that is divided into folds it does not: its counts are of one of them.
+
+    Args:
+        trials: with the defaults of fields.
+        data: what `run.yaml` says of data sets.
+    """
+    labels = trials["labels"].copy()
+    for dataset, facts in data.items():
+        counts = _mapping(_mapping(facts).get("counts"))
+        if "folds" in _mapping(facts) or not {"train", "val"} <= counts.keys():
+            continue
+        here = (trials["dataset"] == dataset) & labels.isna()
+        shots = trials.loc[here, "shots"].fillna(int(counts["train"]))
+        labels[here] = shots + int(counts["val"]) * (trials.loc[here, "validation"] == "full")
+    return trials.assign(labels=labels)
+
+
 _MEASURED = ("mre", "mre_median", "sdr", "landmarks")
 
 
@@ -154,7 +174,8 @@ def _read_trials(store: Store, described: Mapping[str, Any]) -> tuple[Pooled, pd
     folds_of = {
         str(name): facts["folds"] for name, facts in data.items() if isinstance(_mapping(facts).get("folds"), int)
     }
-    single = _with_baselines(_with_defaults(with_roles(trials, described)), store)
+    single = _with_labels(_with_defaults(with_roles(trials, described)), data)
+    single = _with_baselines(single, store)
     return pool_folds(single, folds_of, read_errors), single
 
 

@@ -212,7 +212,7 @@ class Tuner(Watcher):
         """Write a tuning that is over, list its trials in `run.yaml`, then run them."""
         study, rows = course.study, list(course.configurations)
         self._choices.take(study, step.chosen)
-        finals = (*study.trials, *final_trials(study, None if step.chosen is None else step.chosen.settings))
+        tuned = final_trials(study, None if step.chosen is None else step.chosen.settings)
 
         def work() -> None:
             self._clear(rows)
@@ -221,7 +221,9 @@ class Tuner(Watcher):
 
         def then(none: None) -> None:
             if step.chosen is not None:
-                self._policy.add(trial for trial in finals if trial.trial_id not in self._done)
+                judge = study.tuning_trial({}, study.spec.seeds[0])
+                self._policy.add((trial for trial in tuned if trial.trial_id not in self._done), tuned_by=judge)
+                self._policy.add(trial for trial in study.trials if trial.trial_id not in self._done)
                 return
             for trial in study.trials:
                 where = f" at {study.place}" if study.place else ""

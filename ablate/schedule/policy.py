@@ -110,14 +110,19 @@ class Policy:
         self.failures: dict[Stage, str] = {}
         self.expects_more: Callable[[], bool] = bool
         self._tuning: dict[str, TuneStage] = {}
+        self._tuned_by: dict[str, TrialSpec | None] = {}
         self._finetune_seconds: dict[str, float] = {}
         self._pretrainings: dict[str, Pretraining] = {}  # each to the largest number of steps
         self._take_up(self._trials.values(), plan.pretrainings)
 
-    def add(self, trials: Iterable[TrialSpec]) -> None:
-        """Take up more trials; those that are known already change nothing."""
+    def add(self, trials: Iterable[TrialSpec], *, tuned_by: TrialSpec | None = None) -> None:
+        """Take up more trials; those that are known already change nothing.
+
+        `tuned_by` is a trial like those that judged their settings, whose annotated images count as seen by them.
+        """
         new = {trial.trial_id: trial for trial in trials if trial.trial_id not in self._trials}
         self._trials |= new
+        self._tuned_by |= dict.fromkeys(new, tuned_by)
         self._take_up(new.values(), plan_of(new.values()).pretrainings)
 
     def add_tuning(self, stage: TuneStage) -> None:
@@ -176,6 +181,10 @@ class Policy:
     def trial(self, stage: Stage) -> TrialSpec:
         """Return the trial of a `finetune`, `tune` or `trial` stage."""
         return self._tuning[stage.name].trial if stage.kind == "tune" else self._trials[stage.name]
+
+    def tuned_by(self, stage: Stage) -> TrialSpec | None:
+        """Return a trial like those that judged the settings of a `finetune` stage; None where nothing judged them."""
+        return self._tuned_by.get(stage.name)
 
     def until(self, stage: Stage) -> float:
         """Return the share of its optimizer steps at which a stage ends: below 1 only for a `tune` stage."""

@@ -11,7 +11,7 @@ import torch
 
 from ablate import __version__, tables
 from ablate.datasets import Dataset
-from ablate.finetune import FinetuneOutcome, mean_shape_errors
+from ablate.finetune import FinetuneOutcome, mean_shape_errors, num_labels
 from ablate.network.evaluation import Evaluation
 from ablate.network.metrics import Summary, summarise
 from ablate.revision import git_revision
@@ -43,9 +43,24 @@ def curve_rows(
 
 
 def trial_row(
-    spec: TrialSpec, dataset: Dataset, outcome: FinetuneOutcome, evaluation: Evaluation, attempt: Attempt
+    spec: TrialSpec,
+    dataset: Dataset,
+    outcome: FinetuneOutcome,
+    evaluation: Evaluation,
+    attempt: Attempt,
+    *,
+    tuned_by: Sequence[TrialSpec] = (),
 ) -> dict[str, object]:
-    """Return the row of `trials` for a finished trial; what only its stage knows is left blank."""
+    """Return the row of `trials` for a finished trial; what only its stage knows is left blank.
+
+    Args:
+        spec: the trial.
+        dataset: its data set.
+        outcome: what fine-tuning ended with.
+        evaluation: on the test images.
+        attempt: the attempt that finished.
+        tuned_by: trials on the same data set by which its settings were chosen; their annotated images count too.
+    """
     summary, paper = evaluation.summary, evaluation.paper_summary
     return _identity_row(spec, attempt) | {
         "status": "finished",
@@ -60,6 +75,7 @@ def trial_row(
         "val_mre": outcome.val_mre,
         "best_epoch": outcome.best_epoch,
         "epochs": outcome.epochs,
+        "labels": num_labels((spec, *tuned_by), len(dataset.train.names), len(dataset.val.names)),
         "finetune_seconds": outcome.seconds,
         "evaluate_seconds": evaluation.seconds,
     }

@@ -56,6 +56,7 @@ class Task:
     report: Report
     settings: Settings
     snapshots: tuple[int, ...] = ()  # of a `pretrain` stage: the steps to be published, ascending
+    tuned_by: TrialSpec | None = None  # of a `finetune` stage: a trial like those that judged its settings
     until: float = 1.0  # of a `tune` stage: the share of its optimizer steps at which it pauses
 
     @classmethod
@@ -65,7 +66,9 @@ class Task:
         kind = Pretraining if stage.kind == "pretrain" else TrialSpec
         spec = kind.model_validate_json(config["spec"])
         snapshots, until = tuple(config.get("snapshots", ())), float(config.get("until", 1.0))
-        return cls(stage, spec, store, data, report, settings, snapshots, until)
+        judge = config.get("tuned_by")
+        tuned_by = None if judge is None else TrialSpec.model_validate_json(judge)
+        return cls(stage, spec, store, data, report, settings, snapshots, tuned_by, until)
 
     @property
     def pretrain_key(self) -> str | None:
@@ -98,10 +101,17 @@ class Task:
 
 
 def config_of(
-    stage: Stage, spec: Pretraining | TrialSpec, snapshots: Sequence[int] = (), until: float = 1.0
+    stage: Stage,
+    spec: Pretraining | TrialSpec,
+    snapshots: Sequence[int] = (),
+    *,
+    until: float = 1.0,
+    tuned_by: TrialSpec | None = None,
 ) -> dict[str, Any]:
     """Return what a stage works on as plain values, which `Task.of` reads in the worker."""
     own: dict[str, dict[str, Any]] = {"pretrain": {"snapshots": list(snapshots)}, "tune": {"until": until}}
+    if tuned_by is not None:
+        own["finetune"] = {"tuned_by": tuned_by.model_dump_json()}
     return {"kind": stage.kind, "name": stage.name, "spec": spec.model_dump_json(), **own.get(stage.kind, {})}
 
 

@@ -199,7 +199,8 @@ def perform_finetuning(task: Task, spec: TrialSpec, attempt: Attempt) -> None:
     if settings.keep_weights:
         tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in network.state_dict().items()}
         store.publish(home, {MODEL: save_tensors(tensors), SPEC: spec.model_dump_json().encode()})
-    row = trial_row(spec, dataset, outcome, evaluation, attempt) | {
+    judges = () if task.tuned_by is None else (task.tuned_by,)
+    row = trial_row(spec, dataset, outcome, evaluation, attempt, tuned_by=judges) | {
         "pretrain_seconds": pretrain_seconds,
         "pretrain_shared": spec.pretrain_key in settings.shared_keys,
         "parameters": parameters,

@@ -126,7 +126,8 @@ class StageSearcher(Searcher):  # type: ignore[misc]
         if stage.kind == "pretrain":
             config = config_of(stage, *self._policy.pretraining(stage))
         else:
-            config = config_of(stage, self._policy.trial(stage), until=self._policy.until(stage))
+            policy = self._policy
+            config = config_of(stage, policy.trial(stage), until=policy.until(stage), tuned_by=policy.tuned_by(stage))
         self._policy.started(stage)
         self._attempts[trial_id] = _Attempt(stage, request, decided == "here", now_s)
         self._watcher.started(stage)
