@@ -171,7 +171,7 @@ def test_status_and_results_of_a_tuned_run(grown, folder, ablate):
     assert "  pretrain_method=ddpm, dataset=synthetic,shots=3: round 4 of 4, " in out
     _, out, _ = ablate("results", folder / "run")
     assert [line.split("  ")[0] for line in out.splitlines()[3:7]] == [
-        "DDPM (default)", "DDPM (tuned)", "scratch (default)", "scratch (tuned)"
+        "DDPM (default) ¶", "DDPM (tuned) ¶", "scratch (default)", "scratch (tuned)"
     ]  # fmt: skip
     _, out, _ = ablate("results", folder / "run", "--rows", "role", "--filter", "pretrain_method=ddpm")
     assert [line.split()[0] for line in out.splitlines()[3:5]] == ["default", "tuned"]
@@ -184,7 +184,7 @@ def test_the_report_of_a_tuned_run_shows_choices_and_budgets(grown, folder, abla
     assert {"tuning-chosen.md", "tuning-budget.md"} <= names
     chosen = (folder / "run" / "report" / "tables" / "tuning-chosen.md").read_text()
     assert "pretrain.steps \\*" in chosen
-    assert "Every statement is about the settings that were chosen" in chosen
+    assert "Every statement about tuned arms is about the settings that were chosen" in chosen
     figures = {path.name for path in (folder / "run" / "report" / "figures").iterdir()}
     assert "tuning-configurations-dataset-synthetic-shots-3.svg" in figures
 
