@@ -23,7 +23,8 @@ from ablate.datasets.duplicates import MAX_LABEL_DISTANCE, find_duplicates, imag
 from ablate.datasets.images import has_orientation
 from ablate.datasets.layout import FileRecord
 from ablate.datasets.loading import dataset_names, open_contents, points_of, sizes_of
-from ablate.datasets.types import DESCRIPTION, SPLITS, Part, Problems, Record, SplitName, Unit
+from ablate.datasets.mirrored import find_mirrored, small_image
+from ablate.datasets.types import DESCRIPTION, SPLITS, Float32Array, Part, Problems, Record, SplitName, Unit
 from ablate.errors import InputError
 from ablate.space import BUILT_IN_DATASETS
 from ablate.words import counted
@@ -141,7 +142,7 @@ def check_dataset(name: str, data_dir: Path | str | None = None) -> CheckReport:
     problems = Problems(stop=False)
     try:
         with open_contents(name, data_dir, problems) as contents:
-            readable, hashes, unreadable = _decode([*contents.records, *contents.unlabelled], problems)
+            readable, hashes, small, unreadable = _decode([*contents.records, *contents.unlabelled], problems)
     except InputError as error:
         if name not in BUILT_IN_DATASETS and name not in dataset_names(data_dir):
             raise
@@ -170,6 +171,14 @@ def check_dataset(name: str, data_dir: Path | str | None = None) -> CheckReport:
                     pair.label_distance,
                 )
             )
+    mirrored = find_mirrored(small)
+    if mirrored:
+        names = [f"{readable[m.number].name} ({m.mirrored:.2f} against {m.straight:.2f})" for m in mirrored]
+        problems.warn(
+            f"{counted(len(mirrored), 'radiograph')} may be mirrored, by the correlation with the mirrored mean image "
+            f"against that with the mean: {_some(names)}; look at them, and mirror picture and landmarks, or leave "
+            "them out"
+        )
     _warn(contents, outside, duplicates, problems)
     sizes = sizes_of(contents.records) if contents.records else None
     scales = [value for record in contents.records for value in record.unit_per_pixel]
@@ -200,26 +209,27 @@ def check_dataset(name: str, data_dir: Path | str | None = None) -> CheckReport:
 
 def _decode(
     records: Sequence[Record], problems: Problems
-) -> tuple[list[Record], list[npt.NDArray[np.int8]], list[str]]:
-    """Decode all; return the readable records, their hashes, and the names of the unreadable."""
+) -> tuple[list[Record], list[npt.NDArray[np.int8]], list[Float32Array], list[str]]:
+    """Decode all; return the readable records, their hashes and small images, and the names of the unreadable."""
 
-    def decode(record: Record) -> tuple[npt.NDArray[np.int8] | None, str, bool, bool]:
+    def decode(record: Record) -> tuple[tuple[npt.NDArray[np.int8], Float32Array] | None, str, bool, bool]:
         try:
             grey_HW = record.grey()
             turned = isinstance(record, FileRecord) and has_orientation(record.path)
         except InputError as error:
             return None, str(error), False, False
-        return image_hash(grey_HW), "", bool(grey_HW.min() == grey_HW.max()), turned
+        return (image_hash(grey_HW), small_image(grey_HW)), "", bool(grey_HW.min() == grey_HW.max()), turned
 
-    readable, hashes, unreadable, turned = [], [], [], []
+    readable, hashes, small, unreadable, turned = [], [], [], [], []
     with ThreadPoolExecutor(num_threads()) as pool:
-        for record, (signs, error, flat, orientation) in zip(records, pool.map(decode, records), strict=True):
-            if signs is None:
+        for record, (seen, error, flat, orientation) in zip(records, pool.map(decode, records), strict=True):
+            if seen is None:
                 problems.error(error)
                 unreadable.append(record.name)
                 continue
             readable.append(record)
-            hashes.append(signs)
+            hashes.append(seen[0])
+            small.append(seen[1])
             if flat:
                 problems.warn(f"{record.name}: every pixel has the same grey value; the network sees a black image")
             if orientation:
@@ -229,7 +239,7 @@ def _decode(
             f"{len(turned)} images carry an EXIF orientation, which is not applied: landmarks must be in pixels as "
             f"stored ({_some(turned)})"
         )
-    return readable, hashes, unreadable
+    return readable, hashes, small, unreadable
 
 
 def _warn(contents: Contents, outside: Sequence[str], duplicates: Sequence[Duplicate], problems: Problems) -> None:

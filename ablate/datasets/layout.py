@@ -102,6 +102,7 @@ class Layout:
     spare_labels: int = 0  # labels that may lack an image
     num_images: int | None = None  # as published, after exclusions
     paper: PaperScale | None = None
+    annotators_apart: float | None = None  # mean distance of its two annotators, in `unit`; None: there is one
     source: str = ""  # where the data are obtained
     tree: str = ""  # how they are laid out
     landmark_names: tuple[str, ...] = ()  # of every landmark, or none

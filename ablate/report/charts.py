@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pandas as pd
 
+from ablate.datasets.builtin import annotators_apart
 from ablate.report.analysis import Analysis, Arm, Panel
 from ablate.report.axis_charts import Figure, axis_charts, constants_across
 from ablate.report.chart_kinds import Chart, HeatChart, Line, LineChart, RankChart
@@ -23,6 +24,9 @@ from ablate.report.run_tables import fullest, trial_costs
 from ablate.report.ticks import HOUR, readable, time_text, time_ticks
 from ablate.report.tunings import tuning_charts
 from ablate.words import counted
+
+ANNOTATORS = "annotators"
+"""The line of the distance between two annotators of a data set."""
 
 MOST_POINTS = 200
 """Points of a learning curve; more are thinned out."""
@@ -86,6 +90,10 @@ def shot_charts(analysis: Analysis) -> Iterator[Chart]:
         constants = {where[column]: value for column, value in _constants(analysis, panel).items()}
         if constants:
             lines.append(_mean_shape_line(list(constants), list(constants.values())))
+        apart = annotators_apart(panel.dataset) if panel.unit == "mm" else None
+        if apart is not None:
+            ends = (min(where.values()), max(where.values()))
+            lines.append(Line(ANNOTATORS, "annotators", 2, ends, (apart, apart), mark="rule"))
         all_shots = next((x for column, x in where.items() if column.value is None), None)
         known = analysis.run.train_images(panel.dataset) or 2 * max(where.values())
         published, sources = points_against_shots(
@@ -99,6 +107,7 @@ def shot_charts(analysis: Analysis) -> Iterator[Chart]:
             note=" ".join((
                 _interval_note(list(panel.arms.values())),
                 *(_sentence(note) for note in condition_notes(panel)),
+                *([f"The two annotators lie {apart:.2f} mm apart on average over all radiographs."] if apart else []),
                 *(f"{source}." for source in sources),
             )),
             marks=sources,
@@ -322,6 +331,7 @@ def _thin(series: pd.Series) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 FIGURES: dict[str, tuple[Callable[[Analysis], Iterator[Chart]], str]] = {
     "MRE against shots": (shot_charts, "the run has one number of shots only"),
+    "MRE against cost": (cost_charts, "the run's stages have no times yet"),
     "SDR curves": (rate_charts, "the run has no errors yet"),
     "MRE against timesteps": (timestep_charts, "the run has no two numbers of timesteps at otherwise equal settings"),
     "MRE against pre-training steps": (
@@ -329,7 +339,6 @@ FIGURES: dict[str, tuple[Callable[[Analysis], Iterator[Chart]], str]] = {
     ),
     "MRE of each landmark": (landmark_charts, "the run has no errors yet"),
     "Average ranks": (rank_charts, "the run has no two initialisations that were both run at the same shots"),
-    "MRE against cost": (cost_charts, "the run's stages have no times yet"),
     "Tuning": (tuning_charts, ""),
     "Learning curves": (learning_charts, "the run has no learning curves yet"),
 }  # fmt: skip

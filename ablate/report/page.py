@@ -17,6 +17,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ablate.report.answer import Answer
 from ablate.report.chart_kinds import Chart
 from ablate.report.grouping import MISSING
 from ablate.report.interactive import chart_json
@@ -40,6 +41,7 @@ class Section:
 
 def page(
     run: RunData,
+    answers: Sequence[Answer],
     sections: Sequence[Section],
     figures: Mapping[str, Sequence[Chart]],
     gallery: Gallery,
@@ -52,6 +54,7 @@ def page(
 
     Args:
         run: the run it is about.
+        answers: what it says, first of all.
         sections: the tables.
         figures: charts by kind.
         gallery: radiographs and picture sheets.
@@ -80,6 +83,8 @@ def page(
             name=one_line(run.described.get("name") or "run"),
             description=run.described.get("description"),
             missing=missing,
+            answers=answers,
+            main=[section for section in sections if section.open],
             facts=[
                 ("address", run.store.label),
                 ("trials", counts),
@@ -93,7 +98,7 @@ def page(
             more_sheets=len(gallery.sheets) - sheets,
             strips=[(_about(key, run), jpeg) for key, jpeg in list(strips.items())[:shown_strips]],
             more_strips=len(strips) - shown_strips,
-            sections=sections,
+            sections=[section for section in sections if not section.open],
             style=_asset("page.css"),
             script=script,
             library=library,

@@ -29,14 +29,23 @@ from ablate.words import counted
 BOLD_NOTE = "Bold: best initialisation of the column, by the mean alone; no test was made."
 
 
+def error_tables(analysis: Analysis) -> Iterator[Table]:
+    """Yield the MRE, initialisation x shots: what a reader looks for first."""
+    yield from _tables_of(analysis, [METRICS["mre"]])
+
+
 def metric_tables(analysis: Analysis) -> Iterator[Table]:
-    """Yield initialisation x shots for every metric: MRE, SDR at each threshold, median, and the paper's protocol."""
+    """Yield initialisation x shots for the other metrics: SDR at each threshold, median, and the paper's protocol."""
     trials = analysis.run.trials
-    metrics = [METRICS["mre"], *(rate_metric("sdr", threshold) for threshold in thresholds_of(trials))]
+    metrics = [*(rate_metric("sdr", threshold) for threshold in thresholds_of(trials))]
     metrics.append(METRICS["mre_median"])
     if trials["paper_mre"].notna().any():
         metrics.append(METRICS["paper_mre"])
     metrics += [rate_metric("paper_sdr", threshold) for threshold in thresholds_of(trials, "paper_sdr")]
+    yield from _tables_of(analysis, metrics)
+
+
+def _tables_of(analysis: Analysis, metrics: Sequence[Metric]) -> Iterator[Table]:
     panels = {id(panel.group): panel for panel in analysis.panels}
     for metric in metrics:
         made = pivot_of(analysis.grouping, metric, analysis.references)

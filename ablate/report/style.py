@@ -34,8 +34,9 @@ LOOKS: dict[str, Look] = {
     "byol": Look("#AA4499", "h", "hexagon"),
     "barlow_twins": Look("#999933", "P", "cross"),
     "mean_shape": Look("#000000", "_", "line-ew-open"),
+    "annotators": Look("#777777", "_", "line-ew-open"),
 }
-"""Fixed looks of methods of METHODS, and of the mean shape; the others get one by their names."""
+"""Fixed looks of methods of METHODS, of the mean shape and of annotators; the others get one by their names."""
 
 _OTHERS = (Look("#882255", "*", "star"), Look("#6699CC", ">", "triangle-right"), Look("#997700", "d", "diamond-tall"))
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from rich import filesize
 
-from ablate.report import comparison_tables, rankings, run_tables, tunings
+from ablate.report import comparison_tables, rankings, run_tables, suspects, tunings
 from ablate.report.analysis import Analysis, analyse
+from ablate.report.answer import answers
 from ablate.report.axis_charts import figure_of
 from ablate.report.chart_kinds import Chart, LineChart
 from ablate.report.charts import FIGURES, setting_charts
@@ -132,7 +133,8 @@ def write_report(
         target.write(f"pictures/{sheet.name}.png", sheet.png)
     remarks += gallery.remarks
     written_at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    html = page(data, sections, drawn, gallery, ddpm_strips(run), remarks, written_at=written_at).encode()
+    found = tuple(answers(analysis))
+    html = page(data, found, sections, drawn, gallery, ddpm_strips(run), remarks, written_at=written_at).encode()
     target.write("index.html", html)
     target.finish()
     return ReportSummary(
@@ -153,7 +155,8 @@ def write_report(
 def _sections(analysis: Analysis) -> list[Section]:
     """Return all tables under their headings, each table's name used once."""
     headings: tuple[tuple[str, Iterator[Table]], ...] = (
-        ("Errors", run_tables.metric_tables(analysis)),
+        (MAIN, run_tables.error_tables(analysis)),
+        ("Success detection rates and other metrics", run_tables.metric_tables(analysis)),
         ("Errors with intervals", comparison_tables.interval_tables(analysis)),
         ("Comparisons of initialisations", comparison_tables.pair_tables(analysis)),
         ("Average ranks", rankings.rank_tables(analysis)),
@@ -161,6 +164,7 @@ def _sections(analysis: Analysis) -> list[Section]:
         ("Timesteps and pre-training steps", run_tables.diffusion_tables(analysis)),
         ("Tuning", tunings.tuning_tables(analysis)),
         ("Settings chosen on the validation set", comparison_tables.selection_tables(analysis)),
+        ("Suspicious test images", suspects.suspect_tables(analysis)),
         ("With and without duplicate radiographs", comparison_tables.leakage_tables(analysis)),
         ("Landmarks", run_tables.landmark_tables(analysis)),
         ("Cost", run_tables.cost_tables(analysis)),
@@ -172,10 +176,18 @@ def _sections(analysis: Analysis) -> list[Section]:
         (title, tuple(_noted(next(named), analysis if title not in NOT_SELECTED else None) for _ in tables))
         for title, tables in found
     ]
-    return [Section(title, tables, title == "Errors") for title, tables in sections if tables]
+    return [Section(title, tables, title == MAIN) for title, tables in sections if tables]
 
 
-NOT_SELECTED = ("Errors", "Settings chosen on the validation set", "Trials without a result")
+MAIN = "Errors"
+"""The section that stands first."""
+
+NOT_SELECTED = (
+    MAIN,
+    "Success detection rates and other metrics",
+    "Settings chosen on the validation set",
+    "Trials without a result",
+)
 """Sections whose tables say by themselves how settings were chosen, or hold all trials."""
 
 
