@@ -15,6 +15,7 @@ from test_report import HOSTILE, ROADS, renamed
 
 from ablate import tables
 from ablate.report import write, write_report
+from ablate.report.answer import Answer
 from ablate.report.charts import FIGURES
 from ablate.report.page import Section
 from ablate.report.page import page as page_text
@@ -36,7 +37,8 @@ def page_of(folder: Path, heading: str, caption: str, **viewer: Any) -> str:
     run = read_run(Store.open(folder))
     sections = [Section(heading, (Table("t", caption, ("a",), ()),), open=True)]
     gallery = Gallery({"comparisons": [], **viewer}, (), ())
-    return page_text(run, sections, {}, gallery, {}, (), written_at="now")
+    answers = [Answer(heading, (caption,), (caption,))]
+    return page_text(run, answers, sections, {}, gallery, {}, (), written_at="now")
 
 
 def test_data_in_the_page_can_neither_end_its_script_nor_open_a_comment(tmp_path: Path) -> None:
@@ -125,6 +127,11 @@ def test_the_page_fits_draws_all_figures_and_says_what_is_missing(
     with opened(page, tmp_path, width, height, mobile, scheme) as driver:
         assert "1 of 24 planned trials have no result yet" in find(driver, "#missing").text
         assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+        order = driver.execute_script("return Array.from(document.querySelectorAll('main [id]'), (e) => e.id)")
+        parts = [name for name in order if name in ("answer", "tables", "figures", "viewer", "more", "missing", "run")]
+        assert parts == ["answer", "tables", "figures", "viewer", "more", "missing", "run"]
+        assert find(driver, "#answer li").text.startswith("5 shots: ")
+        assert find(driver, "#answer").rect["y"] < 400
         cards = driver.find_elements("css selector", "[data-figure]")
         for card in cards:
             driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", card)

@@ -79,7 +79,7 @@ def _limits(panel: Panel) -> Iterator[str]:
     arms = list(panel.arms.values())
     seeds = [arm.mre.num_seeds for arm in arms]
     few = f"{min(seeds)}" if min(seeds) == max(seeds) else f"{min(seeds)} to {max(seeds)}"
-    yield f"Other trainings: {few} {'unit' if max(seeds) == 1 else 'units'} of variation behind each number."
+    yield f"Other trainings: each number rests on {few} independent training{'s' * (max(seeds) > 1)}."
     if any(arm.single for arm in arms):
         yield f"Other pre-trainings: {_names([arm.label for arm in arms if arm.single])} rest on one."
     networks = len(panel.networks)
