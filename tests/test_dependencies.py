@@ -14,7 +14,6 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 NOT_IMPORTED = {
-    "optuna": "proposes the trials of adaptive searches, which are planned",
     "plotly": "the report's page copies plotly.min.js out of it",
 }
 """Dependencies that no module imports, and why they are needed."""
