@@ -10,9 +10,9 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ablate.report.conditions import network_of, rests_on_one
+from ablate.report.conditions import networks_of, single_cells
 from ablate.report.grouping import INITIALISATION, Group, Grouping, Key, Value, field_label, plain, value_label
-from ablate.report.intervals import Intervals, Sample
+from ablate.report.intervals import COLUMNS, Intervals, Sample
 from ablate.report.literature import Reference
 from ablate.report.metrics import METRICS
 from ablate.report.run_data import Errors, RunData
@@ -170,13 +170,14 @@ def analyse(
 def _panel(group: Group, grouping: Grouping, errors: Errors, intervals: Intervals, *, across_networks: bool) -> Panel:
     arms: dict[tuple[Key, Key], Arm] = {}
     resamples = intervals.resamples(errors.dataset)
+    laid_out = grouping.trials[list(COLUMNS)]
+    networks, single = networks_of(grouping, group), set(single_cells(grouping, group))
     for row in group.rows:
         for column in group.columns:
-            trials = grouping.trials.iloc[list(group.cells.get((row, column), ()))]
-            sample = intervals.sample(trials)
+            sample = intervals.sample(laid_out.iloc[list(group.cells.get((row, column), ()))])
             mre = intervals.of(sample, METRICS["mre"]) if sample else None
             if sample and mre:
-                arms[row, column] = Arm(row, column, sample, mre, network_of(trials), rests_on_one(trials))
+                arms[row, column] = Arm(row, column, sample, mre, networks[row, column], (row, column) in single)
     panel = Panel(group, errors.dataset, errors.unit, errors, resamples, arms, Compared(), across_networks)
     return replace(panel, compared=compare(panel, {key: arm.scores for key, arm in arms.items()}))
 
