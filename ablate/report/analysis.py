@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ablate.report.conditions import claims_note, is_tuned, network_of, rests_on_one
+from ablate.report.conditions import claims_note, is_tuned, networks_of, single_cells
 from ablate.report.grouping import INITIALISATION, Group, Grouping, Key, Value, field_label, plain, value_label
-from ablate.report.intervals import Intervals, Sample
+from ablate.report.intervals import COLUMNS, Intervals, Sample
 from ablate.report.literature import Reference
 from ablate.report.metrics import METRICS
 from ablate.report.roles import tune_spec
@@ -184,13 +184,14 @@ def _panel(
 ) -> Panel:
     arms: dict[tuple[Key, Key], Arm] = {}
     resamples = intervals.resamples(errors.dataset)
+    laid_out = grouping.trials[[name for name in COLUMNS if name in grouping.trials]]
+    networks, single = networks_of(grouping, group), set(single_cells(grouping, group))
     for row in group.rows:
         for column in group.columns:
-            trials = grouping.trials.iloc[list(group.cells.get((row, column), ()))]
-            sample = intervals.sample(trials)
+            sample = intervals.sample(laid_out.iloc[list(group.cells.get((row, column), ()))])
             mre = intervals.of(sample, METRICS["mre"]) if sample else None
             if sample and mre:
-                arms[row, column] = Arm(row, column, sample, mre, network_of(trials), rests_on_one(trials))
+                arms[row, column] = Arm(row, column, sample, mre, networks[row, column], (row, column) in single)
     seeds = [arm.mre.num_seeds for arm in arms.values() if is_tuned(arm.row)]
     note = claims_note(spec, max(seeds)) if spec and max(seeds, default=0) > 1 else None
     panel = Panel(group, errors.dataset, errors.unit, errors, resamples, arms, Compared(), across_networks, note)

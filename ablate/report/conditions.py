@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
-
-import pandas as pd
 
 from ablate.report.grouping import FIELDS, INITIALISATION, Group, Grouping, Key, Value, field_label, plain, value_label
 from ablate.report.roles import ROLE
@@ -57,10 +55,12 @@ def claims_note(spec: Mapping[str, Any], num_seeds: int) -> str | None:
     )
 
 
-def network_of(trials: pd.DataFrame) -> tuple[Value, ...]:
-    """Return what tells the network of trials of one cell from others: its fields, of all of its trials."""
-    found = {tuple(plain(value) for value in row) for row in trials[list(NETWORK_FIELDS)].itertuples(index=False)}
-    return next(iter(found)) if len(found) == 1 else tuple(sorted(found, key=str))
+def networks_of(grouping: Grouping, group: Group) -> dict[tuple[Key, Key], tuple[Value, ...]]:
+    """Return what tells the network of each cell from others: the fields of its network, of all of its trials."""
+    columns = (map(plain, grouping.trials[name]) for name in NETWORK_FIELDS)
+    fields = list(zip(*columns, strict=True))
+    found = {cell: list(dict.fromkeys(fields[p] for p in positions)) for cell, positions in group.cells.items()}
+    return {cell: each[0] if len(each) == 1 else tuple(map(str, each)) for cell, each in found.items()}
 
 
 def network_labels(networks: Iterable[tuple[Value, ...]]) -> dict[tuple[Value, ...], str]:
@@ -81,17 +81,16 @@ def network_labels(networks: Iterable[tuple[Value, ...]]) -> dict[tuple[Value, .
     }
 
 
-def rests_on_one(trials: pd.DataFrame) -> bool:
-    """Whether all finished trials of one cell go back to one and the same pre-training."""
-    keys = {plain(key) for key in trials.loc[trials["status"] == "finished", "pretrain_key"]}
-    return len(keys) == 1 and None not in keys
+def single_cells(grouping: Grouping, group: Group) -> list[tuple[Key, Key]]:
+    """Return the cells of which all finished trials go back to one and the same pre-training."""
+    keys = list(map(plain, grouping.trials["pretrain_key"]))
+    finished = [str(status) == "finished" for status in grouping.trials["status"]]
+    found = {cell: {keys[p] for p in positions if finished[p]} for cell, positions in group.cells.items()}
+    return [cell for cell, each in found.items() if len(each) == 1 and None not in each]
 
 
-def single_rows(grouping: Grouping, group: Group) -> Sequence[Key]:
+def single_rows(grouping: Grouping, group: Group) -> tuple[Key, ...]:
     """Return the initialisations of which a cell rests on a single pre-training."""
-    if grouping.rows != INITIALISATION or "pretrain_key" not in grouping.trials:
+    if grouping.rows != INITIALISATION:
         return ()
-    found = {
-        row: None for (row, _), positions in group.cells.items() if rests_on_one(grouping.trials.iloc[list(positions)])
-    }
-    return tuple(found)
+    return tuple(dict.fromkeys(row for row, _ in single_cells(grouping, group)))

@@ -33,6 +33,10 @@ NUM_RESAMPLES = 10_000
 FEWER_RESAMPLES = 2_000
 
 
+COLUMNS = ("trial_id", "dataset", "status", "shots", "few_shot", "seed", "pretrain_seed", "draw", REPEAT)
+"""The columns of `trials` that an interval needs; the last is there only where settings were tuned."""
+
+
 @dataclass(frozen=True, eq=False)
 class Sample:
     """The errors of finished trials of one data set that differ in their seeds only."""

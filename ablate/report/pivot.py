@@ -22,7 +22,7 @@ from ablate.report.grouping import (
 from ablate.report.literature import Reference, Rows, table_rows
 from ablate.report.mean_shapes import LABEL, NO_BETTER_NOTE, mark, mean_shapes
 from ablate.report.metrics import MEAN_SHAPE, Metric, metric_of, metric_values
-from ablate.report.paper_pixels import pixel_notes
+from ablate.report.paper_pixels import PAPER_RATE, pixel_notes
 from ablate.report.render import Cell, Table, check_format, render_table, slug, unique_names
 from ablate.report.selection import lay_out_trials
 from ablate.stats.samples import over_seeds
@@ -214,13 +214,14 @@ def _table(
         tuple(records),
         (
             *grouping.notes, *group.notes, *notes, *([SINGLE_NOTE] * bool(single)), *([NO_BETTER_NOTE] * worse),
-            *pixel_notes(_trials_of(pivot, table), metric), *published.notes,
+            *(pixel_notes(_trials_of(pivot, table), metric) if metric.column == PAPER_RATE else ()), *published.notes,
         ),
     )  # fmt: skip
 
 
 def _trials_of(pivot: Pivot, table: PivotTable) -> pd.DataFrame:
-    return pivot.grouping.trials.iloc[[p for positions in table.group.cells.values() for p in positions]]
+    shown = pivot.grouping.trials[["dataset", "image_size", "unit", PAPER_RATE]]
+    return shown.iloc[[p for positions in table.group.cells.values() for p in positions]]
 
 
 def _published(pivot: Pivot, table: PivotTable) -> Rows:

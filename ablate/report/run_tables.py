@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ablate.report.analysis import Analysis, Compared, Panel, compare_rates
-from ablate.report.conditions import CONDITIONAL, ONE_NETWORK, is_tuned, network_of
+from ablate.report.conditions import CONDITIONAL, ONE_NETWORK, is_tuned, networks_of
 from ablate.report.grouping import (
     INITIALISATION,
     Key,
@@ -47,6 +47,10 @@ def metric_tables(analysis: Analysis) -> Iterator[Table]:
 
 def _tables_of(analysis: Analysis, metrics: Sequence[Metric]) -> Iterator[Table]:
     panels = {id(panel.group): panel for panel in analysis.panels}
+    networks_by_group = {
+        id(group): dict.fromkeys(group.cells, ()) if analysis.across_networks else networks_of(analysis.grouping, group)
+        for group in analysis.grouping.groups
+    }
     for metric in metrics:
         made = pivot_of(analysis.grouping, metric, analysis.references)
         if metric.threshold is not None:  # a threshold belongs to some of the data sets
@@ -57,7 +61,7 @@ def _tables_of(analysis: Analysis, metrics: Sequence[Metric]) -> Iterator[Table]
         for number, table in enumerate(made.tables):
             panel = panels.get(id(table.group))
             compared = _compared(panel, metric) if panel else None
-            networks = _networks(table, analysis)
+            networks = networks_by_group[id(table.group)]
             found = _marks(table, metric, compared, networks)
             marks |= {(number, row, column): mark for (row, column), mark in found.items()}
             own = _mark_notes(compared, several=len(set(networks.values())) > 1)
@@ -72,15 +76,6 @@ def _compared(panel: Panel, metric: Metric) -> Compared | None:
     if metric.column == "mre":
         return panel.compared
     return compare_rates(panel, metric.threshold) if metric.column == "sdr" and metric.threshold is not None else None
-
-
-def _networks(table: PivotTable, analysis: Analysis) -> dict[tuple[Key, Key], tuple[Value, ...]]:
-    """Return the network of each cell of a table; all the same where networks are not to be told apart."""
-    trials = analysis.grouping.trials
-    return {
-        cell: () if analysis.across_networks else network_of(trials.iloc[list(positions)])
-        for cell, positions in table.group.cells.items()
-    }
 
 
 def _marks(
