@@ -43,6 +43,7 @@ INSIDE = {
         ("methods",),
         ("trial",),
         ("fields", "lengths"),
+        ("equal",),
         ("grid", "words"),
     ),
     "training": (("randomness", "state"), ("progress",)),
