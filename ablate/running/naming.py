@@ -44,6 +44,8 @@ class Names:
         self.axes = _telling(rows) or _ALONE
         """Columns of the fields that are named, in the order in which they are."""
         self._varies = self.axes is not _ALONE
+        seeds = {(row.get("seed"), row["pretrain_seed"]) for row in rows if row.get("pretrain_seed") is not None}
+        self._seed_follows = len(seeds) > 1 and all(seed == own for seed, own in seeds)
         self._short = _short_names(self.axes)
 
     def trial(self, trial: TrialSpec | Mapping[str, Any]) -> str:
@@ -57,6 +59,8 @@ class Names:
             return f"{initialisation(fields)} on {fields.dataset}"
         given = {"pretrain": fields.model_dump(), "network": pretraining.network.model_dump()}
         row = _row({**given, "image_size": pretraining.image_size, "fold": pretraining.fold})
+        if self._seed_follows:  # each pre-training is of one seed of the trials
+            row["seed"] = fields.seed
         if pretraining.selection is not None:
             row |= {"shots": pretraining.selection.shots, "draw": pretraining.selection.draw}
         words = self._words(row, tuple(dict.fromkeys(("pretrain_method", *self.axes))), skip="pretrain_dataset")
