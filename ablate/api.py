@@ -11,6 +11,7 @@ from ablate import tables
 from ablate.datasets import absolute_data_folder
 from ablate.running.driver import Options, RunResult, run_grid
 from ablate.running.plan_words import checking_line
+from ablate.schedule.costs import measured_steps
 from ablate.space import Grid, Plan, plan_of
 from ablate.space import load_grid as _load_grid
 from ablate.store.run_file import find_search_space, open_run
@@ -111,17 +112,19 @@ class Results:
         )  # fmt: skip
 
 
-def load_grid(name: str | Path, overrides: Sequence[str] = ()) -> Grid:
+def load_grid(name: str | Path, overrides: Sequence[str] = (), costs: str | Path | None = None) -> Grid:
     """Return a shipped search space by name, or one from a file, expanded.
 
     Args:
         name: `demo`, `paper`, ..., or the path of a search-space file, or of a run's `run.yaml`.
         overrides: texts such as `finetune.epochs=20`, which take the place of fields of `base`.
+        costs: folder or address of a run that measured the seconds of steps, for one that says `equal: seconds`.
 
     Raises:
         InputError: there is no such search space, or it cannot be run.
     """
-    return _load_grid(find_search_space(str(name)), overrides)
+    measured = None if costs is None else measured_steps(open_run(costs))
+    return _load_grid(find_search_space(str(name)), overrides, measured)
 
 
 def plan(grid: Grid) -> Plan:

@@ -43,7 +43,7 @@ INSIDE = {
         ("methods",),
         ("trial",),
         ("fields", "lengths"),
-        ("tune",),
+        ("equal", "tune"),
         ("grid", "words"),
     ),
     "training": (("randomness", "state"), ("progress",)),

@@ -306,6 +306,15 @@ def test_the_names_of_a_shipped_search_space_are_short_and_tell_all_trials_apart
     assert [Names(mappings).trial(mapping) for mapping in mappings] == texts  # as `ablate status` reads them
 
 
+def test_pretrainings_that_follow_the_seeds_of_trials_are_told_apart_by_them():
+    trials = [tiny_trial("simclr", seed=seed, pretrain={"seed": "trial"}) for seed in range(2)]
+    names = Names([*trials, tiny_trial()])
+    assert [names.pretraining(trial.pretraining) for trial in trials] == ["SimCLR, seed 0", "SimCLR, seed 1"]
+    matched = load_grid(find_grid("matched")).trials
+    pretrainings = plan_of(matched).pretrainings.values()
+    assert len({Names(matched).pretraining(item) for item in pretrainings}) == len(pretrainings)
+
+
 # --- the time left ----------------------------------------------------------------------------------
 
 SECOND = Costs(pretrain_step=lambda pretraining: 1.0, finetune=lambda trial: 10.0)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ablate.cli.shared import GridOption, SetOption, grid_of, store_of
+from ablate.cli.shared import GridOption, SetOption, by_seconds, grid_of, store_of
 
 if TYPE_CHECKING:
     from ablate.schedule.policy import Costs
@@ -36,7 +36,10 @@ def plan(
     cpus_per_stage: Annotated[int, typer.Option(help="CPU cores of each stage; needs --cpus-per-gpu")] = 1,
     gpus_per_node: Annotated[int, typer.Option(help="GPUs of a node; needs --cpus-per-gpu")] = 1,
     costs: Annotated[
-        str | None, typer.Option(metavar="RUN", help="take the stages' times from an earlier run; default: estimates")
+        str | None,
+        typer.Option(
+            metavar="RUN", help="take times from an earlier run, also those of equal: seconds; default: estimates"
+        ),
     ] = None,
     no_share: Annotated[
         bool, typer.Option("--no-share", help="predict a run without shared pre-trainings only")
@@ -47,13 +50,21 @@ def plan(
     from ablate.running.plan_words import plan_lines, trial_lines
     from ablate.space import plan_of
 
-    found = grid_of(grid, set_)
+    found = grid_of(grid, set_, costs)
     work = plan_of(found.trials, found.studies)
     lines = plan_lines(found, work)
     if gpus is not None or slots is not None:
         cores = {"cpus_per_gpu": cpus_per_gpu, "cpus_per_stage": cpus_per_stage, "gpus_per_node": gpus_per_node}
         lines += _forecast(work, gpus or 0, slots, gpus_per_pretrain, gpus_per_finetune, cores, costs, not no_share)
-    elif (costs, gpus_per_pretrain, gpus_per_finetune, cpus_per_gpu, cpus_per_stage, gpus_per_node, no_share) != (
+    elif (
+        None if by_seconds(found) else costs,
+        gpus_per_pretrain,
+        gpus_per_finetune,
+        cpus_per_gpu,
+        cpus_per_stage,
+        gpus_per_node,
+        no_share,
+    ) != (
         *(None, None, None, None),
         *(1, 1, False),
     ):

@@ -13,6 +13,7 @@ from ablate.cli.shared import (
     DataOption,
     GridOption,
     SetOption,
+    by_seconds,
     console_of_stdout,
     data_folder_of,
     grid_of,
@@ -88,6 +89,10 @@ def run(
             help="also log to tensorboard, mlflow or wandb; may be repeated",
         ),
     ] = None,
+    costs: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="of a search space that says equal: seconds: a run that measured them"),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -97,10 +102,13 @@ def run(
     ] = False,
 ) -> None:
     """Run every trial of a search space, or go on with a run that was interrupted or whose grid has grown."""
+    from ablate.errors import InputError
     from ablate.running.plan_words import checking_line, plan_lines
     from ablate.space import plan_of
 
-    found = grid_of(grid, set_)
+    found = grid_of(grid, set_, costs)
+    if costs is not None and not by_seconds(found):
+        raise InputError(f"--costs must go with a search space that says equal: seconds; {found.name} does not")
     print("\n".join(plan_lines(found, plan_of(found.trials))))
     print(checking_line(found), flush=True)
     from ablate.running.driver import check_run, closing_lines, run_grid  # takes seconds, during which this is seen

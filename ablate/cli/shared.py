@@ -50,15 +50,33 @@ def console_of_stdout() -> Console:
     return Console(highlight=False)
 
 
-def grid_of(name: str, overrides: list[str] | None) -> Grid:
-    """Return a search space by its name or path, expanded."""
+def grid_of(name: str, overrides: list[str] | None, costs: str | None = None) -> Grid:
+    """Return a search space by its name or path, expanded.
+
+    Args:
+        name: of the search space.
+        overrides: see `load_grid`.
+        costs: folder or address of a run that measured the seconds of optimizer steps.
+    """
     from ablate.space import find_grid, load_grid
 
+    measured = None
+    if costs is not None:
+        from ablate.schedule.costs import measured_steps
+
+        measured = measured_steps(store_of(costs))
     if "://" not in name:  # then nothing of the store is needed, which takes a moment to import
-        return load_grid(find_grid(name), overrides or [])
+        return load_grid(find_grid(name), overrides or [], measured)
     from ablate.store.run_file import find_search_space
 
-    return load_grid(find_search_space(name), overrides or [])
+    return load_grid(find_search_space(name), overrides or [], measured)
+
+
+def by_seconds(grid: Grid) -> bool:
+    """Whether a search space makes the seconds of its arms equal, and so can take measured ones."""
+    from ablate.space import Equal
+
+    return Equal.of(grid.resolved).by == "seconds"
 
 
 def store_of(address: str) -> Store:

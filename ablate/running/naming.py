@@ -44,8 +44,9 @@ class Names:
         self.axes = _telling(rows) or _ALONE
         """Columns of the fields that are named, in the order in which they are."""
         self._varies = self.axes is not _ALONE
-        self._pretrain_seeds = len({row.get("pretrain_seed") for row in rows} - {None}) > 1
-        self._short = _short_names((*self.axes, "pretrain_seed"))
+        seeds = {(row.get("seed"), row["pretrain_seed"]) for row in rows if row.get("pretrain_seed") is not None}
+        self._seed_follows = len(seeds) > 1 and all(seed == own for seed, own in seeds)
+        self._short = _short_names(self.axes)
 
     def trial(self, trial: TrialSpec | Mapping[str, Any]) -> str:
         """Return a trial of the grid in a few words: `DDPM T=500, 10 shots, lr 0.001, seed 0`."""
@@ -58,11 +59,11 @@ class Names:
             return f"{initialisation(fields)} on {fields.dataset}"
         given = {"pretrain": fields.model_dump(), "network": pretraining.network.model_dump()}
         row = _row({**given, "image_size": pretraining.image_size, "fold": pretraining.fold})
+        if self._seed_follows:  # each pre-training is of one seed of the trials
+            row["seed"] = fields.seed
         if pretraining.selection is not None:
             row |= {"shots": pretraining.selection.shots, "draw": pretraining.selection.draw}
-        seed = ("pretrain_seed",) if self._pretrain_seeds else ()  # it may go with the trial's, which is not its own
-        axes = tuple(dict.fromkeys(("pretrain_method", *self.axes, *seed)))
-        words = self._words(row, axes, skip="pretrain_dataset")
+        words = self._words(row, tuple(dict.fromkeys(("pretrain_method", *self.axes))), skip="pretrain_dataset")
         datasets = {"dataset", "pretrain_dataset"} & set(self.axes)
         return f"{words} on {fields.dataset}" if datasets else words
 

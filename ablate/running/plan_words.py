@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ablate.running.naming import Names
 from ablate.schedule.fitting import sharing_lines
-from ablate.space import METHODS, Grid, Plan, TrialSpec, axes_of
+from ablate.space import METHODS, Equal, Grid, Plan, TrialSpec, axes_of
 from ablate.space.words import initialisation
 from ablate.words import counted
 
@@ -54,7 +54,7 @@ def plan_lines(grid: Grid, plan: Plan, *, done: int = 0) -> list[str]:
         lines.append(
             f"    {key}  {words[key]}{apart[key]}, {pretraining.network.kind}, {counted(need[key], 'trial')}{taken}"
         )
-    lines += [*_tuning_lines(grid), "  axes"]
+    lines += [*_equal_lines(Equal.of(grid.resolved)), *_tuning_lines(grid), "  axes"]
     for name, values in axes_of(plan.trials).items():
         lines.append(f"    {name:<24} {_values(values)}")
     return lines
@@ -76,6 +76,18 @@ def _tuning_lines(grid: Grid) -> list[str]:
         only = f" ({', '.join(found.only)})" if found.only else ""
         lines.append(f"    {name:<24} {found.words}{only}")
     return lines
+
+
+def _equal_lines(equal: Equal) -> list[str]:
+    """Return what is made equal between the arms beside the epochs, with the seconds that it rests on."""
+    if equal.by == "epochs":
+        return []
+    costs = [f"      {words}: {seconds:g}" for words, seconds in (equal.costs or {}).items()]
+    return [
+        f"  equal          {equal.by}: what is not pre-trained fine-tunes for what others spend on theirs "
+        f"({equal.pretraining})",
+        *(["    costs, seconds of an optimizer step:", *costs] if costs else []),
+    ]
 
 
 def trial_lines(trials: Sequence[TrialSpec]) -> list[str]:

@@ -17,7 +17,7 @@ from ablate import tables
 from ablate.errors import InputError
 from ablate.schedule.flops import forward_flops
 from ablate.schedule.policy import Costs
-from ablate.space import DinoSpec, Length, Pretraining, TrialSpec, num_held_out
+from ablate.space import DinoSpec, Length, Pretraining, StepSeconds, TrialSpec, num_held_out
 from ablate.store import Store
 
 # --- the facts behind the defaults ------------------------------------------------------------------
@@ -266,6 +266,40 @@ def require_measured(store: Store, *, gpus_pretrain: float, gpus_finetune: float
             "leave --costs out to plan with default times"
         )
     return costs
+
+
+_MANY_STEPS = 10_000
+"""Optimizer steps by which a fine-tuning is made longer to find what one more costs: validations stay as many."""
+
+
+def step_seconds(costs: Costs) -> StepSeconds:
+    """Return the seconds of one optimizer step of pre-trainings and of fine-tunings, by the costs of whole stages."""
+
+    def finetune(trial: TrialSpec) -> float:
+        data = trial.model_dump()
+        short, long = (
+            TrialSpec.model_validate({**data, "finetune": {**data["finetune"], "epochs": None, "steps": steps}})
+            for steps in (_MANY_STEPS, 2 * _MANY_STEPS)
+        )
+        return (costs.finetune(long) - costs.finetune(short)) / _MANY_STEPS
+
+    return StepSeconds(costs.pretrain_step, finetune)
+
+
+def measured_steps(store: Store) -> StepSeconds:
+    """Return the seconds of optimizer steps by the stages of a run: of a whole GPU, or where it used none on a CPU.
+
+    Raises:
+        InputError: the run has finished no stage.
+    """
+    for gpus in (1.0, 0.0):
+        costs = measured_costs(store, gpus_pretrain=gpus, gpus_finetune=gpus)
+        if costs is not None:
+            return step_seconds(costs)
+    raise InputError(
+        f"--costs must be a run with finished stages; {store.label} has none in tables/stages; write the seconds of "
+        "optimizer steps into equal.costs of the search space instead"
+    )
 
 
 # --- trials from their rows -------------------------------------------------------------------------

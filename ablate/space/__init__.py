@@ -1,5 +1,6 @@
 """Search spaces and trials: their types, expansion and identity. Imports neither torch nor a sibling module."""
 
+from ablate.space.equal import Equal, StepSeconds
 from ablate.space.fields import TrialField, flatten, nest, trial_fields
 from ablate.space.files import Source, find_grid, shipped_folder, shipped_grids
 from ablate.space.grid import Grid, Plan, axes_of, load_grid, load_trial, plan_of, recorded_trial
@@ -52,6 +53,7 @@ __all__ = [
     "ByolSpec",
     "DdpmSpec",
     "DinoSpec",
+    "Equal",
     "EvaluateSpec",
     "FinetuneSpec",
     "Grid",
@@ -74,6 +76,7 @@ __all__ = [
     "SimclrV2Spec",
     "Source",
     "Spec",
+    "StepSeconds",
     "Study",
     "TrialField",
     "TrialSpec",

@@ -12,6 +12,8 @@ from typing import Any, NoReturn, TypeAlias
 from pydantic import ValidationError
 
 from ablate.errors import InputError, nearest
+from ablate.space.equal import KEY as EQUAL
+from ablate.space.equal import Equal, StepSeconds, equalised
 from ablate.space.explain import explain
 from ablate.space.fields import METHOD_FIELD, fields_beside, flatten, nest, trial_fields
 from ablate.space.files import Place, Source
@@ -104,19 +106,20 @@ def _read_overrides(texts: Sequence[str]) -> list[Leaf]:
     return leaves
 
 
-def load_grid(source: Source, overrides: Sequence[str] = ()) -> Grid:
+def load_grid(source: Source, overrides: Sequence[str] = (), measured: StepSeconds | None = None) -> Grid:
     """Expand a search space into its distinct trials, in the file's order; or return the one that a run has recorded.
 
     `overrides` are `FIELD=VALUE` texts that take the place of fields of `base`; one that no trial could
-    take, because every block sets the field itself, is refused. Raises `InputError` naming file, line,
+    take, because every block sets the field itself, is refused. `measured` are the seconds of optimizer steps, for a
+    search space that says `equal: seconds`; they are recorded there. Raises `InputError` naming file, line,
     place, rule, value and nearest valid name.
     """
     data = source.value
     if not isinstance(data, dict):
         raise InputError(f"{source.name}: a search space must be a mapping with name and blocks")
     if data.keys() >= _RECORDED:
-        return _recorded(source, overrides)
-    known = ("name", "description", "base", "blocks", "tune")
+        return _recorded(source, overrides, measured)
+    known = ("name", "description", EQUAL, "base", "blocks", "tune")
     for name in data:
         if name not in known:
             source.refuse((str(name),), f"unknown key {name!r}; known: {', '.join(known)}{nearest(name, known)}")
@@ -127,6 +130,7 @@ def load_grid(source: Source, overrides: Sequence[str] = ()) -> Grid:
         raise InputError(f"{source.name}: a search space needs a name and at least one block")
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", data["name"]):
         source.refuse(("name",), f"must be letters, digits, '.', '_' or '-'; got {data['name']!r}")
+    equal = Equal.of(data, source)
     changes = _read_overrides(overrides)
     overridden = {path for path, _, _ in changes}
     base = [leaf for leaf in _leaves(data.get("base", {}), (), ("base",)) if leaf[0] not in overridden] + changes
@@ -155,9 +159,13 @@ def load_grid(source: Source, overrides: Sequence[str] = ()) -> Grid:
                     f"no method in this search space has a field {path[-1]!r}"
                     f"{nearest(path[-1], fields_beside(path))}, or every block sets it",
                 )
-    resolved = {**data, "base": nest((path, value) for path, value, _ in base)}
-    studies = load_tuning(source, tuple(trials.values()))
-    return Grid(data["name"], data.get("description", ""), tuple(trials.values()), resolved, studies)
+    try:
+        equals, said = equalised(tuple(trials.values()), equal, measured)
+    except InputError as error:
+        source.refuse((EQUAL,), str(error))
+    resolved = {**data, **({EQUAL: said} if said else {}), "base": nest((path, value) for path, value, _ in base)}
+    distinct = tuple({trial.trial_id: trial for trial in equals}.values())
+    return Grid(data["name"], data.get("description", ""), distinct, resolved, load_tuning(source, distinct))
 
 
 BESIDE_FIELDS = ("trial_id", "pretrain_key", "role", "repeats")
@@ -167,14 +175,14 @@ _RECORDED = {"search_space", "sessions", "trials"}
 """Keys that tell a run's `run.yaml` from a search space."""
 
 
-def _recorded(source: Source, overrides: Sequence[str]) -> Grid:
+def _recorded(source: Source, overrides: Sequence[str], measured: StepSeconds | None) -> Grid:
     """Return the search space of a run, from its `run.yaml`, with every trial of the run.
 
     Trials that are not in the recorded search space, because another one joined the run, come last.
     """
     data, space = source.value, Source(source.name, source.value["search_space"], None)
-    trials = load_grid(space).trials if space.value else ()
-    studies = load_grid(space, overrides).studies if space.value else ()
+    grid = load_grid(space, (), measured) if space.value else None
+    trials = grid.trials if grid else ()
     own = {trial.trial_id for trial in trials}
     joined = [row for row in data["trials"] if row["trial_id"] not in own and row.get("role") != "tuned"]
     if joined and overrides:
@@ -183,9 +191,11 @@ def _recorded(source: Source, overrides: Sequence[str]) -> Grid:
             "its search space, but joined the run; give the file of the search space instead"
         )
     if overrides:
-        trials = load_grid(space, overrides).trials
+        grid = load_grid(space, overrides, measured)
+        trials = grid.trials
     merged = {trial.trial_id: trial for trial in (*trials, *(recorded_trial(row, source.name) for row in joined))}
-    return Grid(data["name"], data.get("description", ""), tuple(merged.values()), space.value, studies)
+    resolved, studies = (grid.resolved, grid.studies) if grid else (space.value, ())
+    return Grid(data["name"], data.get("description", ""), tuple(merged.values()), resolved, studies)
 
 
 def recorded_trial(row: Mapping[str, Any], name: str) -> TrialSpec:
