@@ -105,7 +105,7 @@ def trained(spec, run, phases=("finetune  1/1",)):
 
 COMMANDS = (
     *("grids", "plan", "run", "trial", "launch", "attach", "status", "stop", "doctor", "results", "report", "predict"),
-    *("clean", "data", "cluster"),
+    *("clean", "data", "cluster", "tune"),
 )
 
 
@@ -124,6 +124,7 @@ def test_help_names_every_command(ablate):
     assert listed(out, "Commands") == list(COMMANDS)
     assert listed(ablate("data", "--help")[1], "Commands") == ["import", "check", "preview", "prepare"]
     assert listed(ablate("cluster", "--help")[1], "Commands") == ["status", "logs", "down"]
+    assert listed(ablate("tune", "--help")[1], "Commands") == ["export"]
 
 
 def test_the_package_runs_as_a_module_too(ablate):
@@ -151,7 +152,7 @@ def test_the_defaults_of_run_are_those_of_options(ablate):
     assert defaults.pop("no_share") == (not Options.share)
     assert (defaults.pop("log"), Options.log) == (None, ())  # both of nothing
     assert defaults.pop("data") == Options.data_dir
-    for name in ("grid", "out", "set_", "dry_run"):  # not of how a run goes
+    for name in ("grid", "out", "set_", "costs", "dry_run"):  # not of how a run goes
         del defaults[name]
     others = {"out", "data_dir", "share", "log"}
     assert defaults == {field.name: field.default for field in dataclasses.fields(Options) if field.name not in others}
@@ -671,6 +672,10 @@ def test_data_check_finds_the_listed_duplicates(ablate, xray_data):
     pairs = sorted(sorted(pair[:2]) for pair in rows)
     assert sum(int(left[:3]) <= 150 < int(right[:3]) for left, right in pairs) == 20
     lines = [f"  {left} ({split_of(left)}) = {right} ({split_of(right)})" for left, right in pairs]
+    mirrored = (
+        "warning: 1 radiograph may be mirrored, by the correlation with the mirrored mean image against that with the "
+        "mean: 322.jpg (0.93 against 0.05); look at them, and mirror picture and landmarks, or leave them out"
+    )
     warning = (
         "warning: 20 radiographs occur in two splits, listed above; with exclude_duplicates: true, test "
         "images that also "
@@ -681,7 +686,7 @@ def test_data_check_finds_the_listed_duplicates(ablate, xray_data):
         **{"images": 400, "splits": (130, 20, 250), "width": 413, "height": 512, "landmarks": 19},
         scale="0.4685 to 0.4688 mm per pixel",
         pairs="23 pairs, 20 of them in two splits",
-        lines=[*lines, warning],
+        lines=[*lines, mirrored, warning],
     )
     assert ablate("data", "check", "cephalo", "--data", xray_data) == (0, expected, "")
 

@@ -38,8 +38,10 @@ def analysis(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
 
 
 def test_every_kind_of_figure_can_be_drawn_in_every_format(analysis: Analysis) -> None:
-    for kind, (build, _) in FIGURES.items():
+    for kind, (build, lacking) in FIGURES.items():
         charts = list(build(analysis))
+        if not charts and not lacking:  # of runs that were tuned alone
+            continue
         assert charts, kind
         files = files_of(draw(charts[0]))
         assert tuple(files) == FORMATS
@@ -86,7 +88,7 @@ def test_a_method_is_ranked_by_the_setting_that_was_run_at_the_most_shots(analys
 
 
 def test_every_fixed_look_has_a_colour_and_a_marker_of_its_own() -> None:
-    assert set(LOOKS) <= {*METHODS, MEAN_SHAPE}
+    assert set(LOOKS) <= {*METHODS, MEAN_SHAPE, "annotators"}
     assert len({look.colour for look in LOOKS.values()}) == len(LOOKS)
     assert len({look.marker for look in LOOKS.values()}) == len(LOOKS)
     assert look_of("of the future") == look_of("of the future")

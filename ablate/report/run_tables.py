@@ -35,6 +35,12 @@ def error_tables(analysis: Analysis) -> Iterator[Table]:
 
 
 def metric_tables(analysis: Analysis) -> Iterator[Table]:
+    """Yield initialisation x shots for every metric: MRE first, then the others."""
+    yield from error_tables(analysis)
+    yield from other_tables(analysis)
+
+
+def other_tables(analysis: Analysis) -> Iterator[Table]:
     """Yield initialisation x shots for the other metrics: SDR at each threshold, median, and the paper's protocol."""
     trials = analysis.run.trials
     metrics = [*(rate_metric("sdr", threshold) for threshold in thresholds_of(trials))]

@@ -34,7 +34,7 @@ LOOKS: dict[str, Look] = {
     "byol": Look("#AA4499", "h", "hexagon"),
     "barlow_twins": Look("#999933", "P", "cross"),
     "mean_shape": Look("#000000", "_", "line-ew-open"),
-    "annotators": Look("#777777", "_", "line-ew-open"),
+    "annotators": Look("#777777", "|", "line-ns-open"),
 }
 """Fixed looks of methods of METHODS, of the mean shape and of annotators; the others get one by their names."""
 

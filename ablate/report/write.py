@@ -156,7 +156,7 @@ def _sections(analysis: Analysis) -> list[Section]:
     """Return all tables under their headings, each table's name used once."""
     headings: tuple[tuple[str, Iterator[Table]], ...] = (
         (MAIN, run_tables.error_tables(analysis)),
-        ("Success detection rates and other metrics", run_tables.metric_tables(analysis)),
+        ("Success detection rates and other metrics", run_tables.other_tables(analysis)),
         ("Errors with intervals", comparison_tables.interval_tables(analysis)),
         ("Comparisons of initialisations", comparison_tables.pair_tables(analysis)),
         ("Average ranks", rankings.rank_tables(analysis)),

@@ -94,7 +94,9 @@ def shipped_folder(name: str) -> Path:
 
 def shipped_grids() -> dict[str, Path]:
     """Return the shipped search spaces by name."""
-    return {path.stem: path for path in sorted(shipped_folder("search_spaces").glob("*.yaml"))}
+    return {
+        path.stem: path for path in sorted(shipped_folder("search_spaces").glob("*.yaml"), key=lambda path: path.stem)
+    }
 
 
 def find_grid(name: str) -> Source:
