@@ -87,13 +87,13 @@ def shot_charts(analysis: Analysis) -> Iterator[Chart]:
                     tuple(_value(arm) for arm in arms), lower, upper,
                     tuple(f"{arm.shots} shots, {arm.mre.num_seeds} seeds" for arm in arms),
                 ))  # fmt: skip
-        constants = {where[column]: value for column, value in _constants(analysis, panel).items()}
-        if constants:
-            lines.append(_mean_shape_line(list(constants), list(constants.values())))
         apart = annotators_apart(panel.dataset) if panel.unit == "mm" else None
         if apart is not None:
             ends = (min(where.values()), max(where.values()))
             lines.append(Line(ANNOTATORS, "annotators", 2, ends, (apart, apart), mark="rule"))
+        constants = {where[column]: value for column, value in _constants(analysis, panel).items()}
+        if constants:
+            lines.append(_mean_shape_line(list(constants), list(constants.values())))
         all_shots = next((x for column, x in where.items() if column.value is None), None)
         known = analysis.run.train_images(panel.dataset) or 2 * max(where.values())
         published, sources = points_against_shots(
