@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections import Counter
 
 import numpy as np
 import optuna
@@ -12,6 +13,10 @@ from tuned import load_space, tune_section
 
 from ablate import tables
 from ablate.errors import InputError
+from ablate.schedule.forecast import forecast
+from ablate.schedule.policy import Costs
+from ablate.schedule.simulate import Machine
+from ablate.space import plan_of
 from ablate.stats import best_so_far, expected_best
 from ablate.store import Store
 from ablate.tuning import (
@@ -259,3 +264,41 @@ def test_the_expected_best_is_the_mean_over_all_subsets(values):
     for size, found in enumerate(expected_best(values), start=1):
         every = [min(subset) for subset in itertools.combinations(values, size)]
         assert found == pytest.approx(np.mean(every))
+
+
+# --- predicted ----------------------------------------------------------------------------------------
+
+
+def test_a_predicted_run_has_every_round_and_the_trials_of_both_roles(tmp_path):
+    grid = load_space(tmp_path / "space.yaml", tune=tune_section(budget=4, round=4, halve=[0.5]))
+    costs = Costs(lambda pretraining: 1.0, lambda trial: 100.0)
+    plan = plan_of(grid.trials, grid.studies)
+    one, four = (forecast(plan, costs, Machine(0, 0, 0, slots=slots)).schedule for slots in (1, 4))
+    kinds = Counter(span.stage.kind for span in one.spans)
+    # 4 studies: 4 configurations x 2 seeds to the rung, 2 of them on to the end; then 2 shots x 2 arms x 2 seeds of the
+    # default, and as many of what is chosen, which may be the default
+    assert kinds["tune"] == 4 * (8 + 4)
+    assert kinds["finetune"] in (8, 10, 12, 14, 16)
+    tuned = sum(span.end_s - span.start_s for span in one.spans if span.stage.kind == "tune")
+    assert tuned == pytest.approx(4 * (8 * 50 + 4 * 50))
+    assert Counter(span.stage.kind for span in four.spans)["tune"] == kinds["tune"]
+    assert four.makespan_s < one.makespan_s / 2
+
+
+def test_where_nothing_validates_a_share_of_the_shots_judges_configurations(tmp_path):
+    grid = load_space(tmp_path / "space.yaml", validation="none", finetune={"schedule": "constant"})
+    study = grid.studies[1]
+    assert study.default.validation == "none"
+    assert study.tuning_trial({}, 100).validation == "inside_shots"
+    assert study.configured(study.default, {"finetune.lr": 0.01}).validation == "none"
+
+
+def test_a_length_in_steps_takes_the_place_of_one_in_epochs(tmp_path):
+    search = {"finetune.steps": [4, 8]}
+    grid = load_space(tmp_path / "space.yaml", finetune={"epochs": None, "steps": 4}, tune=tune_section(search=search))
+    study = grid.studies[1]
+    assert dict(study.defaults) == {"finetune.steps": 4}
+    chosen = study.configured(study.default, {"finetune.steps": 8}).finetune
+    assert (chosen.steps, chosen.epochs) == (8, None)
+    in_epochs = study.configured(study.default, {"finetune.epochs": 3}).finetune
+    assert (in_epochs.steps, in_epochs.epochs) == (None, 3)
