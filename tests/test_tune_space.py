@@ -94,6 +94,11 @@ REFUSED = {
         "pretrain.steps must be a field of every arm; scratch has none; name the arms that have it, such as "
         "only: [ddpm",
     ),
+    "no only beside others": (
+        {"tune": tune_section(search={"finetune.lr": [1e-3, 1e-2], "pretrain.timesteps": [50, 500]})},
+        "pretrain.timesteps must be a field of every arm; scratch has none; name the arms that have it, such as "
+        "only: [ddpm",
+    ),
     "only of fine-tuning": (
         {"tune": tune_section(search={"finetune.lr": {"choices": [1e-3], "only": ["ddpm"]}})},
         "only must be left out for finetune.lr: every arm searches the same fields of fine-tuning",

@@ -236,6 +236,16 @@ def test_an_export_is_an_optuna_storage_with_a_study_for_each_arm_and_place(tmp_
     assert other.trials[3].state == optuna.trial.TrialState.FAIL
 
 
+def test_an_open_round_is_exported_as_running(tmp_path):
+    study = load_space(tmp_path / "space.yaml").studies[0]
+    course = Course(study, [])
+    course.add(ask(study, [], 1))
+    export_storage([course], tmp_path / "tuning.db")
+    (name,) = optuna.get_all_study_names(f"sqlite:///{tmp_path / 'tuning.db'}")
+    found = optuna.load_study(study_name=name, storage=f"sqlite:///{tmp_path / 'tuning.db'}")
+    assert {trial.state for trial in found.trials} == {optuna.trial.TrialState.RUNNING}
+
+
 def test_an_existing_file_is_not_overwritten(tmp_path):
     (tmp_path / "tuning.db").write_text("mine")
     with pytest.raises(InputError, match=r"tuning.db exists; give another name, or delete it first"):

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from ablate.report.analysis import Analysis, Arm, Panel
 from ablate.report.conditions import CONDITIONAL, is_tuned
 from ablate.report.grouping import Key
+from ablate.report.mean_shapes import average_mean_shapes
+from ablate.report.metrics import METRICS
 from ablate.stats import Comparison
 from ablate.words import counted
 
@@ -24,7 +26,12 @@ class Answer:
 def answers(analysis: Analysis) -> Iterator[Answer]:
     """Yield the answer of each panel that has a comparison."""
     for panel in analysis.panels:
-        findings = tuple(text for column in panel.group.columns if (text := _finding(panel, column)))
+        constants = average_mean_shapes(analysis.grouping, panel.group, METRICS["mre"])
+        findings = tuple(
+            text + _against_mean_shape(panel, column, constants.get(column))
+            for column in panel.group.columns
+            if (text := _finding(panel, column))
+        )
         if findings:
             yield Answer(panel.title, findings, tuple(_limits(panel)))
 
@@ -50,6 +57,13 @@ def _finding(panel: Panel, column: Key) -> str:
     if pair is None:
         return f"{text}; next {other.label}, {other.mre.value:.2f} {unit}, on another network."
     return f"{text}, {_difference(pair, best.label, unit)} {other.label}, {other.mre.value:.2f} {unit}{_verdict(pair)}."
+
+
+def _against_mean_shape(panel: Panel, column: Key, constant: float | None) -> str:
+    best = min((arm.mre.value for arm in _compared(panel, column) if arm.mre.value is not None), default=None)
+    if best is None or constant is None or best < constant:
+        return ""
+    return f" It is no better than the mean shape, {constant:.2f} {panel.unit}, which needs no training."
 
 
 def _difference(pair: Comparison, best: str, unit: str) -> str:

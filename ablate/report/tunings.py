@@ -200,7 +200,8 @@ def _budget_table(found: Sequence[Tuned], spec: Mapping[str, Any], unit: str, re
         tuple(records),
         (
             f"Sampler: {spec.get('sampler', 'tpe')}, {spec['budget']} configurations in rounds of {spec['round']}."
-            f"{stopped} Times are GPU time, on a CPU that of a slot; pre-trainings count once for each arm, in full.",
+            f"{stopped} Times are GPU time, on a CPU that of a slot; pre-trainings count once for each arm, in full. "
+            "–: no configuration had ended by then.",
         ),
         text_columns=2,
     )

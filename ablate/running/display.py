@@ -195,7 +195,9 @@ class Display(Watcher):
         what: str = stage.kind
         outcome, metrics = result.outcome, result.metrics
         if stage.kind == "tune" and outcome == "finished" and metrics:
+            until = self._policy.until(stage)
             what = f"val {mre_text(metrics['val_mre'], self._units[self._policy.trial(stage).dataset])}"
+            what += f" at {until:.0%}" if until < 1 else ""
         if stage.kind in ("finetune", "trial"):
             self._finished += outcome == "finished"
             self._failed += outcome == "failed"

@@ -72,6 +72,8 @@ def _tuning_lines(grid: Grid) -> list[str]:
         f"{counted(spec.num_rounds, 'round')} of {spec.round}) for each of {len(grid.studies)}, by "
         f"{counted(len(spec.seeds), 'seed')}{halved if spec.halve else ''}"
     ]
+    if spec.halve and spec.round < 3:
+        lines.append("    note: the default is never stopped, so that of two configurations the other always is")
     for name, found in spec.search.items():
         only = f" ({', '.join(found.only)})" if found.only else ""
         lines.append(f"    {name:<24} {found.words}{only}")

@@ -33,6 +33,9 @@ class Grid:
     studies: tuple[Study, ...] = ()  # what is tuned; the trials are those of the arms' defaults then
 
 
+_KINDS = {str: "text", dict: "a mapping", list: "a list"}
+"""Types of the keys of a search space, as messages name them."""
+
 _LIST_FIELDS = {field.path for field in trial_fields() if typing.get_origin(field.annotation) is tuple}
 """Fields that are lists themselves, so that a list of values does not expand, and a list of lists does."""
 
@@ -125,7 +128,7 @@ def load_grid(source: Source, overrides: Sequence[str] = (), measured: StepSecon
             source.refuse((str(name),), f"unknown key {name!r}; known: {', '.join(known)}{nearest(name, known)}")
     for name, kind in (("name", str), ("description", str), ("base", dict), ("blocks", list), ("tune", dict)):
         if name in data and not isinstance(data[name], kind):
-            source.refuse((name,), f"must be {'text' if kind is str else 'a ' + kind.__name__}; got {data[name]!r}")
+            source.refuse((name,), f"must be {_KINDS[kind]}; got {data[name]!r}")
     if not data.get("name") or not data.get("blocks"):
         raise InputError(f"{source.name}: a search space needs a name and at least one block")
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", data["name"]):

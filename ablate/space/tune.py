@@ -341,9 +341,9 @@ def _check_replicates(group: Sequence[TrialSpec], spec: TuneSpec, refuse: Refuse
 def _check_search(study: Study, refuse: Refuse) -> None:
     """Refuse searched fields that the arm does not have, values that a trial cannot take, a default outside."""
     method = study.default.method
-    for name, found in study.search.items():
+    own = [field.path for field in trial_fields(method)]
+    for name in study.search:
         place, path = ("search", name), tuple(name.split("."))
-        own = [field.path for field in trial_fields(method)]
         if path not in own:
             having = [key for key in METHODS if path in [field.path for field in trial_fields(key)]]
             refuse(
@@ -351,6 +351,8 @@ def _check_search(study: Study, refuse: Refuse) -> None:
                 f"{name} must be a field of every arm; {method} has none; name the arms that have it, such as "
                 f"only: [{', '.join(having[:3])}]",
             )
+    for name, found in study.search.items():
+        place = ("search", name)
         for value in found.ends:
             _check_value(study, name, value, refuse)
         default = study.defaults[name]

@@ -11,7 +11,7 @@ from typing import Any
 from ablate.errors import InputError
 from ablate.tuning.configuration import Configuration
 from ablate.tuning.course import Course
-from ablate.tuning.sampling import distribution, frozen, quiet
+from ablate.tuning.sampling import distribution, frozen, known_settings, quiet
 
 
 def export_storage(courses: Sequence[Course], file: Path) -> None:
@@ -76,7 +76,7 @@ def _trial(course: Course, found: Configuration) -> Any:
     states = optuna.trial.TrialState
     return optuna.trial.create_trial(
         state=states.FAIL if found.state == "failed" else states.RUNNING,
-        params=frozen(course.study, found).params,
+        params=known_settings(found),
         distributions={name: distribution(search) for name, search in course.study.search.items()},
         user_attrs=told,
     )

@@ -99,10 +99,15 @@ def frozen(study: Study, configuration: Configuration, value: float | None = Non
     return optuna.trial.create_trial(
         state=optuna.trial.TrialState.COMPLETE if whole else optuna.trial.TrialState.PRUNED,
         value=value if whole else None,
-        params={name: _known(found) for name, found in configuration.settings.items()},
+        params=known_settings(configuration),
         distributions={name: distribution(found) for name, found in study.search.items()},
         intermediate_values=rungs,
     )
+
+
+def known_settings(configuration: Configuration) -> dict[str, Any]:
+    """Return the settings of a configuration as Optuna knows them."""
+    return {name: _known(found) for name, found in configuration.settings.items()}
 
 
 @contextmanager
