@@ -553,16 +553,6 @@ def test_a_mark_needs_the_corrected_p_value_and_the_interval() -> None:
     assert not many[0].differs
 
 
-def test_leakage_shows_the_number_with_and_without_duplicates() -> None:
-    scores = stats.image_means([[1.0, 1.0, 4.0, 6.0], [1.0, 1.0, 5.0, 7.0]])
-    leak = stats.leakage(scores, [True, True, False, False], resamples())
-    assert leak.with_duplicates.value == pytest.approx(26 / 8)
-    assert leak.without_duplicates is not None
-    assert leak.without_duplicates.value == pytest.approx(22 / 4)
-    assert (leak.num_images, leak.num_duplicates) == (4, 2)
-    assert stats.leakage(scores, [False] * 4, resamples()).without_duplicates is None
-
-
 # --- ranks -------------------------------------------------------------------------------------------
 
 

@@ -17,6 +17,7 @@ from ablate.report.estimates import (
     estimate_text,
     interval_notes,
     numeric_shots,
+    with_and_without,
 )
 from ablate.report.grouping import FIELDS, INITIALISATION, Key, field_label, plain, record_value, value_label
 from ablate.report.literature import table_rows
@@ -348,35 +349,23 @@ def _validation(analysis: Analysis, arms: Sequence[Sequence[str]]) -> np.ndarray
 
 
 def leakage_tables(analysis: Analysis) -> Iterator[Table]:
-    """Yield every MRE with and without the test images that also occur in train or val."""
+    """Yield every MRE with and without the test images that also occur in train or val.
+
+    If the two differ by more than their intervals, networks gain from images they were trained on; if they agree, that
+    is not seen at this precision, which does not prove that there is none.
+    """
     for panel in analysis.panels:
         if not panel.errors.duplicates_I.any():
             continue
-        rows, records = [], []
-        for (row, column), arm in panel.arms.items():
-            found = analysis.intervals.leakage(arm.sample, panel.errors.duplicates_I)
-            without = found.without_duplicates
-            if without is None:
-                continue
-            rows.append(
-                (
-                    Cell(arm_label(panel, row, column), row.label(INITIALISATION)),
-                    Cell(column.label("shots"), column.value if isinstance(column.value, int) else math.inf),
-                    Cell(estimate_text(found.with_duplicates), found.with_duplicates.value),
-                    Cell(estimate_text(without), without.value),
-                )
-            )
-            names = {"initialisation": row.label(INITIALISATION), "shots": column.label("shots"), "unit": panel.unit}
-            for kind, estimate in (("all", found.with_duplicates), ("without duplicates", without)):
-                records.append({**names, "images_of": kind, **estimate_record(estimate)})
+        rows, records = with_and_without(analysis, panel, panel.errors.duplicates_I, "without duplicates")
         num = int(panel.errors.duplicates_I.sum())
         yield Table(
             slug("leakage", panel.title),
             f"MRE ({panel.unit}) on all {len(panel.errors.images)} test images, and without the {num} that also occur "
             f"in the training or validation images: {panel.title}.",
             ("initialisation", "shots", "all test images", "without duplicates"),
-            tuple(rows),
-            tuple(records),
+            rows,
+            records,
             interval_notes(panel, analysis.num_resamples),
             text_columns=2,
         )

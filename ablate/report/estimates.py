@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 from ablate.report.analysis import Analysis, Panel
 from ablate.report.conditions import SINGLE, SINGLE_NOTE
 from ablate.report.grouping import INITIALISATION, Key
+from ablate.report.render import Cell
 from ablate.stats import INTERVAL_CAPTION, Estimate, coverage_note
+from ablate.stats.samples import BoolArray
 
 
 def interval_notes(panel: Panel, num_resamples: int) -> tuple[str, ...]:
@@ -63,6 +68,29 @@ def estimate_record(estimate: Estimate) -> dict[str, object]:
         "images": estimate.num_images,
         "note": estimate.note,
     }
+
+
+def with_and_without(
+    analysis: Analysis, panel: Panel, left_out_I: BoolArray, others: str
+) -> tuple[tuple[tuple[Cell, ...], ...], tuple[Mapping[str, object], ...]]:
+    """Return rows and records of every MRE of a panel, on all test images and without some.
+
+    Args:
+        analysis: holds the intervals.
+        panel: its arms.
+        left_out_I: the test images that are left out of the second number.
+        others: what records call the images of the second number.
+    """
+    rows: list[tuple[Cell, ...]] = []
+    records: list[Mapping[str, object]] = []
+    for (row, column), arm in panel.arms.items():
+        found = {"all": arm.mre, others: analysis.intervals.without(arm.sample, left_out_I)}
+        shots = column.value if isinstance(column.value, int) else math.inf
+        cells = [Cell(estimate_text(estimate), estimate.value) for estimate in found.values()]
+        rows.append((Cell(arm_label(panel, row, column), arm.label), Cell(arm.shots, shots), *cells))
+        names = {"initialisation": arm.label, "shots": arm.shots, "unit": panel.unit}
+        records += [{**names, "images_of": kind, **estimate_record(estimate)} for kind, estimate in found.items()]
+    return tuple(rows), tuple(records)
 
 
 def numeric_shots(analysis: Analysis, panel: Panel, column: Key) -> int | None:

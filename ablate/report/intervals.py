@@ -17,9 +17,8 @@ from ablate.report.grouping import group_trials, plain
 from ablate.report.metrics import Metric
 from ablate.report.roles import REPEAT
 from ablate.report.run_data import RunData
-from ablate.stats import Curve, Estimate, Leakage, PerImage, Resamples, crossed_bootstrap, error_sums, hit_sums
+from ablate.stats import Curve, Estimate, PerImage, Resamples, crossed_bootstrap, error_sums, hit_sums
 from ablate.stats import landmark_curve as _landmark_curve
-from ablate.stats import leakage as _leakage
 from ablate.stats import sdr_curve as _sdr_curve
 from ablate.stats.samples import BoolArray, FloatArray
 
@@ -116,9 +115,10 @@ class Intervals:
             sample.errors_SIK, self._resamples[sample.dataset], clusters_S=sample.clusters, arm=sample.stream
         )
 
-    def leakage(self, sample: Sample, duplicates_I: BoolArray) -> Leakage:
-        """Return the MRE with and without duplicate radiographs, see `ablate.stats.leakage`."""
-        return _leakage(sample.scores, duplicates_I, self._resamples[sample.dataset], arm=sample.stream)
+    def without(self, sample: Sample, left_out_I: BoolArray) -> Estimate:
+        """Return the MRE on all test images but some, with the seeds resampled as for all of them."""
+        scores = sample.scores.images(~left_out_I)
+        return crossed_bootstrap(scores, self._resamples[sample.dataset], arm=sample.stream)
 
 
 def clusters_of(trials: pd.DataFrame) -> tuple[int, ...] | None:

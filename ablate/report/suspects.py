@@ -12,8 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ablate.report.analysis import Analysis, Panel
-from ablate.report.estimates import arm_label, estimate_record, estimate_text, interval_notes
-from ablate.report.grouping import INITIALISATION
+from ablate.report.estimates import interval_notes, with_and_without
 from ablate.report.mean_shapes import average_mean_shapes
 from ablate.report.metrics import METRICS
 from ablate.report.render import Cell, Table, slug
@@ -82,30 +81,14 @@ def _images(panel: Panel, ratios_AI: FloatArray, found_I: BoolArray) -> Table:
 
 
 def _headline(analysis: Analysis, panel: Panel, found_I: BoolArray) -> Table:
-    rows, records = [], []
-    for (row, column), arm in panel.arms.items():
-        found = analysis.intervals.leakage(arm.sample, found_I)
-        everything, without = found.with_duplicates, found.without_duplicates
-        assert without is not None
-        shots = column.value if isinstance(column.value, int) else math.inf
-        rows.append(
-            (
-                Cell(arm_label(panel, row, column), row.label(INITIALISATION)),
-                Cell(column.label("shots"), shots),
-                Cell(estimate_text(everything), everything.value),
-                Cell(estimate_text(without), without.value),
-            )
-        )
-        names = {"initialisation": row.label(INITIALISATION), "shots": column.label("shots"), "unit": panel.unit}
-        for kind, estimate in (("all", everything), ("without suspicious", without)):
-            records.append({**names, "images_of": kind, **estimate_record(estimate)})
+    rows, records = with_and_without(analysis, panel, found_I, "without suspicious")
     return Table(
         slug("without-suspicious", panel.title),
         f"MRE ({panel.unit}) on all {len(panel.errors.images)} test images, and without the "
         f"{counted(int(found_I.sum()), 'image')} of the table above: {panel.title}.",
         ("initialisation", "shots", "all test images", "without them"),
-        tuple(rows),
-        tuple(records),
+        rows,
+        records,
         interval_notes(panel, analysis.num_resamples),
         text_columns=2,
     )

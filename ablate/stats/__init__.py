@@ -6,7 +6,7 @@
 - `curves`: SDR curves, landmarks
 - `coverage`: how often these intervals hold the truth in simulations
 - `two_way`: intervals of paired differences, and p-values
-- `comparison`: all pairs with Holm's correction, the best and its peers, leakage; Wilcoxon's test over images
+- `comparison`: all pairs with Holm's correction, the best and its peers; Wilcoxon's test over images
 - `ranks`: average ranks, Friedman, Nemenyi
 - `efficiency`: annotated images needed to reach the same error
 - `selection`: choices made on the validation set
@@ -19,13 +19,11 @@ from ablate.stats.comparison import (
     WILCOXON_CAPTION,
     Best,
     Comparison,
-    Leakage,
     SignedRank,
     adjust_family,
     best_of,
     compare_pairs,
     holm,
-    leakage,
     signed_rank,
 )
 from ablate.stats.coverage import ENOUGH_REPEATS, MOST_CLAIMS, coverage_note, tuned_claims
@@ -57,7 +55,6 @@ __all__ = [
     "Curve",
     "Estimate",
     "LabelEfficiency",
-    "Leakage",
     "PerImage",
     "RankComparison",
     "Resamples",
@@ -80,7 +77,6 @@ __all__ = [
     "image_means",
     "label_efficiency",
     "landmark_curve",
-    "leakage",
     "nemenyi_critical_difference",
     "nemenyi_q",
     "over_seeds",

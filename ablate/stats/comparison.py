@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats as scipy_stats
 
-from ablate.stats.bootstrap import Seeds, crossed_bootstrap, paired_differences
+from ablate.stats.bootstrap import Seeds, paired_differences
 from ablate.stats.crossed import CONFIDENCE, Estimate
 from ablate.stats.resamples import Resamples
 from ablate.stats.samples import FloatArray, PerImage
@@ -208,48 +208,3 @@ def _other(comparison: Comparison, name: str) -> tuple[str, ...]:
     """Return what a comparison compares with `name`; nothing if it is about others."""
     pair = (comparison.a, comparison.b)
     return tuple(other for other in pair if other != name) if name in pair else ()
-
-
-@dataclass(frozen=True)
-class Leakage:
-    """A headline number with and without the test images that also occur in train or val.
-
-    If the two differ by more than their intervals, networks gain from images they were trained on; if they agree,
-    leakage is not seen at this precision, which does not prove that there is none.
-
-    Attributes:
-        with_duplicates: on all test images.
-        without_duplicates: on the images that occur nowhere else; None if there are no duplicates.
-        num_images: test images.
-        num_duplicates: of these, images that also occur in train or val.
-    """
-
-    with_duplicates: Estimate
-    without_duplicates: Estimate | None
-    num_images: int
-    num_duplicates: int
-
-
-def leakage(scores: PerImage, duplicates_I: ArrayLike, resamples: Resamples, *, arm: int = 0) -> Leakage:
-    """Return a number with and without leaked test images; see `Leakage` for what it tells.
-
-    Args:
-        scores: scores of one initialisation.
-        duplicates_I: True where this radiograph also occurs in another split.
-        resamples: bootstrap counts.
-        arm: see `crossed_bootstrap`; the same number gives the same interval as there.
-
-    Raises:
-        ValueError: the mask does not fit the images.
-    """
-    duplicates = np.asarray(duplicates_I, np.bool_)
-    if duplicates.shape != scores.sums_SI.shape[1:]:
-        raise ValueError(f"duplicates must hold one flag per image; got shape {duplicates.shape}")
-    return Leakage(
-        with_duplicates=crossed_bootstrap(scores, resamples, arm=arm),
-        without_duplicates=(
-            crossed_bootstrap(scores.images(~duplicates), resamples, arm=arm) if duplicates.any() else None
-        ),
-        num_images=duplicates.size,
-        num_duplicates=int(duplicates.sum()),
-    )
