@@ -184,11 +184,12 @@ def test_costs_without_a_search_space_by_seconds_are_refused(ablate: Any, tmp_pa
     [
         ("stepps", {}, ["my.yaml:2: equal", "epochs, steps, seconds", "'stepps'", "did you mean 'steps'"]),
         ("{by: steps, pretrainings: whole}", {}, ["my.yaml:2: equal", "'pretrainings'", "did you mean 'pretraining'"]),
+        ("{by: epochs, pretraining: divided}", {}, ["equal.pretraining", "left out where by is epochs", "divided"]),
         ("{by: steps, pretraining: half}", {}, ["equal.pretraining", "whole, divided", "'half'"]),
         ("{by: steps, costs: {ddpm: 1.0}}", {}, ["equal.costs", "left out unless by is seconds", "steps"]),
         ("{by: seconds, costs: {ddpm: 0.0}}", {}, ["equal.costs", "above 0", "0.0"]),
         ("seconds", {}, ["my.yaml:2: equal", "'ddpm, batch 4 x 8, unet 8-16 1 middle, 32 px'", "--costs RUN"]),
-        ("{by: seconds, costs: {ddmp: 1.0}}", {}, ["did you mean 'ddmp'"]),
+        ("{by: seconds, costs: {ddmp: 1.0}}", {}, ["of 'ddpm, batch", "(equal.costs names ddmp)"]),
         ("steps", {"pretrain": "{method: scratch}"}, ["equal must be epochs where nothing is pre-trained", "steps"]),
         ("steps", {"shots": "all"}, ["finetune.steps where shots are all", "epochs 200"]),
         ("[steps]", {}, ["equal", "epochs, steps, seconds"]),

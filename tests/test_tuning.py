@@ -203,6 +203,10 @@ def test_rows_hold_what_was_tried_and_why_it_ended(tmp_path):
     assert rows[0]["val_mre"] == pytest.approx(np.mean(rows[0]["val_mre_seeds"]))
     assert rows[0]["finetune_gpu_hours"] == 1.0
     assert sum(row["chosen"] for row in rows) == 1
+    assert {row["stopped_at"] for row in rows if row["state"] == "stopped"} == {0.5}
+    assert [found.halted_at for found in read_configurations(store, study)] == [
+        c.halted_at for c in course.configurations
+    ]
 
 
 def test_a_result_keeps_every_bit_and_is_written_once(tmp_path):

@@ -184,7 +184,7 @@ class _Run:
         check_same_tuning(before, self.grid, self.store)
         if self.grid.studies:
             self.tuning = Tuning.load(self.store, self.grid.studies)
-            self.trials |= {key: final.trial for key, final in self.tuning.choices.trials().items()}
+            self.trials |= {key: final.trial for key, final in self.tuning.choices.trials.items()}
         return loaded, before
 
     def _done(self, before: dict[str, Any]) -> set[str]:
@@ -259,7 +259,7 @@ class _Run:
             costs = costs_for(store, gpus_pretrain=resources.gpus_pretrain, gpus_finetune=resources.gpus_finetune)
             policy = make_policy(costs)
             kept = {"share": options.share, "keep_weights": options.keep_weights}
-            finals = None if self.tuning is None else self.tuning.choices.trials()
+            finals = None if self.tuning is None else self.tuning.choices.trials
             content = run_file(before, self.grid, loaded, dict(present), **kept, finals=finals)
             store.write(RUN_FILE, yaml_bytes(content))
             tuner = None if self.tuning is None else self._tuner(self.tuning, policy, costs, content, done, recorder)
@@ -320,9 +320,10 @@ class _Run:
         """Return what takes the run's tunings to their end; `content` is that of `run.yaml`."""
 
         def changed() -> None:
-            finals = tuning.choices.trials()
-            self.trials = {trial.trial_id: trial for trial in self.grid.trials}
-            self.trials |= {key: final.trial for key, final in finals.items()}
+            finals = tuning.choices.trials
+            self.trials |= {key: final.trial for key, final in finals.items()}  # in place: the recorder has it too
+            for key in self.trials.keys() - finals.keys() - {trial.trial_id for trial in self.grid.trials}:
+                del self.trials[key]  # of an earlier choice
             content["trials"] = listed_trials(content, self.grid, finals)
             self.store.write(RUN_FILE, yaml_bytes(content))
 

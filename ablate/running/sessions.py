@@ -14,7 +14,7 @@ from ablate import __version__
 from ablate.datasets import Dataset
 from ablate.datasets.types import SPLITS
 from ablate.errors import InputError
-from ablate.space import Grid, TrialSpec
+from ablate.space import Grid, TrialSpec, TuneSpec
 from ablate.store import Store
 from ablate.tuning import FinalTrial
 
@@ -144,11 +144,12 @@ def check_same_tuning(before: Mapping[str, Any], grid: Grid, store: Store) -> No
     known = (before.get("search_space") or {}).get("tune")
     if not known or not grid.studies:
         return
-    may_grow = ("budget", "repeats")
-    old, new = ({k: v for k, v in found.items() if k not in may_grow} for found in (known, grid.resolved["tune"]))
-    changed = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
+    may_grow = {"budget", "repeats"}
+    specs = (TuneSpec.model_validate(known), grid.studies[0].spec)
+    old, new = (spec.model_dump(mode="json", by_alias=True, exclude=may_grow) for spec in specs)
+    changed = [name for name in old if old[name] != new[name]]
     if changed:
         raise InputError(
-            f"{store.label}: this run was tuned with another tune.{changed[0]}, {old.get(changed[0])!r}; got "
-            f"{new.get(changed[0])!r}; only budget and repeats may change; give another --out"
+            f"{store.label}: this run was tuned with another tune.{changed[0]}, {old[changed[0]]!r}; got "
+            f"{new[changed[0]]!r}; only budget and repeats may change; give another --out"
         )

@@ -49,14 +49,17 @@ class Choices:
             course.study.key: (course.study, next((c.settings for c in course.configurations if c.chosen), None))
             for course in courses
         }
+        self._trials = roles_of(self._known.values())
 
     def take(self, study: Study, chosen: Configuration | None) -> None:
         """Take over what a tuning has chosen."""
         self._known[study.key] = (study, None if chosen is None else chosen.settings)
+        self._trials = roles_of(self._known.values())
 
-    def trials(self) -> dict[str, FinalTrial]:
-        """Return the trials of the run by id: of the defaults, and of what was chosen."""
-        return roles_of(self._known.values())
+    @property
+    def trials(self) -> Mapping[str, FinalTrial]:
+        """The trials of the run by id: of the defaults, and of what was chosen."""
+        return self._trials
 
 
 @dataclass
@@ -66,7 +69,7 @@ class Tuning:
     courses: list[Course]
     results: dict[ResultKey, Result]  # of open rounds
     choices: Choices
-    was_over: bool  # when it was loaded: every budget used, and the choice written
+    is_over: bool  # when it was loaded: every budget used, and the choice written
 
     @classmethod
     def load(cls, store: Store, studies: Sequence[Study]) -> Tuning:
@@ -77,11 +80,6 @@ class Tuning:
             results |= _known_results(store, course.study, [c for c in course.configurations if c.state is None])
         choices = Choices(courses)
         return cls(courses, results, choices, all(course.is_settled for course in courses))
-
-    @property
-    def is_over(self) -> bool:
-        """Whether there is nothing to tune."""
-        return self.was_over
 
     @property
     def num_unknown(self) -> int:
@@ -172,7 +170,7 @@ class Tuner(Watcher):
 
     def released(self, trial_id: str, reason: str) -> None:
         """Note a tuning trial that fails with its pre-training."""
-        if self.is_tuning(trial_id):
+        if self._policy.is_tuning(trial_id):
             self._fail(trial_id, reason)
 
     def _fail(self, trial_id: str, error: str) -> None:
@@ -239,13 +237,9 @@ class Tuner(Watcher):
 
     # --- what there is to see -----------------------------------------------------------------------
 
-    def is_tuning(self, trial_id: str) -> bool:
-        """Whether a trial judges a configuration."""
-        return self._policy.is_tuning(trial_id)
-
     def words(self, trial: TrialSpec) -> str | None:
-        """Return a tuning trial in a few words, `ddpm, 5 shots, number 3: lr 0.003, seed 100`; None if it is none."""
-        if not self.is_tuning(trial.trial_id):
+        """Return a tuning trial in a few words, `DDPM, 5 shots, number 3: lr 0.003, seed 100`; None if it is none."""
+        if not self._policy.is_tuning(trial.trial_id):
             return None
         for course in self._rounds.courses:
             for found in course.configurations:
@@ -255,7 +249,7 @@ class Tuner(Watcher):
 
     def role(self, trial: TrialSpec) -> str:
         """Return `tuned` for a trial of settings that were chosen and are not the default, else an empty text."""
-        found = self._choices.trials().get(trial.trial_id)
+        found = self._choices.trials.get(trial.trial_id)
         return "tuned" if found is not None and found.role == "tuned" else ""
 
     @property
@@ -319,7 +313,7 @@ def _round_words(courses: Sequence[Course]) -> str:
 
 
 def configuration_words(study: Study, found: Configuration) -> str:
-    """Return a configuration in a few words: `ddpm, 5 shots, number 3: lr 0.003`."""
+    """Return a configuration in a few words: `DDPM, 5 shots, number 3: lr 0.003`."""
     arm = ", ".join(
         method_label(study.default.method) if name == "pretrain.method" else str(value_at(study.default, name))
         for name in study.spec.arm

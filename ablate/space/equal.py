@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from ablate.errors import InputError, nearest
+from ablate.errors import InputError
 from ablate.space.explain import explain
 from ablate.space.files import Source
 from ablate.space.lengths import Length, num_held_out
@@ -53,6 +53,10 @@ class Equal(Spec):
             if not isinstance(value, dict):
                 source.refuse((KEY,), message.replace("by", KEY, 1))
             source.refuse((KEY, *place), message)
+        if equal.pretraining != "whole" and equal.by == "epochs":
+            source.refuse(
+                (KEY, "pretraining"), f"pretraining must be left out where by is epochs; got {equal.pretraining}"
+            )
         if equal.costs is not None and equal.by != "seconds":
             source.refuse((KEY, "costs"), f"costs must be left out unless by is seconds; got by {equal.by}")
         return equal
@@ -101,8 +105,9 @@ class StepCosts:
             if name in self._given:
                 self.used[name] = float(self._given[name])
                 return self.used[name]
+        given = f" (equal.costs names {', '.join(self._given)})" if self._given else ""
         raise InputError(
-            f"equal by seconds needs the seconds of one optimizer step of '{words}'{nearest(short, self._given)}; give "
+            f"equal by seconds needs the seconds of one optimizer step of '{words}'{given}; give "
             f"--costs RUN, a run that measured them, or write them into equal.costs, as these words or as '{short}'"
         )
 

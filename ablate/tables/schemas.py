@@ -136,12 +136,16 @@ TABLES: dict[str, Any] = {
             _column("fields", pa.string(), "the searched fields and their values, as JSON", nullable=False),
             _column("seeds", pa.list_(pa.int64()), "seeds of the tuning trials"),
             _column("trial_ids", pa.list_(pa.string()), "ids of the tuning trials, by seed"),
-            _column("val_mre", pa.float64(), "mean of val_mre_seeds, by which configurations are chosen"),
+            _column(
+                "val_mre",
+                pa.float64(),
+                "mean of val_mre_seeds, at its end or where it was stopped; null where it failed",
+            ),
             _column(
                 "val_mre_seeds", pa.list_(pa.float64()), "MRE on the validation images of the best weights, by seed"
             ),
             _column("state", pa.string(), "finished, stopped at a rung, or failed; null: not ended yet"),
-            _column("stopped_at", pa.int32(), "rung at which it was stopped, from 0"),
+            _column("stopped_at", pa.float64(), "share of the optimizer steps at which it was stopped"),
             _column("epochs", pa.list_(pa.int32()), "epochs that were run, by seed"),
             _column(
                 "finetune_gpu_hours",

@@ -118,10 +118,14 @@ class Course:
             found.halted_at = rung if state == "stopped" else None
         return ()
 
-    def _choose(self) -> Configuration | None:
-        """Return the finished configuration of the least value, the lower number of equal ones, and mark it."""
+    def _best(self) -> Configuration | None:
+        """Return the finished configuration of the least value, the lower number of equal ones; None without any."""
         finished = [found for found in self.used if found.state == "finished"]
-        best = min(finished, key=lambda found: (found.value, found.number), default=None)
+        return min(finished, key=lambda found: (found.value, found.number), default=None)
+
+    def _choose(self) -> Configuration | None:
+        """Return the best configuration, and mark it."""
+        best = self._best()
         for found in self.configurations:
             found.chosen = found is best
         return best
@@ -131,9 +135,8 @@ class Course:
         """Whether the budget is used, and the choice is marked."""
         if len(self.configurations) < self.study.spec.budget or any(found.state is None for found in self.used):
             return False
-        marked = [found.chosen for found in self.configurations]
-        self._choose()
-        return marked == [found.chosen for found in self.configurations]
+        best = self._best()
+        return all(found.chosen == (found is best) for found in self.configurations)
 
     def remaining(self) -> int:
         """Return how many configurations of the budget have not ended yet."""

@@ -46,7 +46,7 @@ def _row(study: Study, found: Configuration) -> dict[str, object]:
         "val_mre": found.value,
         "val_mre_seeds": [None if math.isnan(value) else value for value in found.values],
         "state": found.state,
-        "stopped_at": found.halted_at,
+        "stopped_at": None if found.halted_at is None else study.spec.halve[found.halted_at],
         "epochs": list(found.epochs),
         "finetune_gpu_hours": found.hours if found.state else None,
         "chosen": found.chosen,
@@ -58,7 +58,7 @@ def _configuration(study: Study, row: dict[str, Any]) -> Configuration:
     found.state, found.value, found.chosen = row["state"], row["val_mre"], row["chosen"]
     found.values = tuple(math.nan if value is None else value for value in row["val_mre_seeds"])
     found.epochs, found.hours = tuple(row["epochs"]), row["finetune_gpu_hours"] or 0.0
-    found.halted_at = row["stopped_at"]
+    found.halted_at = None if row["stopped_at"] is None else study.spec.halve.index(row["stopped_at"])
     return found
 
 
