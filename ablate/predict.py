@@ -57,7 +57,13 @@ def predict_folder(run: Store, trial_id: str, images: Path, out: Path, *, overla
     sizes_N2 = np.array([(grey.shape[1], grey.shape[0]) for grey in greys])
     images_NHW = np.stack([prepare(grey, spec.image_size) for grey in greys])
     output = next(tensor for name, tensor in tensors.items() if _is_output_bias(name))
-    network = build_network(spec.network, num_outputs=len(output), image_size=spec.image_size, seed=spec.seed)
+    network = build_network(
+        spec.network,
+        num_outputs=len(output),
+        image_size=spec.image_size,
+        seed=spec.seed,
+        precision=spec.precision,
+    )
     network.load_state_dict(tensors)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     found = predict(network.to(device), images_NHW, sizes_N2, spec, device=device)

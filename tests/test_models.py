@@ -56,6 +56,27 @@ def test_body_depends_on_the_seed_alone_and_the_global_random_state_is_untouched
     assert differing(first, other.state_dict()) >= weights
 
 
+@KINDS
+def test_bf16_computes_layers_in_bfloat16_and_returns_the_dtype_of_the_images(spec: NetworkSpec) -> None:
+    seen = set()
+    fp32, bf16 = (
+        build_network(spec, num_outputs=3, image_size=64, seed=0, precision=precision).eval()
+        for precision in ("fp32", "bf16")
+    )
+    for module in bf16.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    images = torch.rand(2, 1, 64, 64)
+    for compute in (lambda network: network(images), lambda network: network.features(images)):
+        expected, found = compute(fp32), compute(bf16)
+        assert found.dtype == images.dtype
+        assert not torch.equal(found, expected)
+        assert (found - expected).abs().max() < 0.1 * expected.abs().max()
+    assert seen == {torch.bfloat16}
+    assert not differing(fp32.state_dict(), bf16.state_dict())
+    assert {tensor.dtype for tensor in bf16.state_dict().values()} <= {torch.float32, torch.int64}
+
+
 def test_unet_body_is_the_same_under_either_head() -> None:
     landmarks, noise = build(UNET, 1), build(UNET, 1, head="noise")
     assert landmarks.state_dict()["net.conv_out.weight"].shape == (1, 8, 1, 1)

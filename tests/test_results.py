@@ -300,7 +300,7 @@ def test_descriptions_travel_with_the_files(store: Store) -> None:
     write_rows(store, "errors", TRIAL, [error_row("a.jpg", 0, 1.0)])
     schema = pq.read_schema(store.path(part_path("errors", TRIAL)))
     assert schema.field("error").metadata[b"description"] == b"radial error in the trial's unit"
-    assert schema.metadata[b"ablate_schema_version"] == b"5"
+    assert schema.metadata[b"ablate_schema_version"] == b"6"
 
 
 def test_files_that_are_no_parts_are_not_read(store: Store) -> None:

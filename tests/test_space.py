@@ -205,6 +205,7 @@ def test_fields_that_the_network_does_not_have_do_not_change_the_identity():
         {"shots": 5},
         {"few_shot": "random"},
         {"finetune": {"epochs": 3}},
+        {"finetune": {"validate_every": 2}},
         {"evaluate": {"decode": "argmax"}},
     ],
 )
@@ -222,6 +223,7 @@ def test_trials_that_differ_after_pretraining_share_it(change):
         ({"lr": 1e-3}, {}),
         ({}, {"image_size": 64}),
         ({}, {"network": {"channels": (8, 16)}}),
+        ({}, {"precision": "bf16"}),
         ({"dataset": "hand"}, {}),
     ],
 )

@@ -300,7 +300,7 @@ def test_200_epochs_of_5_images_are_200_steps_and_the_images_of_steps_are_counte
 
 
 def test_patience_counts_validations_where_the_length_is_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lengths, "MOST_VALIDATIONS", 20)
+    monkeypatch.setattr(lengths, "MOST_SPANS", 20)
     losses = iter([3.0, 2.0, 1.0, 5.0, 5.0, 5.0])
     monkeypatch.setattr(loop, "validate", lambda *_: (next(losses), 0.0))
     outcome = run(spec_of(finetune={"epochs": None, "steps": 60, "patience": 3}), dataset())
@@ -309,12 +309,31 @@ def test_patience_counts_validations_where_the_length_is_in_steps(monkeypatch: p
     assert (outcome.val_loss, outcome.best_epoch, outcome.epochs) == (1.0, 5, 9)  # passes of two steps
 
 
+def test_with_validate_every_patience_and_plateau_count_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = iter([3.0, 2.0, 5.0, 5.0, 5.0])
+    monkeypatch.setattr(loop, "validate", lambda *_: (next(losses), 0.0))
+    fields = {"epochs": 40, "validate_every": 3, "patience": 7, "plateau_patience": 4, "lr": 1e-3}
+    outcome = run(spec_of(finetune=fields), dataset())
+    checks = [point.epoch for point in outcome.curve if point.metric == "val_loss"]
+    assert checks == [3, 6, 9, 12, 15]  # 9 epochs without improvement are the first multiple of 3 from 7 on
+    assert (outcome.val_loss, outcome.best_epoch, outcome.epochs) == (2.0, 6, 15)
+    rates = [point.value for point in outcome.curve if point.metric == "lr"]
+    assert rates == [1e-3, 1e-3, 1e-3, 1e-3, 5e-4]  # 6 epochs are the first multiple of 3 above 4
+
+
+def test_the_last_step_is_validated_whatever_the_spacing() -> None:
+    outcome = run(spec_of(finetune={"epochs": 5, "validate_every": 2}), dataset())
+    assert [point.epoch for point in outcome.curve if point.metric == "val_loss"] == [2, 4, 5]
+    outcome = run(spec_of(finetune={"epochs": 3, "validate_every": 9}), dataset())
+    assert [point.epoch for point in outcome.curve if point.metric == "val_loss"] == [3]
+
+
 @pytest.mark.parametrize("fields", [{}, INSIDE], ids=["full", "inside_shots"])
 def test_going_on_after_any_of_so_many_steps_ends_bit_for_bit_the_same(
     fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lengths, "MOST_VALIDATIONS", 4)
-    length = {"epochs": None, "steps": 7, "plateau_patience": 1, "lr": 0.01}
+    monkeypatch.setattr(lengths, "MOST_SPANS", 4)
+    length = {"epochs": None, "steps": 7, "plateau_patience": 1, "lr": 0.01, "validate_every": 2}
     spec, data, checkpoint = spec_of(finetune=length, **fields), dataset(), Always()
     whole = run(spec, data, checkpoint=checkpoint)
     for files in checkpoint.saved.values():

@@ -117,9 +117,9 @@ class _Position:
         return self.val_losses.index(min(self.val_losses)) + 1 if self.val_losses else 0
 
     def is_over(self, spec: TrialSpec, length: Length) -> bool:
-        """Whether the phase under way is: all steps are done, or `patience` validations brought no improvement."""
+        """Whether the phase under way is: all steps are done, or `patience` epochs brought no improvement."""
         waited = 0 if self.first_steps is not None else len(self.val_losses) - self.best_validation
-        return self.step(length) >= length.total or waited >= spec.finetune.patience
+        return self.step(length) >= length.total or waited * length.validate_every >= spec.finetune.patience
 
     def begin_again(self, length: Length) -> None:
         """Go on to the second phase from the first, whose length is given."""

@@ -15,7 +15,7 @@ def learning_rate(spec: FinetuneSpec, val_losses: Sequence[float], step: int, to
     """Return the learning rate of optimizer step `step` (from 0), a function of what is known before it.
 
     plateau: falls by `plateau_factor` when the validation loss has not improved for more than
-    `plateau_patience` validations, as torch's ReduceLROnPlateau with its other defaults (paper). linear: from `lr` at
+    `plateau_patience` epochs, as torch's ReduceLROnPlateau with its other defaults (paper). linear: from `lr` at
     the first step to zero after the last of `total_steps`. constant: `lr`.
 
     Args:
@@ -33,7 +33,7 @@ def learning_rate(spec: FinetuneSpec, val_losses: Sequence[float], step: int, to
         if loss < best * (1 - PLATEAU_THRESHOLD):
             best, waited = loss, 0
         else:
-            waited += 1
+            waited += spec.validate_every
         if waited > spec.plateau_patience:
             lower, waited = rate * spec.plateau_factor, 0
             rate = lower if rate - lower > PLATEAU_SMALLEST_CHANGE else rate

@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ablate.space import NetworkSpec
+from ablate.space import NetworkSpec, Precision
 
 Head: TypeAlias = Literal["landmarks", "noise"]
 T = TypeVar("T")
@@ -53,9 +53,24 @@ class Network(nn.Module, ABC):
     _output: tuple[str, ...]  # prefixes of the output layer in `state_dict`
     _encoder: tuple[str, ...]  # prefixes of what self-supervision trains in `state_dict`
 
+    precision: Precision = "fp32"
+    """What its layers compute in, see `_computed`."""
+
     def __init__(self, spec: NetworkSpec, image_size: int, head: Head) -> None:
         super().__init__()
         self.spec, self.image_size, self.head = spec, image_size, head
+
+    def _computed(self, layers: Callable[[], Tensor], images_B1HW: Tensor) -> Tensor:
+        """Return what `layers` make of images, computed in the network's precision and of the images' dtype.
+
+        In `bf16` torch's autocast chooses: convolutions and products take bfloat16, and what it keeps in fp32 stays so
+        (on a GPU group norm among others). What follows, such as heads, losses and decoding, is not under it.
+        """
+        if self.precision == "fp32":
+            return layers()
+        with torch.autocast(images_B1HW.device.type, torch.bfloat16):
+            output = layers()
+        return output.to(images_B1HW.dtype)
 
     @abstractmethod
     def forward(self, images_B1HW: Tensor, timesteps_B: Tensor | None = None) -> Tensor:

@@ -12,7 +12,7 @@ from torch import nn
 from ablate.errors import InputError
 from ablate.network.base import Head, Network, without_memory
 from ablate.network.unet import UNet
-from ablate.space import NETWORKS, NetworkSpec
+from ablate.space import NETWORKS, NetworkSpec, Precision
 from ablate.training import seed_of
 
 if TYPE_CHECKING:
@@ -26,18 +26,36 @@ if TYPE_CHECKING:
 
 @overload
 def build_network(
-    network: NetworkSpec, *, num_outputs: int, image_size: int, seed: int, head: Literal["noise"]
+    network: NetworkSpec,
+    *,
+    num_outputs: int,
+    image_size: int,
+    seed: int,
+    head: Literal["noise"],
+    precision: Precision = "fp32",
 ) -> UNet: ...
 
 
 @overload
 def build_network(
-    network: NetworkSpec, *, num_outputs: int, image_size: int, seed: int, head: Head = "landmarks"
+    network: NetworkSpec,
+    *,
+    num_outputs: int,
+    image_size: int,
+    seed: int,
+    head: Head = "landmarks",
+    precision: Precision = "fp32",
 ) -> Network: ...
 
 
 def build_network(
-    network: NetworkSpec, *, num_outputs: int, image_size: int, seed: int, head: Head = "landmarks"
+    network: NetworkSpec,
+    *,
+    num_outputs: int,
+    image_size: int,
+    seed: int,
+    head: Head = "landmarks",
+    precision: Precision = "fp32",
 ) -> Network:
     """Build a network on the CPU, or on the device of an enclosing `with torch.device(...)`.
 
@@ -50,6 +68,7 @@ def build_network(
         image_size: side of the square images in pixels.
         seed: of the initial weights.
         head: `landmarks` for K heatmaps, `noise` for the prediction of a noised image's noise (`unet` only).
+        precision: what it computes in; its weights are fp32 either way.
 
     Raises:
         ValueError: the noise head is asked for on another kind than `unet`.
@@ -62,6 +81,7 @@ def build_network(
         built = network_class(network, image_size, head)
         torch.default_generator.manual_seed(seed_of(seed, "output layer"))
         built.replace_output(num_outputs)
+    built.precision = precision
     return built
 
 

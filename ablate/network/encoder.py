@@ -43,14 +43,12 @@ class EncoderUNet(Network):
 
     def forward(self, images_B1HW: Tensor, timesteps_B: Tensor | None = None) -> Tensor:
         """Return logits (B, K, H, W); this network has no timestep, `timesteps_B` is ignored."""
-        logits: Tensor = self.net(self._rgb(images_B1HW))
-        return logits
+        return self._computed(lambda: self.net(self._rgb(images_B1HW)), images_B1HW)
 
     def features(self, images_B1HW: Tensor) -> Tensor:
         """Return (B, C): the encoder's deepest feature map, averaged over positions."""
         encoder: Any = self.net.encoder
-        pooled: Tensor = encoder(self._rgb(images_B1HW))[-1].mean((2, 3))
-        return pooled
+        return self._computed(lambda: encoder(self._rgb(images_B1HW))[-1].mean((2, 3)), images_B1HW)
 
     def keep_encoder_only(self) -> None:
         """Drop the decoder and the output."""

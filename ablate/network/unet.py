@@ -42,11 +42,14 @@ class UNet(Network):
 
     def denoise(self, scaled_B1HW: Tensor, timesteps_B: Tensor | None = None) -> Tensor:
         """Run the U-Net on what is already scaled, such as noised images: (B, K, H, W)."""
-        output: Tensor = self.net(scaled_B1HW, self._timesteps(scaled_B1HW, timesteps_B), return_dict=False)[0]
-        return output
+        timesteps_B = self._timesteps(scaled_B1HW, timesteps_B)
+        return self._computed(lambda: self.net(scaled_B1HW, timesteps_B, return_dict=False)[0], scaled_B1HW)
 
     def features(self, images_B1HW: Tensor) -> Tensor:
         """Return (B, C): conv_in, down_blocks and mid_block at timestep 0, averaged over positions."""
+        return self._computed(lambda: self._encoded(images_B1HW), images_B1HW)
+
+    def _encoded(self, images_B1HW: Tensor) -> Tensor:
         net: Any = self.net  # diffusers is untyped
         hidden = self.scale(images_B1HW)
         embedding = net.time_embedding(net.time_proj(self._timesteps(hidden, None)).to(hidden.dtype))

@@ -49,6 +49,7 @@ class PretrainingMethod(nn.Module, ABC, Generic[AnySpec]):
             image_size=pretraining.image_size,
             seed=fields.seed,
             head=self.head,
+            precision=pretraining.precision,
         )
         if fields.weights is not None:
             load_weights(self.network, read_weights(fields.weights), fields.weights)

@@ -181,7 +181,14 @@ def strips(
         raise ValueError(f"strips show what a ddpm pre-training does; got {spec.method}")
     schedule = NoiseSchedule(spec)
     size = pretraining.image_size
-    network = build_network(pretraining.network, num_outputs=1, image_size=size, seed=spec.seed, head="noise")
+    network = build_network(
+        pretraining.network,
+        num_outputs=1,
+        image_size=size,
+        seed=spec.seed,
+        head="noise",
+        precision=pretraining.precision,
+    )
     network.load_initial(tensors)
     network.to(device).eval()
 

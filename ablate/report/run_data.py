@@ -18,7 +18,7 @@ from ablate.report.folds import Pooled, pool_folds
 from ablate.report.grouping import INITIALISATION, MISSING, plain
 from ablate.report.metrics import MEAN_SHAPE
 from ablate.report.roles import with_roles
-from ablate.space import METHODS, TrialSpec
+from ablate.space import METHODS, FinetuneSpec, TrialSpec
 from ablate.stats.samples import BoolArray, FloatArray
 from ablate.store import Store
 from ablate.store.layout import PICTURES, STRIPS
@@ -94,13 +94,15 @@ def read_trials(store: Store, *, pooled: bool = True) -> pd.DataFrame:
     return found.trials if pooled else single
 
 
-_ADDED = ("validation", "validation_share")
-"""Fields of every trial that rows of older versions lack."""
+_ADDED = {name: TrialSpec.model_fields[name].default for name in ("validation", "validation_share", "precision")} | {
+    "finetune_validate_every": FinetuneSpec.model_fields["validate_every"].default
+}
+"""Defaults of the columns for fields of every trial that rows of older versions lack."""
 
 
 def _with_defaults(trials: pd.DataFrame) -> pd.DataFrame:
     """Return trials with the default of every field that was added after their rows were written."""
-    filled = trials.fillna({name: TrialSpec.model_fields[name].default for name in _ADDED})
+    filled = trials.fillna(_ADDED)
     for method, row in METHODS.items():
         own = filled[INITIALISATION] == method
         for name, info in row.spec.model_fields.items():

@@ -25,7 +25,7 @@ from ablate.space.methods import (
     method_label,
     missing_field,
 )
-from ablate.space.networks import NETWORKS, NetworkRow, NetworkSpec
+from ablate.space.networks import NETWORKS, NetworkRow, NetworkSpec, Precision
 from ablate.space.spec import Spec
 from ablate.space.trial import (
     BUILT_IN_DATASETS,
@@ -65,6 +65,7 @@ __all__ = [
     "NetworkRow",
     "NetworkSpec",
     "Plan",
+    "Precision",
     "Pretrain",
     "Pretraining",
     "ScratchSpec",

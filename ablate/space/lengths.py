@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from ablate.space.trial import FinetuneSpec, TrialSpec
 
-MOST_VALIDATIONS = 200
-"""Validations of a fine-tuning whose length is given in steps: as many as the default 200 epochs have."""
+MOST_SPANS = 200
+"""Spans of a fine-tuning whose length is given in steps: as many as the default 200 epochs."""
 
 
 @dataclass(frozen=True)
@@ -21,21 +21,30 @@ class Length:
     num_images: int
     window_size: int  # most images of an optimizer step
     total: int  # optimizer steps, where nothing ends the training earlier
-    every: int  # optimizer steps from one validation to the next
+    span: int  # optimizer steps of an epoch or, where the length is given in steps, of one of up to 200 equal parts
+    validate_every: int = 1  # spans from one validation to the next
 
     @classmethod
     def of(cls, spec: FinetuneSpec, num_images: int) -> Length:
         """Return the length of a fine-tuning on `num_images` images.
 
-        In epochs there is a validation after each; in steps at most `MOST_VALIDATIONS`, evenly spaced, so that what
-        counts validations (`patience`, `plateau_patience`) is a share of the length whatever the number of images.
+        It falls into spans: epochs or, where it is given in steps, at most `MOST_SPANS` parts of equally many, so that
+        what counts spans (`patience`, `plateau_patience`) is a share of the length whatever the number of images.
+        There is a validation after every `validate_every` spans, and one at the end.
         """
         window_size = spec.batch_size * spec.accumulate
         num_windows = math.ceil(num_images / window_size)
         if spec.steps is not None:
-            return cls(num_images, window_size, spec.steps, math.ceil(spec.steps / MOST_VALIDATIONS))
-        assert spec.epochs is not None
-        return cls(num_images, window_size, spec.epochs * num_windows, num_windows)
+            total, span = spec.steps, math.ceil(spec.steps / MOST_SPANS)
+        else:
+            assert spec.epochs is not None
+            total, span = spec.epochs * num_windows, num_windows
+        return cls(num_images, window_size, total, span, spec.validate_every)
+
+    @property
+    def every(self) -> int:
+        """Optimizer steps from one validation to the next."""
+        return self.span * self.validate_every
 
     @property
     def num_windows(self) -> int:

@@ -18,6 +18,9 @@ def _known(kind: str) -> str:
     return kind
 
 
+Precision: TypeAlias = Literal["fp32", "bf16"]
+"""What a network computes in; its weights are fp32 either way."""
+
 NetworkKind: TypeAlias = Annotated[str, AfterValidator(_known)]
 """A key of `NETWORKS`."""
 

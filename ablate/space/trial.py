@@ -20,7 +20,7 @@ from ablate.space.methods import (
     ScratchSpec,
     SelfSupervised,
 )
-from ablate.space.networks import NETWORKS, NetworkSpec
+from ablate.space.networks import NETWORKS, NetworkSpec, Precision
 from ablate.space.spec import Positive, PositiveNumber, Spec
 
 SPEC_VERSION = 1
@@ -53,9 +53,12 @@ class FinetuneSpec(Spec):
         None, description="most optimizer steps, in place of epochs; with them there are at most 200 validations"
     )
     schedule: Literal["plateau", "linear", "constant"] = Field("plateau", description="learning-rate schedule")
-    plateau_patience: Positive = Field(13, description="validations without improvement before the rate drops")
+    validate_every: Positive = Field(
+        1, description="epochs from one validation to the next; with steps, of the up to 200 spans between validations"
+    )
+    plateau_patience: Positive = Field(13, description="epochs without improvement before the rate drops")
     plateau_factor: float = Field(0.5, gt=0, lt=1, description="factor by which the rate drops on a plateau")
-    patience: Positive = Field(27, description="validations (one after each epoch) without improvement before it stops")
+    patience: Positive = Field(27, description="epochs without improvement before it stops; with steps, spans")
     loss: Literal["ce", "spatial_ce", "mse"] = Field("ce", description="loss between heatmaps and target")
     target: Literal["disk", "gaussian"] = Field("disk", description="shape of a landmark's target heatmap")
     sigma: PositiveNumber = Field(5.0, description="the target's sigma in pixels; default 5 * image_size / 256")
@@ -115,6 +118,11 @@ class TrialSpec(Spec):
         0.2, gt=0, lt=1, description="share of the shots that validates (validation: inside_shots), at least one image"
     )
     seed: int = Field(0, ge=0, description="seed of fine-tuning: new weights, data order, augmentation")
+    precision: Precision = Field(
+        "fp32",
+        description="what the network computes in: fp32 (on a GPU with TF32 convolutions) or bf16 (autocast); losses, "
+        "heads and weights stay fp32",
+    )
     exclude_duplicates: bool = Field(
         False, description="leave out test images that also occur in train or val; the paper keeps them"
     )
@@ -323,6 +331,7 @@ class Pretraining(Spec):
     image_size: int
     selection: Selection | None = None  # the shots, where they are all it sees
     fold: int | None = None  # whose images it sees, where its data set is divided into folds
+    precision: Precision = "fp32"
 
     @classmethod
     def of(cls, trial: TrialSpec) -> Pretraining:
@@ -335,6 +344,7 @@ class Pretraining(Spec):
             image_size=trial.image_size,
             selection=selection,
             fold=trial.fold if own else None,
+            precision=trial.precision,
         )
 
     @property
@@ -346,17 +356,20 @@ class Pretraining(Spec):
     @functools.cached_property
     def key(self) -> str:
         """12 hex digits over everything the pre-training depends on except its number of steps."""
-        return _pretrain_key(self.fields, self.network, self.image_size, self.selection, self.fold)
+        return _pretrain_key(self.fields, self.network, self.image_size, self.precision, self.selection, self.fold)
 
 
 @functools.lru_cache(maxsize=4096)  # the trials of a search space have few pre-trainings
 def _pretrain_key(
-    pretrain: Pretrain, network: NetworkSpec, image_size: int, selection: Selection | None, fold: int | None
+    pretrain: Pretrain,
+    network: NetworkSpec,
+    image_size: int,
+    precision: Precision,
+    selection: Selection | None,
+    fold: int | None,
 ) -> str:
-    trial = TrialSpec.model_validate(
-        {"dataset": pretrain.dataset, "image_size": image_size, "pretrain": pretrain, "network": network}
-    )
-    identity = canonical(trial)
+    own = {"dataset": pretrain.dataset, "image_size": image_size, "precision": precision}
+    identity = canonical(TrialSpec.model_validate({**own, "pretrain": pretrain, "network": network}))
     different = {name: value for name, value in identity.pop("pretrain", {}).items() if name != "steps"}
     if different:
         identity["pretrain"] = different

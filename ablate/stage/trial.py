@@ -154,7 +154,13 @@ def initial_network(spec: TrialSpec, num_landmarks: int, store: Store, folder: s
 
     `folder` holds the pre-training's snapshots; None where nothing was pre-trained.
     """
-    network = build_network(spec.network, num_outputs=num_landmarks, image_size=spec.image_size, seed=spec.seed)
+    network = build_network(
+        spec.network,
+        num_outputs=num_landmarks,
+        image_size=spec.image_size,
+        seed=spec.seed,
+        precision=spec.precision,
+    )
     pretraining = spec.pretraining
     if pretraining is not None and folder is not None:
         steps = pretraining.fields.steps

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ablate.space import trial_fields
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """Raised when a column is added or changes; parts of older versions read with nulls in what they lack."""
 
 
