@@ -56,7 +56,7 @@ def apply(affine: Affine, images_B1HW: Tensor, points_BK2: Tensor) -> tuple[Tens
     centre = (side - 1) / 2
     matrix_B22, shift_B2 = affine.matrix_B22.to(points_BK2), affine.shift_B2.to(points_BK2)
     moved_BK2 = (points_BK2 - centre) @ matrix_B22.transpose(1, 2) + (centre + shift_B2[:, None])
-    inverse_B22 = torch.linalg.inv(affine.matrix_B22)
+    inverse_B22 = torch.linalg.inv_ex(affine.matrix_B22).inverse  # `inv` waits for a GPU to tell whether there is one
     # grid_sample asks where each output pixel comes from, in units of half the image's side from its centre
     offset_B21 = -(inverse_B22 @ affine.shift_B2[:, :, None]) * 2 / side
     theta_B23 = torch.cat((inverse_B22, offset_B21), dim=2).to(images_B1HW)

@@ -32,13 +32,18 @@ from ablate.training import (
     CurvePoint,
     Diverged,
     Interrupted,
+    Losses,
     Progress,
     Report,
     State,
     Stopwatch,
+    adamw,
     curve_of,
     curve_state,
+    load_optimizer,
     micro_batches,
+    on_device,
+    placed,
     seed_of,
     seeded,
     stream_order,
@@ -56,8 +61,8 @@ class FinetuneOutcome:
     best_epoch: int  # counted from 1; where a share of the shots validates, of the first phase
     epochs: int  # done, or begun; where a share of the shots validates, in the first phase
     val_loss: float | None  # after the best epoch
-    val_mre: float | None  # after the best epoch, protocol physical, in the data set's unit
-    curve: list[CurvePoint]  # per validation: loss, val_loss, val_mre, lr; then SECOND_LOSS
+    val_mre: float | None  # of the same weights, protocol physical, in the data set's unit
+    curve: list[CurvePoint]  # per validation: loss, val_loss, lr; val_mre of the best; then SECOND_LOSS
     seconds: float  # all attempts together
 
 
@@ -84,13 +89,13 @@ class _Position:
 
     epoch: int = 0  # passes done over the images, of the phase under way
     window: int = 0  # windows done of the pass under way
-    loss_sum: float = 0.0  # over the images seen since the last validation was due
+    loss_sum: float = 0.0  # over the images since the last validation was due whose loss has been noted
     val_losses: list[float] = field(default_factory=list)  # per validation
     best_epoch: int = 0  # counted from 1
     best_loss: float = math.inf
-    best_mre: float = math.nan
-    best_state: dict[str, Tensor] = field(default_factory=dict)  # on the CPU
-    initial: dict[str, Tensor] = field(default_factory=dict)  # weights that the second phase starts from, on the CPU
+    best_mre: float = math.nan  # measured once, when the phase is over; NaN before
+    best_state: dict[str, Tensor] = field(default_factory=dict)  # of the phase under way, where something validates
+    initial: dict[str, Tensor] = field(default_factory=dict)  # weights that the second phase starts from
     first_steps: int | None = None  # optimizer steps of the first phase, once there is a second
 
     def step(self, length: Length) -> int:
@@ -103,13 +108,12 @@ class _Position:
         if self.window == length.num_windows:
             self.epoch, self.window = self.epoch + 1, 0
 
-    def judge(self, network: Network, epoch: int, val_loss: float, val_mre: float, *, keep: bool) -> None:
-        """Note a validation after `epoch` passes; with `keep`, keep the weights if its loss is the least so far."""
+    def judge(self, network: Network, epoch: int, val_loss: float) -> None:
+        """Note a validation after `epoch` passes, and keep the weights if its loss is the least so far."""
         self.val_losses.append(val_loss)
         if val_loss < self.best_loss:
-            self.best_epoch, self.best_loss, self.best_mre = epoch, val_loss, val_mre
-            if keep:
-                self.best_state = _on_cpu(network)
+            self.best_epoch, self.best_loss = epoch, val_loss
+            self.best_state = _copy(network)
 
     @property
     def best_validation(self) -> int:
@@ -125,7 +129,7 @@ class _Position:
         """Go on to the second phase from the first, whose length is given."""
         self.first_steps = self.step(length)
         self.epoch = self.window = 0
-        self.loss_sum, self.initial = 0.0, {}
+        self.loss_sum, self.initial, self.best_state = 0.0, {}, {}
 
 
 @dataclass(frozen=True)
@@ -200,21 +204,37 @@ def finetune(
     lengths = _Lengths(Length.of(spec.finetune, len(shots.first)), len(shots.all))
     judges = _judges(spec, data, shots)
     val = None if judges is None else Images.of(judges, spec.image_size, device)
-    network.to(device)
+    placed(network, device)
     at, curve, watch = _Position(), list[CurvePoint](), Stopwatch()
-    optimizer = _optimizer(spec, network)
+    optimizer = _optimizer(spec, network, device)
     if state is not None:
         network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(optimizer, state["optimizer"])
         at, curve, watch = _Position(**state["position"]), curve_of(state["curve"]), Stopwatch(state["seconds"])
     elif len(shots.held_out):
-        at.initial = _on_cpu(network)
+        at.initial = _copy(network)
 
     def training_images() -> Images:
         chosen = shots.first if at.first_steps is None else shots.all
         return Images.of(data.train.part(chosen), spec.image_size, device)
 
+    def measure_best() -> None:
+        """Measure the error of the best weights, which the network then has; as in the paper, losses chose them."""
+        if val is None or judges is None or not at.best_state:
+            return
+        network.load_state_dict(at.best_state)
+        at.best_mre = validation_error(spec, network, val, judges)
+        step = min(at.best_validation * lengths.first.every, lengths.first.total)
+        curve.append(CurvePoint(step, at.best_epoch, "val_mre", at.best_mre, watch.seconds))
+
     train, length = training_images(), lengths.now(at)
+    rate = math.nan
+
+    def note(step: int, loss: float) -> None:
+        _require_finite(loss, "loss", (step - 1) // length.num_windows, rate)
+        at.loss_sum += loss * (length.images_until(step) - length.images_until(step - 1))
+
+    losses = Losses(device, note)
     pause = None if until is None else lengths.first.validation_after(until)
     while True:
         if pause is not None and at.step(length) >= pause:
@@ -222,8 +242,10 @@ def finetune(
         if at.is_over(spec, length):
             if pause is not None or not at.initial:
                 break
+            losses.catch_up()
+            measure_best()
             network.load_state_dict(at.initial)
-            optimizer = _optimizer(spec, network)
+            optimizer = _optimizer(spec, network, device)
             at.begin_again(length)
             train, length = training_images(), lengths.now(at)
         start_s = time.monotonic()
@@ -235,24 +257,24 @@ def finetune(
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad()
-        indices_B = torch.from_numpy(order).to(device)
+        indices_B = on_device(order, device)
         loss = accumulate_gradients(spec, network, train.images_NHW[indices_B], train.points_NK2[indices_B], step)
-        _require_finite(loss, "loss", at.epoch, rate)
-        optimizer.step()
+        losses.step(optimizer, step + 1, loss)
         at.advance(length)
-        at.loss_sum += loss * num_images
-        since = length.images_until(step // every * every)
-        metrics = {"loss": at.loss_sum / (seen + num_images - since), "lr": rate}
-        images_per_second = num_images / max(time.monotonic() - start_s, 1e-9)
         step += 1
         done = (at.first_steps or 0) + step
-        if step % every == 0 or step == length.total:
+        validates = step % every == 0 or step == length.total
+        if validates:
+            losses.catch_up()
+        noted = length.images_until(losses.noted) - length.images_until((step - 1) // every * every)
+        metrics = {"loss": at.loss_sum / noted, "lr": rate} if noted > 0 else {"lr": rate}
+        images_per_second = num_images / max(time.monotonic() - start_s, 1e-9)
+        if validates:
             epoch = length.passes(step)
-            if val is not None and judges is not None and at.first_steps is None:
-                metrics["val_loss"], metrics["val_mre"] = validate(spec, network, val, judges)
+            if val is not None and at.first_steps is None:
+                metrics["val_loss"] = validate(spec, network, val)
                 _require_finite(metrics["val_loss"], "validation loss", epoch - 1, rate)
-                keep = not at.initial
-                at.judge(network, epoch, metrics["val_loss"], metrics["val_mre"], keep=keep)
+                at.judge(network, epoch, metrics["val_loss"])
             at.loss_sum = 0.0
             measured = metrics if at.first_steps is None else {SECOND_LOSS: metrics["loss"]}
             epoch += lengths.first.passes(at.first_steps or 0)
@@ -260,6 +282,7 @@ def finetune(
         told = lengths.told(at, in_steps=spec.finetune.steps is not None)
         stop = report(Progress("finetune", *told, metrics, images_per_second, optimizer_steps=done))
         if stop or (pause is not None and at.step(length) >= pause) or checkpoint.due():
+            losses.catch_up()
             now: State = {
                 "network": network.state_dict(),
                 "optimizer": optimizer.state_dict(),
@@ -270,9 +293,9 @@ def finetune(
             checkpoint.save(done, now)
         if stop:
             raise Interrupted
-    if at.best_state:
-        network.load_state_dict(at.best_state)
-    final = at.best_state or _on_cpu(network)
+    losses.catch_up()
+    measure_best()
+    final = {name: tensor.to("cpu") for name, tensor in (at.best_state or _copy(network)).items()}
     epochs = lengths.first.passes(at.step(length) if at.first_steps is None else at.first_steps)
     judged = bool(at.val_losses)
     return FinetuneOutcome(
@@ -286,8 +309,8 @@ def finetune(
     )
 
 
-def _optimizer(spec: TrialSpec, network: Network) -> torch.optim.AdamW:
-    return torch.optim.AdamW(network.parameters(), lr=spec.finetune.lr, weight_decay=spec.finetune.weight_decay)
+def _optimizer(spec: TrialSpec, network: Network, device: torch.device) -> torch.optim.AdamW:
+    return adamw(network.parameters(), device, lr=spec.finetune.lr, weight_decay=spec.finetune.weight_decay)
 
 
 def _judges(spec: TrialSpec, data: Dataset, shots: Shots) -> Split | None:
@@ -297,12 +320,14 @@ def _judges(spec: TrialSpec, data: Dataset, shots: Shots) -> Split | None:
     return data.train.part(shots.held_out) if spec.validation == "inside_shots" else None
 
 
-def _on_cpu(network: Network) -> dict[str, Tensor]:
-    """Return a copy of the network's weights on the CPU."""
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in network.state_dict().items()}
+def _copy(network: Network) -> dict[str, Tensor]:
+    """Return a copy of the network's weights on its device."""
+    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
 
-def accumulate_gradients(spec: TrialSpec, network: Network, images_NHW: Tensor, points_NK2: Tensor, step: int) -> float:
+def accumulate_gradients(
+    spec: TrialSpec, network: Network, images_NHW: Tensor, points_NK2: Tensor, step: int
+) -> Tensor:
     """Add the gradient of the mean loss over one window's augmented images, and return that loss.
 
     The window is augmented as a whole, so for a network without batch statistics the result does not depend on
@@ -318,7 +343,7 @@ def accumulate_gradients(spec: TrialSpec, network: Network, images_NHW: Tensor, 
     network.train()
     device = images_NHW.device
     affine = augment.draw(
-        spec.finetune.augment, len(images_NHW), spec.image_size, seeded("cpu", spec.seed, "augment", step)
+        spec.finetune.augment, len(images_NHW), spec.image_size, seeded(device, spec.seed, "augment", step)
     )
     images_N1HW, points_NK2 = augment.apply(affine, as_input(images_NHW), points_NK2)
     total = torch.zeros((), device=device)
@@ -330,7 +355,7 @@ def accumulate_gradients(spec: TrialSpec, network: Network, images_NHW: Tensor, 
             loss = LOSSES[spec.finetune.loss](logits_BKHW, maps_BKHW, annotated_BK).mean() * share
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
-    return float(total)
+    return total
 
 
 def draw_targets(spec: TrialSpec, points_BK2: Tensor) -> tuple[Tensor, Tensor]:
@@ -338,20 +363,23 @@ def draw_targets(spec: TrialSpec, points_BK2: Tensor) -> tuple[Tensor, Tensor]:
     return targets(points_BK2, spec.image_size, sigma=spec.finetune.sigma, shape=spec.finetune.target)
 
 
-def validate(spec: TrialSpec, network: Network, images: Images, split: Split) -> tuple[float, float]:
-    """Return the mean loss over the images of `split` and their MRE in the data set's unit (protocol physical).
-
-    The MRE is NaN where no image is annotated.
-    """
+def validate(spec: TrialSpec, network: Network, images: Images) -> float:
+    """Return the mean loss over images."""
     loss_N = torch.zeros(len(images.images_NHW), device=images.images_NHW.device)
-    points_NK2 = torch.zeros_like(images.points_NK2)
     for part, logits_BKHW in logits_in_batches(network, images.images_NHW, spec, device=images.images_NHW.device):
         loss_N[part] = LOSSES[spec.finetune.loss](logits_BKHW, *draw_targets(spec, images.points_NK2[part]))
+    return float(loss_N.mean())
+
+
+def validation_error(spec: TrialSpec, network: Network, images: Images, split: Split) -> float:
+    """Return the MRE of the images of `split` in the data set's unit (protocol physical); NaN if none is annotated."""
+    points_NK2 = torch.zeros_like(images.points_NK2)
+    for part, logits_BKHW in logits_in_batches(network, images.images_NHW, spec, device=images.images_NHW.device):
         points_NK2[part] = read_points(logits_BKHW, spec, spec.evaluate.decode)
     predicted_NK2 = to_file(points_NK2.cpu().double().numpy(), split.sizes_N2, spec.image_size)
     errors_NK = physical_errors(predicted_NK2, split.points_NK2, split.unit_per_pixel_N2)
     known = errors_NK[~np.isnan(errors_NK)]
-    return float(loss_N.mean()), float(known.mean()) if known.size else math.nan
+    return float(known.mean()) if known.size else math.nan
 
 
 def _require_finite(value: float, name: str, epochs_done: int, rate: float) -> None:

@@ -23,14 +23,19 @@ from ablate.training import (
     CurvePoint,
     Diverged,
     Interrupted,
+    Losses,
     Progress,
     Report,
     State,
     Stopwatch,
+    adamw,
     curve_of,
     curve_state,
     global_seed,
+    load_optimizer,
     micro_batches,
+    on_device,
+    placed,
     seeded,
     silent,
     stream_order,
@@ -84,15 +89,16 @@ def run_pretraining(
         InputError: `weights` cannot be loaded.
     """
     fields, device = pretraining.fields, torch.device(device)
-    method = build_method(pretraining).to(device)
+    method = build_method(pretraining)
+    placed(method, device)
     parameters = [parameter for parameter in method.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=fields.lr, weight_decay=fields.weight_decay)
+    optimizer = adamw(parameters, device, lr=fields.lr, weight_decay=fields.weight_decay)
     start, loss_sum, curve, seconds = 0, 0.0, [], 0.0
     if state is not None:
         start, loss_sum, seconds = int(state["step"]), float(state["loss_sum"]), float(state["seconds"])
         curve = curve_of(state["curve"])
         method.load_state_dict(state["method"])
-        optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(optimizer, state["optimizer"])
     if lost := [step for step in snapshots if step < start]:
         raise ValueError(f"snapshots at steps {lost} lie before the state at step {start}: begin without a state")
 
@@ -100,10 +106,25 @@ def run_pretraining(
     images = torch.as_tensor(images_NHW).to(device)
     window = fields.batch_size * fields.accumulate
     watch = Stopwatch(seconds)
-    saved = start
+    saved, last_loss = start, math.nan
+
+    def note(step: int, loss: float) -> None:
+        nonlocal loss_sum, last_loss
+        if not math.isfinite(loss):
+            raise Diverged(
+                f"the pre-training loss of {fields.method} is {loss} at step {step}: lower pretrain.lr (now "
+                f"{fields.lr:g})"
+            )
+        last_loss, loss_sum = loss, loss_sum + loss
+        if step % CURVE_EVERY == 0:
+            curve.append(CurvePoint(step, None, "loss", loss_sum / CURVE_EVERY, watch.seconds))
+            loss_sum = 0.0
+
+    losses = Losses(device, note)
 
     def save(step: int) -> None:
         nonlocal saved
+        losses.catch_up()
         if checkpoint is not None and step > saved:
             checkpoint.save(
                 step,
@@ -123,24 +144,24 @@ def run_pretraining(
         if report(Progress("pretrain", start, steps, published=start)) and start < steps:
             raise Interrupted
     for step in range(start + 1, steps + 1):
-        order = torch.from_numpy(stream_order(len(images), fields.seed, (step - 1) * window, window))
-        batch_W1HW = images[order.to(device)][:, None].float() / 255
+        order = stream_order(len(images), fields.seed, (step - 1) * window, window)
+        batch_W1HW = images[on_device(order, device)][:, None].float() / 255
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(pretraining, step)
-        loss = _optimizer_step(method, optimizer, batch_W1HW, step)
+        optimizer.zero_grad(set_to_none=True)
+        with global_seed(device, fields.seed, "dropout", step):
+            loss = backward(method, batch_W1HW, seeded(device, fields.seed, "draws", step), step)
+        losses.step(optimizer, step, loss, method.clip)
         method.after_step(step)
-
-        loss_sum += loss
-        if step % CURVE_EVERY == 0:
-            curve.append(CurvePoint(step, None, "loss", loss_sum / CURVE_EVERY, watch.seconds))
-            loss_sum = 0.0
         published = step if step in snapshots else None
         if published is not None:
+            losses.catch_up()  # a snapshot of weights that diverged is not published
             publish(step, _snapshot(method))
         if checkpoint is not None and checkpoint.due():
             save(step)
         rate = (step - start) * window / max(watch.seconds - seconds, 1e-9)
-        stop = report(Progress("pretrain", step, steps, {"loss": loss}, rate, published))
+        metrics = {} if math.isnan(last_loss) else {"loss": last_loss}
+        stop = report(Progress("pretrain", step, steps, metrics, rate, published))
         if stop and step < steps:
             save(step)
             raise Interrupted
@@ -154,25 +175,7 @@ def learning_rate(pretraining: Pretraining, step: int) -> float:
     return fields.lr * min(1.0, step / fields.warmup) if fields.warmup else fields.lr
 
 
-def _optimizer_step(
-    method: PretrainingMethod[Any], optimizer: torch.optim.Optimizer, batch_W1HW: Tensor, step: int
-) -> float:
-    """Do one optimizer step and return its loss."""
-    fields, device = method.pretraining.fields, batch_W1HW.device
-    optimizer.zero_grad(set_to_none=True)
-    with global_seed(device, fields.seed, "dropout", step):
-        loss = backward(method, batch_W1HW, seeded(device, fields.seed, "draws", step), step)
-    if not math.isfinite(loss):
-        raise Diverged(
-            f"the pre-training loss of {fields.method} is {loss} at step {step}: lower pretrain.lr (now {fields.lr:g})"
-        )
-    if method.clip is not None:
-        torch.nn.utils.clip_grad_value_(method.parameters(), method.clip)
-    optimizer.step()
-    return loss
-
-
-def backward(method: PretrainingMethod[Any], batch_W1HW: Tensor, generator: torch.Generator, step: int) -> float:
+def backward(method: PretrainingMethod[Any], batch_W1HW: Tensor, generator: torch.Generator, step: int) -> Tensor:
     """Add the gradients of one optimizer step, forward pass by forward pass, and return the step's mean loss."""
     prepared = method.prepare(batch_W1HW, generator, step)
     total = torch.zeros((), device=batch_W1HW.device)
@@ -180,7 +183,7 @@ def backward(method: PretrainingMethod[Any], batch_W1HW: Tensor, generator: torc
         loss = method.loss(*(tensor[part] for tensor in prepared)) * share
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
-    return float(total)
+    return total
 
 
 def _snapshot(method: PretrainingMethod[Any]) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ablate.stage.settings import Later
 from ablate.store import BackgroundPublisher, CorruptArtifact, Store, step_of
 from ablate.store.layout import MODEL, state_folder, step_folder
-from ablate.training import Interrupted, State, Stopwatch, pack, unpack
+from ablate.training import Interrupted, State, Stopwatch, copied, pack, unpack
 
 logger = logging.getLogger("ablate")
 
@@ -49,22 +49,23 @@ class Saver:
         return time.monotonic() - self._last >= self._seconds and not self._publisher.is_held_up
 
     def save(self, step: int, state: State) -> None:
-        """Copy a state and write it in the background; the older ones go once it is there."""
+        """Copy a state; pack and write it in the background. The older ones go once it is there."""
 
         def written() -> None:
             self.durable_step = step
 
         folder = step_folder(state_folder(self._folder), step)
-        self._publisher.submit(folder, pack(state), prune=True, then=written, step=step)
+        now = copied(state)
+        self._publisher.submit(folder, lambda: pack(now), prune=True, then=written, step=step)
         self._last = time.monotonic()
         self.saved_step = step
 
     def publish(self, step: int, tensors: Mapping[str, Tensor]) -> None:
-        """Write a snapshot, with the seconds of pre-training in it, in the background."""
-        files, seconds = {MODEL: save_tensors(dict(tensors))}, self._watch.seconds
+        """Write a snapshot, whose tensors nobody changes any more, with its seconds of training in the background."""
+        now, seconds = dict(tensors), self._watch.seconds
         self._publisher.submit(
             step_folder(self._folder, step),
-            files,
+            lambda: {MODEL: save_tensors(now)},
             then=lambda: self._written.append(step),
             step=step,
             seconds=seconds,

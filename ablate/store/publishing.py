@@ -32,7 +32,7 @@ class BackgroundPublisher:
     def submit(
         self,
         folder: str,
-        files: Mapping[str, bytes],
+        files: Mapping[str, bytes] | Callable[[], Mapping[str, bytes]],
         *,
         prune: bool = False,
         then: Callable[[], None] | None = None,
@@ -40,13 +40,14 @@ class BackgroundPublisher:
     ) -> None:
         """Publish `files` in `folder`; wait first if the previous publication is still going on.
 
-        With `prune`, `folder` is named by `step_name`, and once it is published the earlier steps beside
-        it are deleted. `then` is called, in the background, when all that is done.
+        A function is called for the files in the background; what it reads must not change any more. With `prune`,
+        `folder` is named by `step_name`, and once it is published the earlier steps beside it are deleted. `then` is
+        called, in the background, when all that is done.
         """
-        copies = {name: bytes(data) for name, data in files.items()}
+        made = files if callable(files) else {name: bytes(data) for name, data in files.items()}
 
         def publish() -> None:
-            self._publish(folder, copies, prune, facts)
+            self._publish(folder, dict(made() if callable(made) else made), prune, facts)
             if then is not None:
                 then()
 

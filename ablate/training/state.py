@@ -16,11 +16,24 @@ State: TypeAlias = dict[str, Any]
 _TENSORS, _TREE = "state.safetensors", "state.json"
 
 
+def copied(state: State) -> State:
+    """Return a state whose tensors are copies on the CPU, so that training may go on while it is packed."""
+
+    def copy(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.detach().to("cpu", copy=True)
+        if isinstance(value, Mapping):
+            return {key: copy(item) for key, item in value.items()}
+        return [copy(item) for item in value] if isinstance(value, list | tuple) else value
+
+    found: State = copy(state)
+    return found
+
+
 def pack(state: State) -> dict[str, bytes]:
     """Turn a training state into two files: its tensors as safetensors, the rest as JSON.
 
-    Tensors are copied to the CPU at once, so training may go on while the bytes are written. Floats keep
-    every bit. Nothing is pickled.
+    Floats keep every bit. Nothing is pickled.
 
     Raises:
         TypeError: a value is neither a tensor nor a plain one.
@@ -30,7 +43,7 @@ def pack(state: State) -> dict[str, bytes]:
     def encode(value: Any) -> Any:
         if isinstance(value, Tensor):
             name = f"t{len(tensors)}"
-            tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+            tensors[name] = value.detach().contiguous()
             return {"tensor": name}
         if isinstance(value, Mapping):
             return {"dict": [[key, encode(item)] for key, item in value.items()]}
