@@ -46,7 +46,7 @@ INSIDE = {
         ("equal", "tune"),
         ("grid", "words"),
     ),
-    "training": (("randomness", "state"), ("progress",)),
+    "training": (("execution", "randomness", "state"), ("progress",)),
     "stats": (
         ("coverage", "samples"),
         ("budgets", "ranks", "resamples", "selection"),

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from ablate.datasets import DATASETS, PaperScale, load_dataset
-from ablate.network.heatmaps import to_file, to_network
+from ablate.network.heatmaps import centroid, targets, to_file, to_network
 from ablate.network.metrics import Rate, paper_errors, paper_truth, physical_errors, summarise
 
 CHEST = PaperScale(frame=(256.0, 256.0), reference=None)
@@ -76,6 +77,15 @@ def test_truth_at_the_border_moves_inwards_with_its_cut_disk() -> None:
     assert moment / area == pytest.approx(2.34, abs=0.01)
     whole = paper_truth(one_image((0, 128)), np.array([[256, 256]]), 256)
     assert whole.tolist() == [[[2, 128]]]
+
+
+@pytest.mark.parametrize("image_size", [32, 96])
+def test_truth_is_the_decoded_disk_wherever_it_lies(image_size: int) -> None:
+    places = np.arange(0, image_size, 1 if image_size == 32 else 5)
+    points = np.stack(np.meshgrid(places, places), axis=2).reshape(-1, 1, 2).astype(float)
+    drawn, _ = targets(torch.from_numpy(points), image_size, sigma=max(1.0, 5 * image_size / 256), shape="disk")
+    whole = paper_truth(points, np.full((len(points), 2), image_size), image_size)
+    np.testing.assert_array_equal(whole, np.rint(centroid(drawn).numpy()))
 
 
 def test_truth_of_a_small_image_is_found_though_the_scaled_disk_is_one_pixel() -> None:

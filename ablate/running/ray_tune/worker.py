@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 import signal
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -29,7 +32,7 @@ from ablate.store.stopping import StopWatch, stop_reason
 from ablate.training import Progress
 
 REPORT_SECONDS = 1.0
-"""A stage tells the driver of its progress at most this often: every report waits for the driver."""
+"""A stage tells the driver of its progress at most this often."""
 
 NODE_SECONDS = 1.0
 """How often a worker looks whether its node goes away."""
@@ -93,6 +96,48 @@ def _asked_to_stop(store: Store, run_token: str) -> str | None:
 # --- one stage --------------------------------------------------------------------------------------
 
 
+class Reports:
+    """Tells the driver of a stage's progress from a thread of its own: a report waits until the driver has taken it.
+
+    A snapshot that was published is always told, in order; other progress at most every `REPORT_SECONDS`, and not while
+    the driver has not taken what it was told before. Use it as a context manager; what is told last has then arrived.
+    What a report raises is raised by the next `tell`, or at the end.
+    """
+
+    def __init__(self, report: Callable[[dict[str, Any]], None]) -> None:
+        self._report, self._pool = report, ThreadPoolExecutor(1, thread_name_prefix="report")
+        self._told: deque[Future[None]] = deque()
+        self._last = -math.inf
+
+    def tell(self, progress: Progress) -> None:
+        """Tell of progress, or pass it over."""
+        while self._told and self._told[0].done():
+            self._told.popleft().result()
+        now = time.monotonic()
+        if progress.published is None and (self._told or now - self._last < REPORT_SECONDS):
+            return
+        self._last = now
+        words = {
+            "phase": progress.phase,
+            "step": progress.step,
+            "total": progress.total,
+            "metrics": dict(progress.metrics),
+            "rate": progress.images_per_second,
+            "published": progress.published,
+            "saved": progress.saved,
+        }
+        self._told.append(self._pool.submit(self._report, words))
+
+    def __enter__(self) -> Reports:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._pool.shutdown()
+        if kind is None:
+            for told in self._told:
+                told.result()
+
+
 _worker_data = functools.lru_cache(maxsize=1)(data_in)
 """The data sets of this worker, kept for the stages that it performs one after the other."""
 
@@ -108,10 +153,10 @@ def perform_config(config: dict[str, Any], job: Job) -> None:
     store = Store.connect(job.address, patience_s=job.store_patience_s)
     store.fence = Fence(store, job.run_token)
     node_id = ray.get_runtime_context().get_node_id()
-    last = 0.0
     metrics: dict[str, float] = {}
 
     with (
+        Reports(tune.report) as reports,
         StopWatch(
             functools.partial(_asked_to_stop, store, job.run_token), every_s=1.0 if store.is_local else 3.0
         ) as run_stops,
@@ -119,22 +164,9 @@ def perform_config(config: dict[str, Any], job: Job) -> None:
     ):
 
         def report(progress: Progress) -> bool:
-            nonlocal last, metrics
+            nonlocal metrics
             metrics = dict(progress.metrics) or metrics
-            now = time.monotonic()
-            if progress.published is not None or now - last >= REPORT_SECONDS:
-                last = now
-                tune.report(
-                    {
-                        "phase": progress.phase,
-                        "step": progress.step,
-                        "total": progress.total,
-                        "metrics": dict(progress.metrics),
-                        "rate": progress.images_per_second,
-                        "published": progress.published,
-                        "saved": progress.saved,
-                    }
-                )
+            reports.tell(progress)
             return run_stops() or node_leaves()
 
         task = Task.of(config, store=store, data=_worker_data(job.data_dir), report=report, settings=job.settings)
