@@ -1,6 +1,7 @@
 """How steps are executed: what a GPU does to keep the host from waiting, on the CPU where it can do the same."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,8 +9,11 @@ import torch
 from test_finetune import Always, Never, assert_equal_outcomes, dataset, network_of, run, spec_of
 from test_pretrain import Recorder, make
 from test_pretrain import run as pretrain
+from tiny import tiny_trial
 
 from ablate.pretrain.methods import build_method
+from ablate.running.checks import check_trials
+from ablate.stage import machine
 from ablate.training import Diverged, Losses, Progress, adamw, execution, load_optimizer, placed, unpack
 from ablate.training.execution import EXECUTIONS, Execution
 
@@ -157,3 +161,48 @@ def test_a_late_pre_training_that_diverges_is_refused_and_publishes_nothing(monk
     assert pretraining.fields.accumulate == 2
     assert list(recorder.snapshots) == [1]
     assert not recorder.states
+
+
+# --- the machine --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("flags\t\t: fpu avx512f avx512_bf16\n", True),
+        ("flags\t\t: fpu amx_bf16\n", True),
+        ("Features\t: fp asimd bf16\n", True),
+        ("model name\t: bf16\nflags\t\t: fpu avx512f\n", False),
+        ("processor\t: 0\n", None),
+        (None, None),
+    ],
+)
+def test_instructions_for_bfloat16_are_known_from_the_flags_of_the_cpu(
+    text: str | None, expected: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "cpuinfo"
+    if text is not None:
+        path.write_text(text)
+    monkeypatch.setattr(machine, "CPU_INFO", path)
+    assert machine.has_bf16(CPU) is expected
+
+
+def test_a_run_is_warned_of_a_cpu_without_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "cpuinfo"
+    path.write_text("flags\t\t: fpu avx512f\n")
+    monkeypatch.setattr(machine, "CPU_INFO", path)
+    told: list[str] = []
+    check_trials([tiny_trial(precision="bf16")], None, told.append)
+    (warning,) = [line for line in told if "bfloat16" in line]
+    assert "precision=fp32" in warning
+    told.clear()
+    check_trials([tiny_trial()], None, told.append)
+    assert not told
+
+
+def test_a_gpu_computes_deterministically_for_the_time_of_a_stage() -> None:
+    assert not torch.are_deterministic_algorithms_enabled()
+    for device, wanted, expected in (("cuda", True, True), ("cuda", False, False), ("cpu", True, False)):
+        with machine.deterministic(torch.device(device), wanted=wanted):
+            assert torch.are_deterministic_algorithms_enabled() is expected
+        assert not torch.are_deterministic_algorithms_enabled()

@@ -58,6 +58,10 @@ def run(
         int, typer.Option(min=1, help="CPU cores, and threads, of each stage")
     ] = Options.cpus_per_stage,
     max_concurrent: Annotated[int | None, typer.Option(min=1, help="most stages at a time")] = Options.max_concurrent,
+    deterministic: Annotated[
+        bool,
+        typer.Option("--deterministic/--no-deterministic", help="equal bits for equal inputs on GPUs of one type"),
+    ] = Options.deterministic,
     accelerator_type: Annotated[
         str | None, typer.Option("--accelerator-type", help="use only such GPUs, by Ray's name: H100, A100, ...")
     ] = Options.accelerator_type,
@@ -122,6 +126,7 @@ def run(
         gpus_per_finetune=gpus_per_finetune,
         cpus_per_stage=cpus_per_stage,
         max_concurrent=max_concurrent,
+        deterministic=deterministic,
         max_failures=max_failures,
         checkpoint_minutes=checkpoint_minutes,
         store_patience=store_patience,

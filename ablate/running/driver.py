@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -265,9 +264,10 @@ class _Run:
             tuner = None if self.tuning is None else self._tuner(self.tuning, policy, costs, content, done, recorder)
             settings = Settings(
                 threads=options.cpus_per_stage,
+                deterministic=options.deterministic,
                 checkpoint_minutes=options.checkpoint_minutes,
                 keep_weights=options.keep_weights,
-                shared_keys=_shared_keys(self.grid),
+                shared_keys=self.grid.shared_keys,
                 fingerprints={name: folds[0].fingerprint for name, folds in loaded.items()},
             )
             time_left = TimeLeft(
@@ -365,12 +365,6 @@ class _Run:
                 f"{notice.cloud} takes back the machine of this run at {notice.deadline:%H:%M:%S} UTC "
                 f"({notice.action}): saving the running stages' states"
             )
-
-
-def _shared_keys(grid: Grid) -> frozenset[str]:
-    """Return the pre-trainings that several trials use."""
-    counts = Counter(trial.pretrain_key for trial in grid.trials if trial.pretrain_key is not None)
-    return frozenset(key for key, count in counts.items() if count > 1)
 
 
 def _experiment(tracker: str, grid: Grid, store: Store) -> str:

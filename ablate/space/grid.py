@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import typing
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
@@ -31,6 +32,12 @@ class Grid:
     trials: tuple[TrialSpec, ...]
     resolved: dict[str, Any]  # the file's content with overrides applied, as JSON values
     studies: tuple[Study, ...] = ()  # what is tuned; the trials are those of the arms' defaults then
+
+    @property
+    def shared_keys(self) -> frozenset[str]:
+        """Keys of the pre-trainings that several trials use."""
+        counts = Counter(trial.pretrain_key for trial in self.trials if trial.pretrain_key is not None)
+        return frozenset(key for key, count in counts.items() if count > 1)
 
 
 _KINDS = {str: "text", dict: "a mapping", list: "a list"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import resource
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,9 @@ from pathlib import Path
 import torch
 
 from ablate.stage.settings import Settings
+
+CPU_INFO = Path("/proc/cpuinfo")
+"""Where Linux tells the instructions that a CPU has."""
 
 
 def choose_device(settings: Settings) -> torch.device:
@@ -45,6 +49,36 @@ def peak_memory_bytes(device: torch.device) -> int:
                 return int(line.split()[1]) * 1024
     scale = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+def has_bf16(device: torch.device) -> bool | None:
+    """Return whether a device has instructions for bfloat16; None where that cannot be known."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    try:
+        lines = CPU_INFO.read_text().splitlines()
+    except OSError:
+        return None
+    flags = {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split(":")[1].split()}
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"}) if flags else None
+
+
+@contextlib.contextmanager
+def deterministic(device: torch.device, *, wanted: bool) -> Iterator[None]:
+    """Let a GPU compute with algorithms that give equal bits for equal inputs; a CPU's do so anyway.
+
+    An operation that has no such algorithm is computed all the same, and torch warns of it.
+    """
+    if device.type != "cuda" or not wanted:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS when it is first used
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 def release_memory() -> None:

@@ -19,6 +19,7 @@ class Settings:
 
     threads: int = 1  # CPU threads; results agree to the bit only for equal counts
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    deterministic: bool = True  # on a GPU: equal bits for equal inputs on cards of one type, at some cost
     gpus: float = 0.0  # recorded in `stages`
     checkpoint_minutes: float = 5.0
     keep_weights: bool = False

@@ -32,7 +32,7 @@ from ablate.space import ImagenetSpec, Pretraining, TrialSpec, WeightsSpec
 from ablate.stage.attempt import Attempt, cause_of
 from ablate.stage.checkpoints import SnapshotMissing, load_snapshot, load_state, saving
 from ablate.stage.log import StageLog
-from ablate.stage.machine import release_memory, thread_count
+from ablate.stage.machine import deterministic, device_name, has_bf16, release_memory, thread_count
 from ablate.stage.pictures import write_strips
 from ablate.stage.rows import curve_rows, error_rows, trial_row, write_baseline, write_failed_trial
 from ablate.stage.settings import Settings, StageResult
@@ -268,7 +268,10 @@ def perform(task: Task) -> StageResult:
         attempt = Attempt(task, log)
         try:
             attempt.write()
-            _perform_parts(task, attempt)
+            if task.spec.precision == "bf16" and has_bf16(attempt.device) is False:
+                logger.warning("%s has no bfloat16 instructions: fp32 is faster on it", device_name(attempt.device))
+            with deterministic(attempt.device, wanted=task.settings.deterministic):
+                _perform_parts(task, attempt)
             result = StageResult("finished")
         except Interrupted:
             logger.info("stopped on request; the state is saved")
