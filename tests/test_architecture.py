@@ -46,7 +46,7 @@ INSIDE = {
         ("equal", "tune"),
         ("grid", "words"),
     ),
-    "training": (("execution", "randomness", "state"), ("progress",)),
+    "training": (("execution", "groups", "memory", "randomness", "state"), ("passes", "progress")),
     "stats": (
         ("coverage", "samples"),
         ("budgets", "ranks", "resamples", "selection"),

@@ -150,9 +150,11 @@ def test_a_late_pre_training_that_diverges_is_refused_and_publishes_nothing(monk
     plain: Callable[..., torch.Tensor] = method_class.loss
     calls: list[int] = []
 
-    def broken(self: Any, *prepared: torch.Tensor) -> torch.Tensor:
+    def broken(self: Any, *prepared: torch.Tensor, groups: int = 1) -> torch.Tensor:
         calls.append(1)
-        return plain(self, *prepared) * (float("nan") if len(calls) == 3 else 1.0)  # in the second of two steps' passes
+        return plain(self, *prepared, groups=groups) * (
+            float("nan") if len(calls) == 3 else 1.0
+        )  # in the second of two steps' passes
 
     monkeypatch.setattr(method_class, "loss", broken)
     recorder = Recorder()

@@ -163,7 +163,7 @@ def gradients(spec: TrialSpec, data: Dataset, num_images: int) -> tuple[float, d
     points = to_network(data.train.points_NK2[:num_images], data.train.sizes_N2[:num_images], spec.image_size)
     images = torch.from_numpy(data.train.images_NHW[:num_images])
     loss = accumulate_gradients(spec, network, images, torch.from_numpy(points).float(), 7)
-    return loss, {name: weight.grad for name, weight in network.named_parameters() if weight.grad is not None}
+    return float(loss), {name: weight.grad for name, weight in network.named_parameters() if weight.grad is not None}
 
 
 @pytest.mark.parametrize("loss", ["ce", "spatial_ce", "mse"])

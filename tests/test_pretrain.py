@@ -249,7 +249,7 @@ def test_ddpm_loss_and_gradient_of_2_x_8_images_equal_those_of_16(loss: str) -> 
     for batch_size, accumulate in ((8, 2), (16, 1)):
         built = build_method(make("ddpm", "unet", batch_size=batch_size, accumulate=accumulate, loss=loss))
         value = backward(built, images, seeded("cpu", 0, "draws", 1), 1)
-        results.append((value, {name: item.grad for name, item in built.network.named_parameters()}))
+        results.append((float(value), {name: item.grad for name, item in built.network.named_parameters()}))
     (two_eights, gradients), (sixteen, expected) = results
     assert two_eights == pytest.approx(sixteen, abs=1e-5)
     for name, gradient in expected.items():

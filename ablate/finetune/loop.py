@@ -9,6 +9,7 @@ A window is what one optimizer step sees: up to batch_size * accumulate images.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from dataclasses import dataclass, field, replace
@@ -28,11 +29,14 @@ from ablate.network.heatmaps import targets, to_file, to_network
 from ablate.network.metrics import physical_errors
 from ablate.space import Length, TrialSpec
 from ablate.training import (
+    ONE_GROUP,
     Checkpoint,
     CurvePoint,
     Diverged,
     Interrupted,
     Losses,
+    Passes,
+    PassSize,
     Progress,
     Report,
     State,
@@ -40,11 +44,12 @@ from ablate.training import (
     adamw,
     curve_of,
     curve_state,
+    forward_passes,
+    global_seed,
     load_optimizer,
-    micro_batches,
+    normalised_apart,
     on_device,
     placed,
-    seed_of,
     seeded,
     stream_order,
 )
@@ -169,6 +174,7 @@ def finetune(
     checkpoint: Checkpoint,
     report: Report,
     until: float | None = None,
+    passes: PassSize = ONE_GROUP,
 ) -> FinetuneOutcome:
     """Fine-tune the whole of `network` on the trial's shots and leave it with the weights to be evaluated.
 
@@ -192,10 +198,12 @@ def finetune(
         report: called after each optimizer step with the epochs, where there are any, and optimizer steps done.
         until: of a tuning trial, the share of its optimizer steps after which to pause, at the next validation, with
             the state handed to `checkpoint`. The outcome is that so far, and there is no second phase.
+        passes: how many groups of `finetune.batch_size` images a pass holds, where `state` does not say it.
 
     Raises:
         Interrupted: `report` asked to stop; the state is saved.
         Diverged: a training or validation loss is not finite.
+        OutOfMemory: memory ran out with `finetune.batch_size` images in a forward pass.
         InputError: see `check_finetune`.
     """
     check_finetune(spec, len(data.train.names))
@@ -235,6 +243,9 @@ def finetune(
         at.loss_sum += loss * (length.images_until(step) - length.images_until(step - 1))
 
     losses = Losses(device, note)
+    key = f"{spec.network} {spec.precision} {spec.image_size} {data.num_landmarks} {spec.finetune}"
+    probe = functools.partial(run_network, network, as_input(train.images_NHW[:2]), spec)
+    forward = Passes(passes, network, optimizer, state=state, key=key, probe=probe)
     pause = None if until is None else lengths.first.validation_after(until)
     while True:
         if pause is not None and at.step(length) >= pause:
@@ -256,10 +267,10 @@ def finetune(
         rate = learning_rate(spec.finetune, at.val_losses[: step // every], step, total)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        optimizer.zero_grad()
         indices_B = on_device(order, device)
-        loss = accumulate_gradients(spec, network, train.images_NHW[indices_B], train.points_NK2[indices_B], step)
-        losses.step(optimizer, step + 1, loss)
+        window = train.images_NHW[indices_B], train.points_NK2[indices_B]
+        gradients = functools.partial(accumulate_gradients, spec, network, *window, step)
+        losses.step(optimizer, step + 1, forward.step(gradients, num_images // spec.finetune.batch_size))
         at.advance(length)
         step += 1
         done = (at.first_steps or 0) + step
@@ -285,6 +296,7 @@ def finetune(
             losses.catch_up()
             now: State = {
                 "network": network.state_dict(),
+                "groups": forward.groups,
                 "optimizer": optimizer.state_dict(),
                 "position": vars(at),
                 "curve": curve_state(curve),
@@ -326,7 +338,7 @@ def _copy(network: Network) -> dict[str, Tensor]:
 
 
 def accumulate_gradients(
-    spec: TrialSpec, network: Network, images_NHW: Tensor, points_NK2: Tensor, step: int
+    spec: TrialSpec, network: Network, images_NHW: Tensor, points_NK2: Tensor, step: int, groups: int = 1
 ) -> Tensor:
     """Add the gradient of the mean loss over one window's augmented images, and return that loss.
 
@@ -339,6 +351,7 @@ def accumulate_gradients(
         images_NHW: uint8.
         points_NK2: network pixels; NaN = not annotated.
         step: optimizer steps done; augmentation and dropout are drawn for it.
+        groups: of `finetune.batch_size` images that one pass holds at most.
     """
     network.train()
     device = images_NHW.device
@@ -347,12 +360,12 @@ def accumulate_gradients(
     )
     images_N1HW, points_NK2 = augment.apply(affine, as_input(images_NHW), points_NK2)
     total = torch.zeros((), device=device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed_of(spec.seed, "dropout", step))  # some encoders drop features at random
-        for part, share in micro_batches(len(images_N1HW), spec.finetune.batch_size):
-            maps_BKHW, annotated_BK = draw_targets(spec, points_NK2[part])
-            logits_BKHW = run_network(network, images_N1HW[part], spec)
-            loss = LOSSES[spec.finetune.loss](logits_BKHW, maps_BKHW, annotated_BK).mean() * share
+    with global_seed(device, spec.seed, "dropout", step):  # some encoders drop features at random
+        for one in forward_passes(len(images_N1HW), spec.finetune.batch_size, groups):
+            maps_BKHW, annotated_BK = draw_targets(spec, points_NK2[one.part])
+            with normalised_apart(network, one.groups):
+                logits_BKHW = run_network(network, images_N1HW[one.part], spec)
+            loss = LOSSES[spec.finetune.loss](logits_BKHW, maps_BKHW, annotated_BK).mean() * one.share
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
     return total

@@ -1,11 +1,12 @@
 """Barlow Twins: the cross-correlation of two views' projections is driven to the identity.
 
 Zbontar et al. 2021, "Barlow Twins: self-supervised learning via redundancy reduction". Deviations: AdamW in place of
-LARS; a projector of 2048 instead of 8192 by default; the correlation is that of one forward pass (`batch_size`).
+LARS; a projector of 2048 instead of 8192 by default; the correlation is that of one group (`batch_size`).
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ablate.pretrain.base import SelfSupervision
@@ -22,10 +23,10 @@ class BarlowTwins(SelfSupervision[BarlowTwinsSpec]):
         self.projector = barlow_twins_head(self.network.feature_dim, spec.hidden_dim, spec.projection_dim)
         self.barlow_twins = barlow_twins_loss(spec.redundancy)
 
-    def loss(self, *prepared: Tensor) -> Tensor:
+    def loss(self, *prepared: Tensor, groups: int = 1) -> Tensor:
         """Return the loss of two views, each (B, 1, H, W)."""
-        first, second = (self.projector(self.network.features(view)) for view in prepared)
-        return self.barlow_twins(first, second)
+        views = (self.projector(self.network.features(view)).chunk(groups) for view in prepared)
+        return torch.stack([self.barlow_twins(first, second) for first, second in zip(*views, strict=True)]).mean()
 
 
 IMPLEMENTATION = BarlowTwins

@@ -68,8 +68,15 @@ class PretrainingMethod(nn.Module, ABC, Generic[AnySpec]):
         """
 
     @abstractmethod
-    def loss(self, *prepared: Tensor) -> Tensor:
-        """Return the loss, a mean over the images of `prepared`, slices of what `prepare` returned."""
+    def loss(self, *prepared: Tensor, groups: int = 1) -> Tensor:
+        """Return the loss, a mean over the images of `prepared`, slices of what `prepare` returned.
+
+        They are `groups` groups of equally many images, and the loss is the mean of what it is of each group alone:
+        see `ablate.training.groups`, also for batch norm, which the loop sees to.
+        """
+
+    def forget_passes(self) -> None:
+        """Forget the forward passes since the last optimizer step, which are made again."""
 
     def after_step(self, step: int) -> None:
         """Do what follows optimizer step `step`, counted from 1: moving averages, queue, centre."""

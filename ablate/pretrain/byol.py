@@ -24,7 +24,7 @@ class Byol(SelfSupervision[ByolSpec]):
         self.target = MomentumBranch(self.network, self.projector)
         self.negative_cosine = negative_cosine()
 
-    def loss(self, *prepared: Tensor) -> Tensor:
+    def loss(self, *prepared: Tensor, groups: int = 1) -> Tensor:
         """Return the mean of both directions' negative cosine, of two views, each (B, 1, H, W)."""
         first, second = (self.predictor(self.projector(self.network.features(view))) for view in prepared)
         first_target, second_target = (self.target(view) for view in prepared)

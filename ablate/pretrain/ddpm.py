@@ -123,7 +123,7 @@ class Ddpm(PretrainingMethod[DdpmSpec]):
         )
         return UNet.scale(images_B1HW), noise, timesteps
 
-    def loss(self, *prepared: Tensor) -> Tensor:
+    def loss(self, *prepared: Tensor, groups: int = 1) -> Tensor:
         """Return the distance between the noise and its prediction, a mean over images and pixels."""
         scaled, noise, timesteps = prepared
         predicted = self.network.denoise(self.schedule.add_noise(scaled, noise, timesteps), timesteps)

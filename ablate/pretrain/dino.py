@@ -16,6 +16,7 @@ from ablate.pretrain.base import MomentumBranch, SelfSupervision
 from ablate.pretrain.heads import dino_head, dino_loss
 from ablate.pretrain.views import View, random_view
 from ablate.space import DinoSpec, Pretraining
+from ablate.training import by_view, join_views
 
 LOCAL_SIDE = 96 / 224  # of a local crop's side to a global crop's, as in DINO
 LOCAL_AREA = 0.05 / 0.4  # of the smallest local to the smallest global crop's area, as in DINO
@@ -64,28 +65,31 @@ class Dino(SelfSupervision[DinoSpec]):
         views = [self.view] * NUM_GLOBAL + [self.local_view] * self.spec.local_crops
         return tuple(random_view(images_B1HW, view, generator) for view in views)
 
-    def loss(self, *prepared: Tensor) -> Tensor:
+    def loss(self, *prepared: Tensor, groups: int = 1) -> Tensor:
         """Return the mean cross-entropy over all pairs of a teacher's and another student's crop."""
-        num_images = len(prepared[0])
-        global_crops, local_crops = torch.cat(prepared[:NUM_GLOBAL]), prepared[NUM_GLOBAL:]
+        global_crops, local_crops = join_views(prepared[:NUM_GLOBAL], groups), prepared[NUM_GLOBAL:]
         teacher_output = self.teacher(global_crops)
         self._teacher_sum = teacher_output.sum(0) + (0 if self._teacher_sum is None else self._teacher_sum)
         self._teacher_count += len(teacher_output)
         features = [self.network.features(global_crops)]
         if local_crops:
-            features.append(self.network.features(torch.cat(local_crops)))
-        student_output = self.projector(torch.cat(features))
+            features.append(self.network.features(join_views(local_crops, groups)))
+        student_output = self.projector(join_views(features, groups))
         loss: Tensor = self.cross_entropy(
-            list(teacher_output.split(num_images)), list(student_output.split(num_images))
+            by_view(teacher_output, NUM_GLOBAL, groups), by_view(student_output, len(prepared), groups)
         )
         return loss
+
+    def forget_passes(self) -> None:
+        """Forget the teacher's outputs since the last step."""
+        self._teacher_sum, self._teacher_count = None, 0
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
         """Move the centre by the teacher's outputs of this step, then the teacher."""
         assert self._teacher_sum is not None
         self.center.lerp_(self._teacher_sum / self._teacher_count, 1 - self.spec.center_momentum)
-        self._teacher_sum, self._teacher_count = None, 0
+        self.forget_passes()
         self.teacher.follow(self.network, self.projector, self.spec.momentum)
 
     def snapshot(self) -> dict[str, Tensor]:

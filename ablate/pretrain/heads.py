@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from typing import TypeAlias
 
-from lightly.loss import BarlowTwinsLoss, DINOLoss, NegativeCosineSimilarity, NTXentLoss
+from lightly.loss import BarlowTwinsLoss, DINOLoss, NegativeCosineSimilarity
 from lightly.models.modules import heads
 from torch import Tensor, nn
 
@@ -50,12 +50,6 @@ def dino_head(num_inputs: int, hidden_dim: int, bottleneck_dim: int, prototypes:
         warnings.filterwarnings("ignore", category=FutureWarning, message=".*weight_norm.*")
         head: nn.Module = heads.DINOProjectionHead(num_inputs, hidden_dim, bottleneck_dim, prototypes, batch_norm=True)
     return head
-
-
-def nt_xent(temperature: float) -> PairLoss:
-    """Return SimCLR's NT-Xent: the positive is the image's other view, the negatives are both views of the others."""
-    loss: PairLoss = NTXentLoss(temperature=temperature, memory_bank_size=0)
-    return loss
 
 
 def negative_cosine() -> PairLoss:

@@ -7,6 +7,7 @@ images of one optimizer step, H and W of the square image.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -19,11 +20,14 @@ from ablate.pretrain.base import PretrainingMethod
 from ablate.pretrain.methods import build_method
 from ablate.space import Pretraining
 from ablate.training import (
+    ONE_GROUP,
     Checkpoint,
     CurvePoint,
     Diverged,
     Interrupted,
     Losses,
+    Passes,
+    PassSize,
     Progress,
     Report,
     State,
@@ -31,9 +35,10 @@ from ablate.training import (
     adamw,
     curve_of,
     curve_state,
+    forward_passes,
     global_seed,
     load_optimizer,
-    micro_batches,
+    normalised_apart,
     on_device,
     placed,
     seeded,
@@ -59,11 +64,12 @@ def run_pretraining(
     state: State | None = None,
     checkpoint: Checkpoint | None = None,
     report: Report = silent,
+    passes: PassSize = ONE_GROUP,
 ) -> list[CurvePoint]:
     """Pre-train to `steps` optimizer steps, publishing snapshots on the way.
 
     AdamW with a learning rate that is constant after `warmup` steps. Every step takes the next `batch_size *
-    accumulate` images of an endless shuffled stream, in `accumulate` forward passes. After a step, in this order: its
+    accumulate` images of an endless shuffled stream, in `accumulate` groups. After a step, in this order: its
     snapshot is published, its state is saved if that is due, it is reported. A state is therefore never ahead of a
     snapshot that was asked for.
 
@@ -78,6 +84,7 @@ def run_pretraining(
         state: of an earlier attempt, as given to `checkpoint`; None to begin.
         checkpoint: keeps states: when one is due, when `report` asks to stop, and after the last step; None: none.
         report: called after every step with the loss; returns True to ask the loop to stop.
+        passes: how many groups of `batch_size` images go through the network at a time, where `state` does not say it.
 
     Returns:
         The learning curve from the first step on: the mean loss of every 10 steps.
@@ -85,6 +92,7 @@ def run_pretraining(
     Raises:
         Interrupted: `report` asked to stop before the last step; the state is saved.
         Diverged: the loss is not finite; raised before the weights are changed.
+        OutOfMemory: memory ran out with `batch_size` images in a forward pass.
         ValueError: a snapshot is asked for that lies before the state's step.
         InputError: `weights` cannot be loaded.
     """
@@ -121,6 +129,9 @@ def run_pretraining(
             loss_sum = 0.0
 
     losses = Losses(device, note)
+    key = pretraining.model_dump_json(exclude={"spec": {"steps", "seed"}})
+    probe = functools.partial(method.network.features, images[:2, None] / 255)
+    forward = Passes(passes, method, optimizer, state=state, key=key, probe=probe)
 
     def save(step: int) -> None:
         nonlocal saved
@@ -132,6 +143,7 @@ def run_pretraining(
                     "step": step,
                     "method": method.state_dict(),
                     "optimizer": optimizer.state_dict(),
+                    "groups": forward.groups,
                     "loss_sum": loss_sum,
                     "curve": curve_state(curve),
                     "seconds": watch.seconds,
@@ -148,9 +160,7 @@ def run_pretraining(
         batch_W1HW = images[on_device(order, device)][:, None].float() / 255
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(pretraining, step)
-        optimizer.zero_grad(set_to_none=True)
-        with global_seed(device, fields.seed, "dropout", step):
-            loss = backward(method, batch_W1HW, seeded(device, fields.seed, "draws", step), step)
+        loss = forward.step(functools.partial(_gradients, method, batch_W1HW, step), fields.accumulate)
         losses.step(optimizer, step, loss, method.clip)
         method.after_step(step)
         published = step if step in snapshots else None
@@ -175,12 +185,23 @@ def learning_rate(pretraining: Pretraining, step: int) -> float:
     return fields.lr * min(1.0, step / fields.warmup) if fields.warmup else fields.lr
 
 
-def backward(method: PretrainingMethod[Any], batch_W1HW: Tensor, generator: torch.Generator, step: int) -> Tensor:
-    """Add the gradients of one optimizer step, forward pass by forward pass, and return the step's mean loss."""
+def _gradients(method: PretrainingMethod[Any], batch_W1HW: Tensor, step: int, groups: int) -> Tensor:
+    """Do `backward` with the random numbers of optimizer step `step`, also when its passes are made again."""
+    device, seed = batch_W1HW.device, method.pretraining.fields.seed
+    method.forget_passes()
+    with global_seed(device, seed, "dropout", step):
+        return backward(method, batch_W1HW, seeded(device, seed, "draws", step), step, groups)
+
+
+def backward(
+    method: PretrainingMethod[Any], batch_W1HW: Tensor, generator: torch.Generator, step: int, groups: int = 1
+) -> Tensor:
+    """Add the gradients of one optimizer step, of passes of up to `groups` groups, and return the step's mean loss."""
     prepared = method.prepare(batch_W1HW, generator, step)
     total = torch.zeros((), device=batch_W1HW.device)
-    for part, share in micro_batches(len(batch_W1HW), method.pretraining.fields.batch_size):
-        loss = method.loss(*(tensor[part] for tensor in prepared)) * share
+    for one in forward_passes(len(batch_W1HW), method.pretraining.fields.batch_size, groups):
+        with normalised_apart(method, one.groups):
+            loss = method.loss(*(tensor[one.part] for tensor in prepared), groups=one.groups) * one.share
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
     return total

@@ -35,13 +35,17 @@ class MocoV2(SelfSupervision[MocoV2Spec]):
         self.register_buffer("next_slot", torch.zeros((), dtype=torch.long))
         self._new_keys: list[Tensor] = []  # of the forward passes since the last step
 
-    def loss(self, *prepared: Tensor) -> Tensor:
+    def loss(self, *prepared: Tensor, groups: int = 1) -> Tensor:
         """Return InfoNCE of two views, each (B, 1, H, W)."""
         first, second = prepared
         keys_BD = self.keys(second)
         self._new_keys.append(F.normalize(keys_BD))
         queries_BD = self.projector(self.network.features(first))
         return info_nce_with_queue(queries_BD, keys_BD, self.queue, self.spec.temperature)
+
+    def forget_passes(self) -> None:
+        """Forget the keys since the last step."""
+        self._new_keys.clear()
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:

@@ -3,7 +3,7 @@
 Chen, Xie, He 2021, "An empirical study of training self-supervised vision transformers", in its variant for
 convolutional encoders: a two-layer projector and a two-layer predictor, both with batch norm. Deviations: the
 momentum is constant, for a schedule would depend on the number of steps; the last batch norms have an affine part
-(lightly's head); negatives are the images of one forward pass (`batch_size`).
+(lightly's head); negatives are the images of one group (`batch_size`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from ablate.pretrain.base import MomentumBranch, SelfSupervision
 from ablate.pretrain.contrastive import info_nce
 from ablate.pretrain.heads import moco_head
 from ablate.space import MocoV3Spec, Pretraining
+from ablate.training import apart
 
 
 class MocoV3(SelfSupervision[MocoV3Spec]):
@@ -26,10 +27,11 @@ class MocoV3(SelfSupervision[MocoV3Spec]):
         self.predictor = moco_head(spec.projection_dim, spec.hidden_dim, spec.projection_dim, batch_norm=True)
         self.keys = MomentumBranch(self.network, self.projector)
 
-    def loss(self, *prepared: Tensor) -> Tensor:
+    def loss(self, *prepared: Tensor, groups: int = 1) -> Tensor:
         """Return the sum of both directions' InfoNCE, of two views, each (B, 1, H, W)."""
-        first, second = (self.predictor(self.projector(self.network.features(view))) for view in prepared)
-        first_key, second_key = (self.keys(view) for view in prepared)
+        queries = [self.predictor(self.projector(self.network.features(view))) for view in prepared]
+        first, second = (apart(query, groups) for query in queries)
+        first_key, second_key = (apart(self.keys(view), groups) for view in prepared)
         temperature = self.spec.temperature
         return info_nce(first, second_key, temperature) + info_nce(second, first_key, temperature)
 

@@ -83,8 +83,10 @@ class Pretrain(StartingWeights):
     lr: PositiveNumber = Field(1e-4, description="AdamW learning rate, constant after the warm-up")
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
     warmup: int = Field(0, ge=0, description="optimizer steps of linear learning-rate warm-up")
-    batch_size: Positive = Field(4, description="images in one forward pass")
-    accumulate: Positive = Field(8, description="forward passes in one optimizer step")
+    batch_size: Positive = Field(
+        4, description="images of one group: batch statistics and negatives are taken within it"
+    )
+    accumulate: Positive = Field(8, description="groups in one optimizer step")
 
 
 class DdpmSpec(Pretrain):

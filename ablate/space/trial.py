@@ -46,8 +46,8 @@ class FinetuneSpec(Spec):
 
     lr: PositiveNumber = Field(1e-5, description="AdamW learning rate; default 1e-4 from scratch")
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
-    batch_size: Positive = Field(2, description="images in one forward pass")
-    accumulate: Positive = Field(8, description="forward passes in one optimizer step")
+    batch_size: Positive = Field(2, description="images of one group: batch statistics are taken within it")
+    accumulate: Positive = Field(8, description="groups in one optimizer step")
     epochs: Positive | None = Field(200, description="most passes over the training images; null where steps are given")
     steps: Positive | None = Field(
         None, description="most optimizer steps, in place of epochs; with them there are at most 200 validations"

@@ -5,6 +5,9 @@ Whatever trains, evaluates or starts training may call this package: `network`, 
 """
 
 from ablate.training.execution import Losses, adamw, load_optimizer, on_device, placed
+from ablate.training.groups import apart, by_view, forward_passes, join_views, normalised_apart
+from ablate.training.memory import Card, Gpu
+from ablate.training.passes import ONE_GROUP, OutOfMemory, Passes, PassSize
 from ablate.training.progress import (
     Checkpoint,
     CurvePoint,
@@ -17,26 +20,36 @@ from ablate.training.progress import (
     curve_state,
     silent,
 )
-from ablate.training.randomness import global_seed, micro_batches, seed_of, seeded, stream_order
+from ablate.training.randomness import global_seed, seed_of, seeded, stream_order
 from ablate.training.state import State, copied, pack, unpack
 
 __all__ = [
+    "ONE_GROUP",
+    "Card",
     "Checkpoint",
     "CurvePoint",
     "Diverged",
+    "Gpu",
     "Interrupted",
     "Losses",
+    "OutOfMemory",
+    "PassSize",
+    "Passes",
     "Progress",
     "Report",
     "State",
     "Stopwatch",
     "adamw",
+    "apart",
+    "by_view",
     "copied",
     "curve_of",
     "curve_state",
+    "forward_passes",
     "global_seed",
+    "join_views",
     "load_optimizer",
-    "micro_batches",
+    "normalised_apart",
     "on_device",
     "pack",
     "placed",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -41,6 +41,22 @@ def global_seed(device: torch.device | str, *parts: int | str) -> Iterator[None]
         yield
 
 
+def draws_globally(device: torch.device, run: Callable[[], object]) -> bool:
+    """Call `run`, and return whether it drew from the global generators of the CPU or of `device`.
+
+    They are left as they were.
+    """
+
+    def states() -> list[torch.Tensor]:
+        on_device = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+        return [torch.get_rng_state(), *on_device]
+
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        before = states()
+        run()
+        return not all(map(torch.equal, before, states()))
+
+
 def stream_order(num_images: int, seed: int, start: int, count: int) -> np.ndarray:
     """Return `count` image indices from position `start` of an endless stream of shuffled passes.
 
@@ -54,14 +70,3 @@ def stream_order(num_images: int, seed: int, start: int, count: int) -> np.ndarr
         here = passes == number
         indices[here] = order[offsets[here]]
     return indices
-
-
-def micro_batches(num_images: int, batch_size: int) -> Iterator[tuple[slice, float]]:
-    """Yield the forward passes of one optimizer step: the slice of its images, and their share of all its images.
-
-    A loss that is a mean over images, times the share, summed over the passes, is the mean over the step's
-    images, also when the last pass is smaller.
-    """
-    for start in range(0, num_images, batch_size):
-        part = slice(start, min(start + batch_size, num_images))
-        yield part, (part.stop - part.start) / num_images
