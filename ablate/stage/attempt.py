@@ -13,7 +13,7 @@ from ablate import tables
 from ablate.errors import InputError
 from ablate.stage.checkpoints import Saver
 from ablate.stage.log import StageLog
-from ablate.stage.machine import choose_device, device_name, peak_memory_bytes, reset_peak_memory
+from ablate.stage.machine import choose_device, device_name, pass_size, peak_memory_bytes, reset_peak_memory
 from ablate.stage.settings import Later, Outcome
 from ablate.stage.task import Task
 from ablate.store import StoreTrouble
@@ -36,6 +36,7 @@ class Attempt:
         stage = task.stage
         self._store, self._log = task.store, log
         self.device = choose_device(task.settings)
+        self.passes = pass_size(self.device, task.settings)
         self.started_at = datetime.now(UTC)
         self._start = time.monotonic()
         self._part = tables.stage_part(stage.kind, stage.name, uuid.uuid4().hex[:8])

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from ablate.stage.settings import Settings
+from ablate.training import ONE_GROUP, Gpu, PassSize
 
 CPU_INFO = Path("/proc/cpuinfo")
 """Where Linux tells the instructions that a CPU has."""
@@ -23,6 +24,23 @@ def choose_device(settings: Settings) -> torch.device:
     if settings.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(settings.device)
+
+
+def share_of(settings: Settings) -> float:
+    """Return the share of a GPU that a stage may fill: what it was given of one, or all where it has it alone."""
+    return settings.gpus if 0 < settings.gpus < 1 else 1.0
+
+
+def pass_size(device: torch.device, settings: Settings) -> PassSize:
+    """Return how a stage's forward passes are sized: by its share of the GPU, to which the process is held from now on.
+
+    On a CPU a pass holds one group of images.
+    """
+    if device.type != "cuda":
+        return ONE_GROUP
+    share = share_of(settings)
+    torch.cuda.set_per_process_memory_fraction(share, device)
+    return PassSize(card=Gpu(device, share))
 
 
 def device_name(device: torch.device) -> str:

@@ -20,7 +20,7 @@ class Settings:
     threads: int = 1  # CPU threads; results agree to the bit only for equal counts
     device: Literal["auto", "cpu", "cuda"] = "auto"
     deterministic: bool = True  # on a GPU: equal bits for equal inputs on cards of one type, at some cost
-    gpus: float = 0.0  # recorded in `stages`
+    gpus: float = 0.0  # of a node, as the stage was given them; a fraction is also what it may fill of one
     checkpoint_minutes: float = 5.0
     keep_weights: bool = False
     shared_keys: frozenset[str] = frozenset()  # pre-trainings that several trials of the run use

@@ -96,6 +96,7 @@ def perform_pretraining(task: Task, pretraining: Pretraining, snapshots: Sequenc
             checkpoint=saver,
             publish=publish,
             report=tell,
+            passes=attempt.passes,
         )
         # Once the last snapshot is there nobody comes back to write the curve: the curve goes first.
         _write_pretraining_curve(task, pretraining.key, curve)
@@ -155,11 +156,7 @@ def initial_network(spec: TrialSpec, num_landmarks: int, store: Store, folder: s
     `folder` holds the pre-training's snapshots; None where nothing was pre-trained.
     """
     network = build_network(
-        spec.network,
-        num_outputs=num_landmarks,
-        image_size=spec.image_size,
-        seed=spec.seed,
-        precision=spec.precision,
+        spec.network, num_outputs=num_landmarks, image_size=spec.image_size, seed=spec.seed, precision=spec.precision
     )
     pretraining = spec.pretraining
     if pretraining is not None and folder is not None:
@@ -199,7 +196,10 @@ def perform_finetuning(task: Task, spec: TrialSpec, attempt: Attempt) -> None:
             attempt.save_log(saver)
             return task.report(progress)
 
-        outcome = finetune(spec, network, dataset, device=attempt.device, state=state, checkpoint=saver, report=tell)
+        device, passes = attempt.device, attempt.passes
+        outcome = finetune(
+            spec, network, dataset, device=device, passes=passes, state=state, checkpoint=saver, report=tell
+        )
         network.load_state_dict(outcome.best_state)
         evaluation = evaluate(network, spec, dataset.test, dataset, device=attempt.device, report=tell_evaluation)
     if settings.keep_weights:
@@ -241,7 +241,15 @@ def perform_tuning(task: Task, spec: TrialSpec, attempt: Attempt) -> None:
             return task.report(replace(progress, phase="tune", saved=saver.durable_step))
 
         outcome = finetune(
-            spec, network, dataset, device=attempt.device, state=state, checkpoint=saver, report=tell, until=task.until
+            spec,
+            network,
+            dataset,
+            device=attempt.device,
+            state=state,
+            checkpoint=saver,
+            report=tell,
+            until=task.until,
+            passes=attempt.passes,
         )
         saver.wait()  # the state at the rung goes before what was reached there
     hours = outcome.seconds / 3600 * (settings.gpus or 1.0)
