@@ -92,7 +92,15 @@ INSIDE = {
         ("evaluation", "starting"),
         ("imagenet",),
     ),
-    "schedule": (("fitting", "flops", "policy"), ("costs", "rounds", "simulate"), ("forecast",)),
+    "schedule": (
+        ("fitting", "flops", "stages"),
+        ("policy",),
+        ("costs", "machine", "rounds"),
+        ("orders",),
+        ("lookahead",),
+        ("simulate",),
+        ("forecast",),
+    ),
     "pretrain": (
         ("contrastive", "heads", "views"),
         ("base",),

@@ -5,7 +5,8 @@ and the simulator drive the same object.
 
 Of what can start, the stage with the longest remaining chain goes first: a pre-training's chain is the
 time to its last needed snapshot and the longest fine-tuning behind it, a fine-tuning's chain is its own
-time. A stage whose snapshot is not published is never offered, so nothing that holds a GPU waits for it.
+time. Where it is known what stages run on, `ablate.schedule.lookahead` chooses among them instead. A stage whose
+snapshot is not published is never offered, so nothing that holds a GPU waits for it.
 """
 
 from __future__ import annotations
@@ -13,53 +14,11 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
 
+from ablate.schedule.stages import WHOLE, Chooser, Costs, Snapshot, Stage, StageKind, TuneStage
 from ablate.space import Plan, Pretraining, TrialSpec, plan_of
 
-StageKind: TypeAlias = Literal["pretrain", "finetune", "tune", "trial"]
-
-WHOLE: frozenset[StageKind] = frozenset({"pretrain", "trial"})
-"""Kinds of stages that pre-train, and ask for what that needs; the others only fine-tune."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A piece of work with a resource request of its own.
-
-    `pretrain` runs one pre-training, `finetune` fine-tunes and evaluates one trial from a published
-    snapshot, `tune` fine-tunes a tuning trial from one rung to the next and sees no test image, `trial` does
-    pre-training and fine-tuning in one process and shares nothing.
-    """
-
-    kind: StageKind
-    name: str  # pretrain key or trial id
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.name}"
-
-
-Snapshot: TypeAlias = tuple[str, int]
-"""A pre-training's key and the step of one of its snapshots."""
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Seconds that stages are expected to take; they set priorities and the simulator's clock."""
-
-    pretrain_step: Callable[[Pretraining], float]  # seconds of one optimizer step
-    finetune: Callable[[TrialSpec], float]  # seconds of fine-tuning and evaluation
-    measured: bool = False  # on stages of a run, not estimated
-
-
-@dataclass(frozen=True)
-class TuneStage:
-    """What a `tune` stage is about, and what it is expected to take."""
-
-    trial: TrialSpec
-    until: float  # share of the optimizer steps at which it pauses; 1 at its end
-    seconds: float
-    behind_s: float = 0.0  # of the longest chain that waits for it
+__all__ = ["WHOLE", "Chooser", "Costs", "Policy", "Snapshot", "Stage", "StageKind", "TuneStage"]
 
 
 @dataclass
@@ -82,8 +41,8 @@ class Policy:
 
     Trials can be added while it goes on, by `add` and `add_tuning`; `expects_more` says whether some are to come.
 
-    The caller reports what happens with `started`, `publish`, `finish`, `fail`, `lose`, `requeue` and `abandon`,
-    and asks for work with `next`. Each call takes O(log n) for n trials.
+    The caller reports what happens with `started`, `placed`, `publish`, `finish`, `fail`, `lose`, `requeue` and
+    `abandon`, and asks for work with `next`. Each call takes O(log n) for n trials, beside what a chooser takes.
     """
 
     def __init__(
@@ -104,8 +63,9 @@ class Policy:
             self._note_published(key, step)
         self._work: dict[str, _Work] = {}
         self._order: dict[Stage, int] = {}
-        self._ready: list[tuple[float, int, Stage]] = []
-        self._queued: set[Stage] = set()
+        self._ready: list[tuple[float, int, Stage]] = []  # a heap; what is no longer in `_queued` is left behind
+        self._queued: dict[Stage, tuple[float, int, Stage]] = {}
+        self._chooser: Chooser | None = None
         self.running: set[Stage] = set()
         self.failures: dict[Stage, str] = {}
         self.expects_more: Callable[[], bool] = bool
@@ -220,6 +180,16 @@ class Policy:
         """Return the expected seconds from the start of a fine-tuning to the end of all that waits for it."""
         return self._finetune_seconds[name] + (self._tuning[name].behind_s if name in self._tuning else 0.0)
 
+    def behind_seconds(self, stage: Stage) -> float:
+        """Return the expected seconds of what waits for the end of a stage; of a `tune` stage: the rounds to come."""
+        return self._tuning[stage.name].behind_s if stage.kind == "tune" else 0.0
+
+    def revise(self, costs: Costs) -> None:
+        """Take stages to cost something else from now on; tuning trials that were added keep their seconds."""
+        self._costs = costs
+        for name in self._finetune_seconds.keys() - self._tuning.keys():
+            self._finetune_seconds[name] = costs.finetune(self._trials[name])
+
     def stage_seconds(self, stage: Stage) -> float:
         """Return the expected seconds of a stage itself."""
         if stage.kind == "pretrain":
@@ -236,21 +206,52 @@ class Policy:
     def _offer(self, stage: Stage) -> None:
         if stage in self._queued or stage in self.running:
             return
-        order = self._order.setdefault(stage, len(self._order))
-        heapq.heappush(self._ready, (-self.chain_seconds(stage), order, stage))
-        self._queued.add(stage)
+        entry = (-self.chain_seconds(stage), self._order.setdefault(stage, len(self._order)), stage)
+        heapq.heappush(self._ready, entry)
+        self._queued[stage] = entry
+        if self._chooser is not None:
+            self._chooser.offered(stage)
+
+    def follow(self, chooser: Chooser | None) -> None:
+        """Let somebody else choose among the stages that could start; None for the longest chain."""
+        self._chooser = chooser
 
     def next(self) -> Stage | None:
-        """Return the stage to start now, without starting it; None if nothing can start."""
+        """Return the stage to start now, without starting it; None if nothing can start, or should."""
+        longest = self._longest()
+        return longest if longest is None or self._chooser is None else self._chooser.choose(longest)
+
+    def _longest(self) -> Stage | None:
+        """Return the stage with the longest chain among those that can start."""
         while self._ready:
-            stage = self._ready[0][2]
-            missing = self._missing(stage)
-            if missing is None:
-                return stage
-            heapq.heappop(self._ready)  # its snapshot was lost after it was offered
-            self._queued.discard(stage)
-            self._wait(stage.name, missing)
+            entry = self._ready[0]
+            stage = entry[2]
+            if self._queued.get(stage) is entry:
+                missing = self._missing(stage)
+                if missing is None:
+                    return stage
+                del self._queued[stage]  # its snapshot was lost after it was offered
+                self._wait(stage.name, missing)
+            heapq.heappop(self._ready)
         return None
+
+    def can_start(self, stage: Stage) -> bool:
+        """Return whether a stage could start now."""
+        return stage in self._queued and self._missing(stage) is None
+
+    @property
+    def costs(self) -> Costs:
+        """What stages are expected to take."""
+        return self._costs
+
+    @property
+    def ready(self) -> list[Stage]:
+        """The stages that could start now."""
+        return [stage for stage in self._queued if self._missing(stage) is None]
+
+    def waiting(self, stage: Stage) -> dict[int, list[Stage]]:
+        """Return the stages that wait for snapshots of a `pretrain` stage, by the step."""
+        return {step: [self._stage(name) for name in names] for step, names in self._work[stage.name].needed.items()}
 
     def _missing(self, stage: Stage) -> Snapshot | None:
         """Return the snapshot that a stage waits for; None if it can start."""
@@ -258,22 +259,35 @@ class Policy:
         return None if needs in self._published else needs
 
     def started(self, stage: Stage) -> None:
-        """Note that the stage `next` offered has been started."""
-        _, _, offered = heapq.heappop(self._ready)
-        assert offered == stage, f"{stage} was started though {offered} was offered"
-        self._queued.discard(stage)
+        """Note that the stage `next` offered has been started: it has a place, or waits for one."""
+        assert stage in self._queued, f"{stage} was started though it was not offered"
+        del self._queued[stage]
         self.running.add(stage)
+        if self._chooser is not None:
+            self._chooser.started(stage)
+
+    def placed(self, stage: Stage) -> None:
+        """Note that a stage that was started has its place."""
+        if self._chooser is not None:
+            self._chooser.placed(stage)
+
+    def _over(self, stage: Stage, *, finished: bool = False) -> None:
+        self.running.discard(stage)
+        if self._chooser is not None:
+            self._chooser.ended(stage, finished=finished)
 
     def publish(self, key: str, step: int) -> None:
         """Note that a snapshot has become available: trials that need it can start."""
         self._note_published(key, step)
+        if self._chooser is not None:
+            self._chooser.published(key, step)
         work = self._work.get(key)
         for name in work.needed.pop(step, ()) if work else ():
             self._offer(self._stage(name))
 
     def finish(self, stage: Stage) -> None:
         """Note that a stage has done its work."""
-        self.running.discard(stage)
+        self._over(stage, finished=True)
         if stage.kind == "pretrain" and self._work[stage.name].needed:
             self._offer(stage)  # trials came to wait for a lost snapshot while it ran
 
@@ -282,7 +296,7 @@ class Policy:
 
         Trials whose snapshot a failed pre-training had already published are not affected.
         """
-        self.running.discard(stage)
+        self._over(stage)
         self.failures[stage] = reason
         if stage.kind != "pretrain":
             return ()
@@ -294,19 +308,19 @@ class Policy:
 
     def requeue(self, stage: Stage) -> None:
         """Note that a stage has ended before its work was done, and goes on from its newest state."""
-        self.running.discard(stage)
+        self._over(stage)
         if stage.kind != "pretrain" or self._work[stage.name].needed:
             self._offer(stage)
 
     def abandon(self, stage: Stage) -> None:
         """Note that a stage has ended before its work was done, and is not offered again."""
-        self.running.discard(stage)
+        self._over(stage)
 
     def lose(self, stage: Stage) -> None:
         """Note that a fine-tuning found its snapshot missing or damaged: it is made anew, then tried again."""
         needs = self.needs(self.trial(stage))
         assert needs is not None
-        self.running.discard(stage)
+        self._over(stage)
         self._published.discard(needs)
         self._wait(stage.name, needs)
         self._offer(Stage("pretrain", needs[0]))
@@ -346,5 +360,5 @@ class Policy:
         return (
             not self.running
             and not self.expects_more()
-            and all(self._missing(stage) is not None for _, _, stage in self._ready)
+            and all(self._missing(stage) is not None for stage in self._queued)
         )
