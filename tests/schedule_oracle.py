@@ -1,8 +1,8 @@
 """Least makespans by trying everything, lower bounds for plans that are too large for that, and random plans.
 
-Written without the product's scheduler: a schedule here is a list of stages by their start, each on a GPU of its own
-choice, and starts as soon as there is room on that GPU after the stage before it. Some such list is a shortest schedule,
-since starting earlier in the same order and on the same GPUs never makes anything end later.
+Written without the product's scheduler: a schedule here is a list of stages by their start, each with a GPU, where it
+starts as soon as there is room after the start of the stage before it. Some such list is a shortest schedule, since
+starting earlier in the same order and on the same GPUs never makes anything end later.
 """
 
 import functools
@@ -127,11 +127,16 @@ def crowd(seconds, lanes):
 def lower_bound(works, num_gpus):
     """Return seconds below which no schedule ends.
 
-    The largest of four: the chains; the packing of the stages of whole GPUs that have at least so much behind them; the
-    area of all that starts no earlier and has no less behind it than so much, between the two; and the counts: if n
-    shares take at least x seconds each, then so many lanes of x seconds must fit beside the stages of whole GPUs, which
-    hold all lanes of a GPU at once.
+    The largest of five: the chains; the packing of the stages of whole GPUs that have at least so much behind them; the
+    area of all that starts no earlier and has no less behind it than so much, between the two; the area that is left
+    after a time if all starts as early as it can, and before a time if as late; and the counts: if n shares take at
+    least x seconds each, then so many lanes of x seconds must fit beside the stages of whole GPUs, which hold all lanes
+    of a GPU at once.
     """
+
+    def part(seconds, work):
+        return min(1.0, max(0.0, seconds / work.seconds))
+
     chain = chains(works)
     head = [work.delay_s for work in works]
     tail = [max(0.0, chain[number] - work.seconds) for number, work in enumerate(works)]
@@ -148,6 +153,11 @@ def lower_bound(works, num_gpus):
         for least in {tail[number] for number in late}:
             inner = sum(area[number] for number in late if tail[number] >= least)
             bound = max(bound, first + inner / num_gpus + least)
+        inner = sum(area[i] * part(head[i] + work.seconds - first, work) for i, work in enumerate(works))
+        bound = max(bound, first + inner / num_gpus)
+    for least in set(tail):
+        inner = sum(area[i] * part(tail[i] + work.seconds - least, work) for i, work in enumerate(works))
+        bound = max(bound, inner / num_gpus + least)
     held = sum(works[number].seconds for number in wholes)
     longest = sorted((works[number].seconds for number in shares), reverse=True)
 

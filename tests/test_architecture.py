@@ -96,6 +96,7 @@ INSIDE = {
         ("fitting", "flops", "stages"),
         ("policy",),
         ("costs", "machine", "rounds"),
+        ("jobs",),
         ("orders",),
         ("lookahead",),
         ("simulate",),

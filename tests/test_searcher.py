@@ -8,6 +8,7 @@ from ablate.running.events import Watcher, Watchers
 from ablate.running.ray_tune.demand import Nodes
 from ablate.running.ray_tune.searcher import NOT_STARTED, StageSearcher
 from ablate.schedule.fitting import Node, NodeType, Request, Shape
+from ablate.schedule.machine import Machine
 from ablate.schedule.policy import Costs, Policy, Stage
 from ablate.space import TrialSpec, plan_of
 
@@ -103,9 +104,15 @@ def nodes(count, most=0):
     return Nodes.of([Node(f"node{number}", "host", gpu) for number in range(count)], growable)
 
 
+def machine(there):
+    """Return what stages run on as the simulator sees it."""
+    gpus = sum(count for _, count in there.present)
+    return Machine(gpus, 1, 0.25) if gpus else None
+
+
 def searcher_for(policy, watcher, there=None, stopped=lambda: False, **more):
     there = nodes(100) if there is None else there
-    return StageSearcher(policy, watcher, stopped, request=request, nodes=lambda: there, **more)
+    return StageSearcher(policy, watcher, stopped, request=request, nodes=lambda: there, machine=machine, **more)
 
 
 ACTIONS = (
@@ -277,6 +284,40 @@ def test_a_pretraining_that_does_not_end_after_its_last_snapshot_holds_nothing_u
     assert tune.suggest() is None
     now[0] += 60
     assert tune.suggest() == "t1"
+
+
+def scratch(*shots):
+    return [trial("scratch", count) for count in shots]
+
+
+def test_nothing_smaller_is_offered_while_a_gpu_is_drained_for_a_whole_stage():
+    """Five quarters fill one GPU and begin the other; then three of the first end, and each GPU holds one of them."""
+    costs = Costs(pretrain_step=lambda pretraining: 1.0, finetune=lambda spec: float(spec.shots))
+    policy = Policy(plan_of(scratch(5, 6, 7, 8, 9)), costs)
+    tune = Tune(searcher_for(policy, Kept(), nodes(2)))
+    names = [tune.suggest() for _ in range(5)]
+    for name in names:
+        tune.searcher.placed(name)
+    for name in names[:3]:
+        tune.outcome(name, "finished")
+        tune.complete(name, error=False)
+    policy.add([trial("ddpm", 50), *scratch(1)])
+    whole = tune.suggest()
+    assert tune.configs[whole]["kind"] == "pretrain"
+    assert tune.suggest() is None  # though the quarter fits
+    tune.outcome(names[4], "finished")
+    tune.complete(names[4], error=False)
+    tune.searcher.placed(whole)
+    assert tune.configs[tune.suggest()]["kind"] == "finetune"
+
+
+def test_on_a_cluster_that_may_grow_the_longest_chain_goes_first():
+    trials = [trial("scratch", 5), trial("ddpm", 5, 100)]
+    for there in (nodes(1, 4), Nodes(nodes(1).present, None)):
+        tune = Tune(searcher_for(Policy(plan_of(trials), COSTS), Kept(), there))
+        first = tune.suggest()
+        tune.searcher.placed(first)
+        assert [tune.configs[name]["kind"] for name in (first, tune.suggest())] == ["pretrain", "finetune"]
 
 
 def test_what_waits_when_the_run_stops_has_lost_nothing():

@@ -30,8 +30,8 @@ COSTS = Costs(pretrain_step=lambda pretraining: 1.0, finetune=lambda spec: float
 """A second for each pre-training step, and for each annotated image of a fine-tuning."""
 
 
-def run(trials, machine, share=True):
-    schedule = simulate(Policy(plan_of(trials), COSTS, share=share), machine)
+def run(trials, machine, share=True, **how):
+    schedule = simulate(Policy(plan_of(trials), COSTS, share=share), machine, **how)
     return schedule, {span.stage: (span.start_s, span.end_s, span.gpus) for span in schedule.spans}
 
 
@@ -71,11 +71,19 @@ def test_a_snapshot_in_passing_lets_its_trials_start_while_the_pretraining_goes_
 
 def test_a_whole_gpu_is_given_out_only_when_empty_and_nothing_overtakes_who_waits_for_it():
     long, after, short = trial("scratch", shots=4), trial(steps=2, shots=1), trial("scratch", shots=2)
-    schedule, spans = run([long, after, short], Machine(1, 1, 0.5))
+    schedule, spans = run([long, after, short], Machine(1, 1, 0.5), looks_ahead=False)
     assert spans[Stage("finetune", long.trial_id)][:2] == (0, 4)
     assert spans[Stage("pretrain", after.pretrain_key)][:2] == (4, 6)
     assert spans[Stage("finetune", short.trial_id)][:2] == (6, 8)
     assert schedule.makespan_s == 8
+
+
+def test_a_whole_gpu_goes_first_where_a_drained_one_would_come_later():
+    long, after, short = trial("scratch", shots=4), trial(steps=2, shots=1), trial("scratch", shots=2)
+    schedule, spans = run([long, after, short], Machine(1, 1, 0.5))
+    assert spans[Stage("pretrain", after.pretrain_key)][:2] == (0, 2)
+    assert spans[Stage("finetune", long.trial_id)][:2] == (2, 6)
+    assert schedule.makespan_s == 6
 
 
 def test_where_two_stages_wait_at_a_time_the_first_that_fits_starts():
@@ -87,7 +95,7 @@ def test_where_two_stages_wait_at_a_time_the_first_that_fits_starts():
 
 def test_a_stage_of_two_gpus_waits_for_two_empty_ones():
     one, two = trial("scratch", shots=3), trial(steps=1, shots=1)
-    _, spans = run([one, two], Machine(2, 2, 1))
+    _, spans = run([one, two], Machine(2, 2, 1), looks_ahead=False)
     assert spans[Stage("pretrain", two.pretrain_key)] == (3, 4, (0, 1))
 
 

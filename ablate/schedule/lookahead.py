@@ -20,8 +20,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ablate.schedule.costs import Ratios
+from ablate.schedule.jobs import Job, Running
 from ablate.schedule.machine import Machine, Place, Pool
-from ablate.schedule.orders import Job, Running, best_order
+from ablate.schedule.orders import best_order
 from ablate.schedule.policy import Costs, Policy, Stage
 from ablate.space import Pretraining, TrialSpec
 
@@ -78,7 +79,7 @@ class Lookahead:
         self._starts_s: dict[Stage, float] = {}  # of the stages that were planned
         self._slack_s = 0.0
         self._is_stale = True
-        self._goes_by_chain = False
+        self._goes_by_chain = False  # while settings are tuned, and most of what is to come is not known
         self._news: list[tuple[float, int, Stage]] = []  # a heap of what can start and was not planned
         self._num_news = 0
         self._took: list[tuple[Pretraining | TrialSpec, float]] = []
@@ -256,7 +257,7 @@ class Lookahead:
         order = best_order(jobs, machine, pool, running, now_s)
         self._plan = deque(stages[number] for number in order.jobs)
         self._starts_s = {stages[number]: start_s for number, start_s in order.starts_s.items()}
-        self._goes_by_chain = order.is_plain
+        self._goes_by_chain = order.is_plain and any(job.tail_s for job in jobs)
         self._slack_s = max(MOMENTS_S, DRIFT * (order.end_s - now_s))
         self._news.clear()
         self._num_news, self._is_stale = 0, False

@@ -9,8 +9,9 @@ Tried are, first, the longest remaining chain, which is near to the least in mos
 there. Then rules by which stages of whole GPUs go first by more or less, with and without a reservation: while the
 first in line finds no empty GPU, the one that is drained soonest is kept for it, and only what ends by then is started
 there (EASY backfilling, Lifka 1995). At last, of few stages all orders by branch and bound, of more a local search
-that moves one stage at a time (not while settings are tuned: other stages come with every round). What is tried
-depends on the stages alone, not on how fast it goes, so that the same stages have the same order everywhere.
+that varies the best rule and then moves one stage at a time (not while settings are tuned: other stages come with
+every round). What is tried depends on the stages alone, not on how fast it goes, so that the same stages have the same
+order everywhere.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ import heapq
 import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import TypeAlias
 
-from ablate.schedule.machine import UNIT, Machine, Place, Pool
+from ablate.schedule.jobs import End, Job, Order, RuleClock, Running, release
+from ablate.schedule.machine import UNIT, Machine, Pool
 
 NEAR = 0.02
 """An order within this share of a lower bound, or of what a search could still gain, is not improved."""
@@ -36,7 +39,22 @@ BRANCHES = 4_000
 MOVES, PLACEMENTS = 500, 40_000
 """Orders that a local search tries, and stages that it and the rules each place for them, at most."""
 
-RULES = (
+SPREAD, CHANGED = 0.05, 0.2
+"""By how much a local search changes chains, as the spread of a logarithm, and the share of those that it changes."""
+
+GUIDED = 0.5
+"""Share of the moves by which a job that ends last goes before others, or half as often what it is after."""
+
+LAST = 0.05
+"""Jobs end last that end within this share of the time before the end of all."""
+
+Rule: TypeAlias = tuple[float, bool]
+"""By how much stages of whole GPUs go before others, in multiples of three times the longest chain; if it reserves."""
+
+PLAIN: Rule = (0.0, False)
+"""The longest chain."""
+
+RULES: tuple[Rule, ...] = (
     (0.0, True),
     (0.3, False),
     (0.1, True),
@@ -45,43 +63,11 @@ RULES = (
     (1.0, False),
     (0.3, True),
     (0.1, False),
+    (0.01, True),
+    (0.01, False),
     (1.0, True),
 )
-"""By how much stages of whole GPUs go before others, in multiples of three times the longest chain; if some reserve."""
-
-LOOKS = 8
-"""Stages that are looked at for one that ends before a reservation begins."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """A stage that has not started."""
-
-    request: int  # GPUs in units of 1 / UNIT
-    seconds: float
-    after: int | None = None  # number of the job whose snapshot it starts from
-    delay_s: float = 0.0  # from that job's start to the snapshot
-    ready_s: float = 0.0  # when it can start, where it is after no job
-    tail_s: float = 0.0  # of what follows it
-
-
-@dataclass(frozen=True)
-class Running:
-    """A stage that holds its place."""
-
-    end_s: float
-    place: Place
-    request: int
-
-
-@dataclass(frozen=True)
-class Order:
-    """Numbers of jobs in the order in which they start."""
-
-    jobs: tuple[int, ...]
-    starts_s: dict[int, float]
-    end_s: float  # of all, with what follows them; infinite if a job finds no place
-    is_plain: bool = False  # that of the longest chain
+"""The others, in the order in which they are tried."""
 
 
 def best_order(jobs: Sequence[Job], machine: Machine, pool: Pool, running: Sequence[Running], now_s: float) -> Order:
@@ -95,17 +81,18 @@ def best_order(jobs: Sequence[Job], machine: Machine, pool: Pool, running: Seque
         now_s: the time from which on jobs start.
     """
     trials = _Trials(jobs, machine, pool, running, now_s)
-    best = replace(trials.play(trials.by_rule(0.0, reserves=False)), is_plain=True)
-    for bonus, reserves in trials.rules():
+    best, by = replace(trials.by_rule(PLAIN), is_plain=True), PLAIN
+    for rule in trials.rules():
         if trials.is_near(best):
             return best
-        tried = trials.play(trials.by_rule(bonus, reserves=reserves), best.end_s)
-        best = min(best, tried, key=lambda order: order.end_s)
+        tried = trials.by_rule(rule, best.end_s)
+        if tried.end_s < best.end_s:
+            best, by = tried, rule
     if trials.is_near(best) or len(jobs) < 2:
         return best
     if len(jobs) <= SMALL:
         return trials.search_all(best)
-    return best if any(job.tail_s for job in jobs) else trials.search_near(best)
+    return best if any(job.tail_s for job in jobs) else trials.search_near(best, by)
 
 
 class _Trials:
@@ -125,7 +112,7 @@ class _Trials:
             for this, job in enumerate(jobs)
         ]
         self._largest = max((job.request for job in jobs), default=0)
-        self._least_s = self._lower_bound()
+        self._near_s = now_s + (1 + NEAR) * (self._lower_bound() - now_s)
 
     def _chain_of(self, number: int) -> float:
         """Return the seconds from a job's start to the end of what follows a job behind it."""
@@ -148,53 +135,57 @@ class _Trials:
 
     def is_near(self, order: Order) -> bool:
         """Return whether an order is too near to the lower bound to be improved."""
-        return order.end_s - self._now_s <= (1 + NEAR) * (self._least_s - self._now_s)
+        return order.end_s <= self._near_s
 
-    def rules(self) -> Iterator[tuple[float, bool]]:
-        """Yield rules beside that of the longest chain: the bonus in seconds, and whether they reserve."""
+    def rules(self) -> Iterator[Rule]:
+        """Yield the rules that are worth trying beside that of the longest chain."""
         if len({job.request for job in self._jobs}) < 2:
             return  # nothing is larger
-        horizon_s = 3 * max(self._chain_s)
-        for bonus, reserves in RULES[: PLACEMENTS // len(self._jobs)]:
-            yield bonus * horizon_s, reserves
+        yield from RULES[: PLACEMENTS // len(self._jobs)]
 
     # --- an order on the clock --------------------------------------------------------------------------
 
     def play(self, order: Sequence[int], limit_s: float = math.inf) -> Order:
         """Return the order with its times; it is given up, and said to end never, once it ends after `limit_s`."""
         jobs, pool, now_s, last_s = self._jobs, self._pool.copy(), self._now_s, self._now_s
-        ends, starts = list(self._running), dict[int, float]()
+        ends, starts, late_s, near_s = list(self._running), dict[int, float](), 0.0, self._near_s
         for number in order:
             job = jobs[number]
             now_s = max(now_s, job.ready_s if job.after is None else starts[job.after] + job.delay_s)
-            _release(ends, pool, now_s)
+            release(ends, pool, now_s)
             while (place := pool.take(job.request)) is None:
                 if not ends:
                     return Order(tuple(order), starts, math.inf)
                 now_s = ends[0][0]
-                _release(ends, pool, now_s)
+                release(ends, pool, now_s)
             starts[number] = now_s
             end_s = now_s + job.seconds
             heapq.heappush(ends, (end_s, number, Running(end_s, place, job.request)))
             last_s = max(last_s, end_s + job.tail_s)
             if last_s > limit_s:
                 return Order(tuple(order), starts, math.inf)
-        return Order(tuple(order), starts, max([last_s, *(end_s for end_s, _, _ in self._running)]))
+            late_s += max(0.0, end_s + job.tail_s - near_s)
+        return Order(tuple(order), starts, max([last_s, *(end_s for end_s, _, _ in self._running)]), late_s)
 
     # --- orders by a rule ---------------------------------------------------------------------------------
 
-    def by_rule(self, bonus_s: float, *, reserves: bool) -> list[int]:
+    def by_rule(self, rule: Rule, limit_s: float = math.inf, factors: Sequence[float] | None = None) -> Order:
         """Return the order in which jobs start that go by their chain, the largest as if theirs were longer.
 
-        With `reserves`, others go first where the first in line finds no empty GPU, unless they delay it.
+        Args:
+            rule: by how much, and whether others go first where the first in line finds no empty GPU, unless they
+                delay it.
+            limit_s: see `play`.
+            factors: by which the chains are taken to be longer or shorter; None for as they are.
         """
-        return _Rule(self._jobs, self._behind, self._pool.copy(), list(self._running), self._now_s).order(
-            [
-                chain_s + bonus_s * (job.request == self._largest)
-                for job, chain_s in zip(self._jobs, self._chain_s, strict=True)
-            ],
-            reserves=reserves,
-        )
+        bonus, reserves = rule
+        bonus_s = bonus * 3 * max(self._chain_s, default=0.0)
+        chains = self._chain_s if factors is None else [a * b for a, b in zip(self._chain_s, factors, strict=True)]
+        priority = [
+            chain_s + bonus_s * (job.request == self._largest) for job, chain_s in zip(self._jobs, chains, strict=True)
+        ]
+        clock = RuleClock(self._jobs, self._behind, self._pool.copy(), list(self._running), self._now_s)
+        return self.play(clock.order(priority, reserves=reserves), limit_s)
 
     # --- all orders, and those near to one ----------------------------------------------------------------
 
@@ -210,7 +201,7 @@ class _Trials:
         def place(
             order: tuple[int, ...],
             starts: dict[int, float],
-            ends: list[tuple[float, int, Running]],
+            ends: list[End],
             pool: Pool,
             now_s: float,
             last_s: float,
@@ -240,10 +231,10 @@ class _Trials:
                 alike.add(like)
                 branches += 1
                 then_ends, then_pool, then_s = list(ends), pool.copy(), ready_s
-                _release(then_ends, then_pool, then_s)
+                release(then_ends, then_pool, then_s)
                 while (taken := then_pool.take(job.request)) is None and then_ends:
                     then_s = then_ends[0][0]
-                    _release(then_ends, then_pool, then_s)
+                    release(then_ends, then_pool, then_s)
                 end_s = then_s + job.seconds
                 if taken is None or then_s + self._chain_s[number] > longest_s():
                     continue
@@ -262,15 +253,34 @@ class _Trials:
         place((), {}, list(self._running), self._pool, self._now_s, latest, held)
         return best if found == best.jobs else self.play(found)
 
-    def search_near(self, best: Order) -> Order:
-        """Return the best order that is found from one by moving a job at a time."""
+    def search_near(self, best: Order, rule: Rule) -> Order:
+        """Return the best order that is found from one that a rule gave.
+
+        First with chains that are taken to be somewhat longer or shorter, which keeps what the rule is good for; then
+        by moving a job at a time, most often one that ends late.
+        """
         draw, length = random.Random(0), len(self._jobs)
+        factors = [1.0] * length
+        for _ in range(min(MOVES, PLACEMENTS // length) // 2):  # each takes about as long as two moves
+            if self.is_near(best):
+                return best
+            other = [old * math.exp(draw.gauss(0.0, SPREAD)) if draw.random() < CHANGED else old for old in factors]
+            tried = self.by_rule(rule, best.end_s, other)
+            if tried.worth <= best.worth:  # an equal one too: from there others are near
+                best, factors = tried, other
+        late = self._late(best)
         for _ in range(min(MOVES, PLACEMENTS // length)):
             if self.is_near(best):
-                break
+                return best
             order = list(best.jobs)
-            number = order.pop(draw.randrange(length))
-            to = draw.randrange(length)
+            if late and draw.random() < GUIDED:
+                chosen = draw.choice(late)
+                after = self._jobs[chosen].after
+                at = order.index(chosen if after is None or draw.random() < GUIDED else after)
+                to = draw.randrange(at + 1)
+            else:
+                at, to = draw.randrange(length), draw.randrange(length)
+            number = order.pop(at)
             after = self._jobs[number].after
             if after is not None and after in order[to:]:
                 continue
@@ -280,105 +290,15 @@ class _Trials:
                 to -= len(early)
             order[to:to] = [number, *early]
             tried = self.play(order, best.end_s)
-            best = min(tried, best, key=lambda found: found.end_s)  # an equal one too: from there others are near
+            if tried.worth <= best.worth:
+                best, late = tried, self._late(tried)
         return best
 
-
-class _Rule:
-    """Stages on a clock, that start by their priority."""
-
-    def __init__(
-        self,
-        jobs: Sequence[Job],
-        behind: Sequence[Sequence[int]],
-        pool: Pool,
-        ends: list[tuple[float, int, Running]],
-        now_s: float,
-    ) -> None:
-        self._jobs, self._behind, self._pool, self._ends, self._now_s = jobs, behind, pool, ends, now_s
-        self._until_s: dict[int, float] = {}  # GPU -> when the last of its stages ends
-        for end_s, _, stage in ends:
-            self._hold(stage.place, end_s)
-
-    def _hold(self, place: Place, end_s: float) -> None:
-        for gpu in place.gpus:
-            self._until_s[gpu] = max(end_s, self._until_s.get(gpu, 0.0))
-
-    def order(self, priority: Sequence[float], *, reserves: bool) -> list[int]:
-        """Return the jobs in the order in which they start; those that never find a place come last."""
-        order: list[int] = []
-        lines: dict[int, list[tuple[float, int]]] = {}  # by request: the jobs that can start
-        coming = [(job.ready_s, number) for number, job in enumerate(self._jobs) if job.after is None]
-        heapq.heapify(coming)
-        while coming or any(lines.values()):
-            while coming and coming[0][0] <= self._now_s:
-                _, number = heapq.heappop(coming)
-                heapq.heappush(lines.setdefault(self._jobs[number].request, []), (-priority[number], number))
-            _release(self._ends, self._pool, self._now_s)
-            for number in self._start(lines, reserves=reserves):
-                order.append(number)
-                for other in self._behind[number]:
-                    heapq.heappush(coming, (self._now_s + self._jobs[other].delay_s, other))
-            moments = [line[0][0] for line in (coming, self._ends) if line]
-            if not moments:
-                break
-            self._now_s = max(self._now_s, min(moments))
-        left = set(range(len(self._jobs))) - set(order)
-        return order + sorted(left)
-
-    def _start(self, lines: dict[int, list[tuple[float, int]]], *, reserves: bool) -> list[int]:
-        """Start what starts now."""
-        started: list[int] = []
-        stuck: set[int] = set()  # requests of which nothing starts now
-        kept, kept_s = frozenset[int](), math.inf
-        while heads := [line[0] for request, line in lines.items() if line and request not in stuck]:
-            request = self._jobs[min(heads)[1]].request
-            place = self._pool.take(request)
-            if place is None:
-                if not reserves:
-                    break
-                if not stuck and request >= UNIT:
-                    kept, kept_s = self._soonest(request // UNIT)
-                stuck.add(request)
-                continue
-            number = self._first(lines[request], kept_s if kept.intersection(place.gpus) else math.inf)
-            if number is None:
-                self._pool.give_back(place, request)
-                stuck.add(request)
-                continue
-            started.append(number)
-            end_s = self._now_s + self._jobs[number].seconds
-            self._hold(place, end_s)
-            heapq.heappush(self._ends, (end_s, number, Running(end_s, place, request)))
-        return started
-
-    def _first(self, line: list[tuple[float, int]], until_s: float) -> int | None:
-        """Take the first of a line that ends in time."""
-        passed: list[tuple[float, int]] = []
-        found = None
-        while line and found is None and len(passed) < LOOKS:
-            head = heapq.heappop(line)
-            if self._now_s + self._jobs[head[1]].seconds <= until_s:
-                found = head[1]
-            else:
-                passed.append(head)
-        for head in passed:
-            heapq.heappush(line, head)
-        return found
-
-    def _soonest(self, num_gpus: int) -> tuple[frozenset[int], float]:
-        """Return the GPUs of one node that are drained soonest, and when."""
-        found: list[tuple[float, tuple[int, ...]]] = []
-        for _, gpus in self._pool.gpus():
-            drained = sorted((self._until_s.get(gpu, 0.0), gpu) for gpu in gpus)[:num_gpus]
-            if len(drained) == num_gpus:
-                found.append((drained[-1][0], tuple(gpu for _, gpu in drained)))
-        until_s, gpus = min(found, default=(math.inf, ()))
-        return frozenset(gpus), until_s
-
-
-def _release(ends: list[tuple[float, int, Running]], pool: Pool, now_s: float) -> None:
-    """Give back the places of stages that have ended."""
-    while ends and ends[0][0] <= now_s:
-        _, _, stage = heapq.heappop(ends)
-        pool.give_back(stage.place, stage.request)
+    def _late(self, order: Order) -> list[int]:
+        """Return the jobs that end last."""
+        jobs, late_s = self._jobs, max(self._near_s, order.end_s - LAST * (order.end_s - self._now_s))
+        return [
+            number
+            for number, start_s in order.starts_s.items()
+            if start_s + jobs[number].seconds + jobs[number].tail_s > late_s
+        ]

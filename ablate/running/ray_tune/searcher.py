@@ -12,6 +12,8 @@ from ray.tune.search import Searcher
 from ablate.running.events import Watcher
 from ablate.running.ray_tune.demand import Nodes, Offered, verdict
 from ablate.schedule.fitting import Request
+from ablate.schedule.lookahead import Lookahead
+from ablate.schedule.machine import Machine
 from ablate.schedule.policy import Policy, Stage
 from ablate.stage.settings import Outcome, StageResult
 from ablate.stage.task import config_of
@@ -73,6 +75,11 @@ class StageSearcher(Searcher):  # type: ignore[misc]
 
     How many stages are offered at a time is decided by `demand.verdict`: what waits is what an autoscaler sees.
 
+    On a cluster that does not grow, `Lookahead` chooses the stage, by what is left and by what is at work. A GPU is
+    drained for a stage by offering that stage and nothing behind it until it has its place. This cannot keep one
+    certain GPU: Ray alone places stages. Nor can it take back what was offered, or stop a stage for another one. While
+    nodes may come, or go and come back, the longest chain goes first.
+
     A stage whose worker or node was lost is offered again, as a new Tune trial, until it was lost `max_failures`
     times in a row and once more without having saved anything new. One that was interrupted because its node goes
     away is offered again without counting. Reports that come late, twice or not at all change nothing: the first
@@ -84,6 +91,7 @@ class StageSearcher(Searcher):  # type: ignore[misc]
         stopped: whether nothing more may start.
         request: what a stage asks one node for.
         nodes: the cluster's nodes; asked several times a second.
+        machine: what stages run on, by the nodes that are there, as the simulator sees it; None where none can say.
         max_concurrent: most stages at a time; None for as many as fit.
         max_failures: losses in a row without progress that are no failure yet.
         clock: seconds that only grow.
@@ -97,6 +105,7 @@ class StageSearcher(Searcher):  # type: ignore[misc]
         *,
         request: Callable[[Stage], Request],
         nodes: Callable[[], Nodes],
+        machine: Callable[[Nodes], Machine | None] = lambda nodes: None,
         max_concurrent: int | None = None,
         max_failures: int = 3,
         clock: Callable[[], float] = time.monotonic,
@@ -106,6 +115,8 @@ class StageSearcher(Searcher):  # type: ignore[misc]
         self._request, self._nodes, self._clock = request, nodes, clock
         self._max_concurrent, self._max_failures = max_concurrent, max_failures
         self._attempts: dict[str, _Attempt] = {}
+        self._machine, self._machine_of = machine, Nodes((), None)
+        self._lookahead = Lookahead(policy, None, clock=clock)
         self._losses: dict[Stage, _Losses] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -116,11 +127,15 @@ class StageSearcher(Searcher):  # type: ignore[misc]
             return finished
         if self._max_concurrent is not None and len(self._policy.running) >= self._max_concurrent:
             return None
+        nodes = self._nodes()
+        if nodes != self._machine_of:
+            self._machine_of = nodes
+            self._lookahead.use(None if nodes.may_come else self._machine(nodes))
         stage = self._policy.next()
         if stage is None:
             return None
         request, now_s = self._request(stage), self._clock()
-        decided = verdict(request, [attempt.offered(now_s) for attempt in self._attempts.values()], self._nodes())
+        decided = verdict(request, [attempt.offered(now_s) for attempt in self._attempts.values()], nodes)
         if decided == "later":
             return None
         if stage.kind == "pretrain":
@@ -138,6 +153,7 @@ class StageSearcher(Searcher):  # type: ignore[misc]
         attempt = self._attempts.get(trial_id)
         if attempt is not None and attempt.placed_s is None and not attempt.settled:
             attempt.placed_s = self._clock()
+            self._policy.placed(attempt.stage)
             self._watcher.placed(attempt.stage)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:

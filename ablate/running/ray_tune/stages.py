@@ -161,6 +161,7 @@ def run_stages(
         stopped,
         request=lambda stage: resources.request(stage.kind),
         nodes=(stock or Stock()).look,
+        machine=lambda nodes: resources.machine(nodes.present, max_concurrent),
         max_concurrent=max_concurrent,
         max_failures=max_failures,
     )
