@@ -17,6 +17,8 @@ from ablate.space import TrialSpec, plan_of
 SHARES = (0.1, 0.2, 0.25, 0.25, 0.25, 1 / 3, 0.5, 1.0)
 STEPS = (25, 50, 75, 100)
 TINY = 1e-9
+PARTS = 10_000
+"""Of a second: seconds that are all multiples of these may have a common measure."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,16 @@ def lower_bound(works, num_gpus):
     for _ in range(40 if high > low else 0):
         middle = (low + high) / 2
         low, high = (low, middle) if fits(middle) else (middle, high)
-    return low
+    return _rounded_up(low, works)
+
+
+def _rounded_up(bound, works):
+    """Return the next makespan that can be: a sum of seconds of stages and of their delays, if those have a measure."""
+    parts = [PARTS * value for work in works for value in (work.seconds, work.delay_s)]
+    if any(abs(value - round(value)) > 1e-4 for value in parts):
+        return bound
+    measure = math.gcd(*map(round, parts)) / PARTS
+    return math.ceil(bound / measure - 1e-6) * measure
 
 
 @functools.cache

@@ -318,7 +318,7 @@ def test_on_machines_that_stand_the_run_is_that_of_the_simulator(
         cpus_per_stage=cpus,
         gpus_per_node=gpus,
     )
-    schedule = simulate(Policy(plan_of(trials), MINUTES, share=share), machine)
+    schedule = simulate(Policy(plan_of(trials), MINUTES, share=share), machine, looks_ahead=False)
     assert course.makespan_s == schedule.makespan_s
     assert {(span.stage, span.start_s, span.end_s, span.gpus, span.node) for span in course.spans} == {
         (span.stage, span.start_s, span.end_s, span.gpus, span.node) for span in schedule.spans

@@ -36,8 +36,11 @@ SMALL = 8
 BRANCHES = 4_000
 """Of the search of all orders; beyond, the best one found stands."""
 
-MOVES, PLACEMENTS = 500, 40_000
-"""Orders that a local search tries, and stages that it and the rules each place for them, at most."""
+MOVES, PLACEMENTS = 1_000, 60_000
+"""Orders that a local search tries, and stages that it places for them, at most."""
+
+RULED = 40_000
+"""Stages that the rules place, at most."""
 
 SPREAD, CHANGED = 0.05, 0.2
 """By how much a local search changes chains, as the spread of a logarithm, and the share of those that it changes."""
@@ -141,7 +144,7 @@ class _Trials:
         """Yield the rules that are worth trying beside that of the longest chain."""
         if len({job.request for job in self._jobs}) < 2:
             return  # nothing is larger
-        yield from RULES[: PLACEMENTS // len(self._jobs)]
+        yield from RULES[: RULED // len(self._jobs)]
 
     # --- an order on the clock --------------------------------------------------------------------------
 

@@ -1,11 +1,9 @@
 """The schedule of a search space on so many GPUs, simulated.
 
-A virtual clock drives the policy that a run asks for its next stage. Stages are placed as Ray places them: a whole GPU
-is given out only when it is empty, a share of one goes to the fullest GPU that has room (Ray's best fit), shares count
-in ten-thousandths, and a stage that was offered and does not fit waits, while nothing behind it starts (on a cluster
-that may grow, several wait, see `Machine.pending`). Where CPUs are counted, GPUs come in nodes, and a stage takes all
-it asks for from one of them. Left out are the time to start a worker, failures, and, where CPUs are not counted, the
-borders of machines, which a stage of several GPUs may not cross.
+A virtual clock drives the policy that a run asks for its next stage, in the order that a run plans, see `lookahead`.
+Stages are placed as Ray places them, see `machine`. A stage that was offered and does not fit waits, while nothing
+behind it starts (on a cluster that may grow, several wait, see `Machine.pending`). Left out are the time to start a
+worker, failures, and, where CPUs are not counted, the borders of machines, which a stage of several GPUs may not cross.
 """
 
 from __future__ import annotations

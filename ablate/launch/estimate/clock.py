@@ -1,10 +1,11 @@
 """A run on machines that come when stages ask for them and may be taken back, on a virtual clock.
 
-The policy of a run decides, as in `ablate.schedule.simulate`, and stages take their places as there. As many stages
-are offered at a time as the cluster holds at its largest, and one more: what a run offers to Ray. What an autoscaler
-does is kept: it packs the stages that wait onto the machines that are on their way, and asks for another one for each
-that finds no room, of the smallest type that fits; a machine that was idle for a while is given back. What is left
-out: that a cloud may have no machine to give, and that launches go out in rounds.
+The longest chain goes first, as in a run while machines may come, and stages take their places as in
+`ablate.schedule.simulate`. Where all machines stand, a run plans the order ahead, and mostly ends sooner than here.
+As many stages are offered at a time as the cluster holds at its largest, and one more: what a run offers to Ray. What
+an autoscaler does is kept: it packs the stages that wait onto the machines that are on their way, and asks for another
+one for each that finds no room, of the smallest type that fits; a machine that was idle for a while is given back.
+What is left out: that a cloud may have no machine to give, and that launches go out in rounds.
 """
 
 from __future__ import annotations
