@@ -126,14 +126,30 @@ def crowd(seconds, lanes):
     return bound
 
 
+def bins(seconds, size):
+    """Return a lower bound on the bins of a size that hold jobs: L2 of Martello and Toth (1990).
+
+    For each least length k: jobs longer than size - k are alone, those longer than half of the size share no bin, and
+    those from k to half of it go beside the latter or into more bins.
+    """
+    most = 0
+    for least in {job for job in seconds if job <= size / 2}:
+        alone = sum(job > size - least + TINY for job in seconds)
+        large = [job for job in seconds if size / 2 + TINY < job <= size - least + TINY]
+        small = math.fsum(job for job in seconds if least - TINY <= job <= size / 2 + TINY)
+        more = math.ceil((small - (len(large) * size - math.fsum(large))) / size - TINY)
+        most = max(most, alone + len(large) + max(0, more))
+    return most
+
+
 def lower_bound(works, num_gpus):
     """Return seconds below which no schedule ends.
 
-    The largest of five: the chains; the packing of the stages of whole GPUs that have at least so much behind them; the
+    The largest of six: the chains; the packing of the stages of whole GPUs that have at least so much behind them; the
     area of all that starts no earlier and has no less behind it than so much, between the two; the area that is left
     after a time if all starts as early as it can, and before a time if as late; and the counts: if n shares take at
     least x seconds each, then so many lanes of x seconds must fit beside the stages of whole GPUs, which hold all lanes
-    of a GPU at once.
+    of a GPU at once; and, where all stages ask for the same, the packing into lanes as bins.
     """
 
     def part(seconds, work):
@@ -164,6 +180,8 @@ def lower_bound(works, num_gpus):
     longest = sorted((works[number].seconds for number in shares), reverse=True)
 
     def fits(until):
+        if not (wholes and shares) and bins(longest or [works[i].seconds for i in wholes], until) > num_gpus * lanes:
+            return False
         for count, least in enumerate(longest, 1):
             deep = math.floor(until / least + TINY)
             lost = max(0.0, held - num_gpus * (until - deep * least))  # of the whole stages, beside full lanes

@@ -51,21 +51,21 @@ def large_ratio(draw):
 @pytest.mark.parametrize("seed", range(4))
 def test_plans_of_few_stages_end_within_a_tenth_of_the_least(seed):
     draw = random.Random(seed)
-    assert all(1 - 1e-9 <= small_ratio(draw) <= NEAR for _ in range(60))
+    assert all(1 - 1e-6 <= small_ratio(draw) <= NEAR for _ in range(60))
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_plans_of_many_stages_end_within_a_tenth_of_the_lower_bound(seed):
     draw = random.Random(seed)
-    assert all(1 - 1e-9 <= large_ratio(draw) <= NEAR for _ in range(10))
+    assert all(1 - 1e-6 <= large_ratio(draw) <= NEAR for _ in range(10))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(100, 110))
 def test_thousands_of_plans_are_as_near(seed):
     draw = random.Random(seed)
-    assert all(1 - 1e-9 <= small_ratio(draw) <= NEAR for _ in range(1000))
-    assert all(1 - 1e-9 <= large_ratio(draw) <= NEAR for _ in range(100))
+    assert all(1 - 1e-6 <= small_ratio(draw) <= NEAR for _ in range(1000))
+    assert all(1 - 1e-6 <= large_ratio(draw) <= NEAR for _ in range(100))
 
 
 def test_a_gpu_is_drained_for_a_whole_stage_with_much_behind_it():
