@@ -108,11 +108,11 @@ INSIDE = {
         (*modules_of(METHODS), "methods"),
         ("loop",),
     ),
-    "finetune": (("augment", "losses", "rates", "shots"), ("loop", "mean_shape")),
+    "finetune": (("augment", "losses", "rates", "shots"), ("mean_shape", "validation"), ("loop",)),
     "stage": (
         ("log", "pictures", "settings"),
         ("checkpoints", "machine"),
-        ("task",),
+        ("inputs", "task"),
         ("attempt",),
         ("rows",),
         ("trial",),

@@ -10,7 +10,8 @@ from test_pretrain import EVERY_METHOD, Recorder, make
 from test_pretrain import run as pretrain
 
 from ablate.finetune import finetune
-from ablate.finetune.loop import Images, accumulate_gradients
+from ablate.finetune.loop import accumulate_gradients
+from ablate.finetune.validation import Images
 from ablate.pretrain.loop import backward
 from ablate.pretrain.methods import build_method
 from ablate.stage.machine import deterministic

@@ -13,10 +13,11 @@ from ablate import tables
 from ablate.errors import InputError
 from ablate.schedule.policy import Stage
 from ablate.stage.checkpoints import load_snapshot
+from ablate.stage.inputs import initial_network
 from ablate.stage.rows import clear_leftovers, is_finished
 from ablate.stage.settings import Settings
 from ablate.stage.task import Task, config_of, data_in
-from ablate.stage.trial import TrialFailed, initial_network, perform, run_trial
+from ablate.stage.trial import TrialFailed, perform, run_trial
 from ablate.store import Store, step_name
 from ablate.store.layout import pretrained_folder
 from ablate.training import Interrupted, silent

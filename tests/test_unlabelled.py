@@ -13,7 +13,7 @@ from ablate.finetune import select_shots
 from ablate.running.checks import check_trials
 from ablate.running.plan_words import plan_lines
 from ablate.space import Grid, TrialSpec, plan_of
-from ablate.stage.trial import pretraining_images
+from ablate.stage.inputs import pretraining_images
 
 
 def write(root: Path, table: str, description: str, names: list[str], unlabelled: tuple[str, ...] = ()) -> None:

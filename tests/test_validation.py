@@ -15,7 +15,7 @@ from ablate import tables
 from ablate.datasets import Dataset
 from ablate.errors import InputError
 from ablate.finetune import Shots, accumulate_gradients, check_finetune, loop
-from ablate.finetune.loop import Images
+from ablate.finetune.validation import Images
 from ablate.space import FinetuneSpec, Length, TrialSpec, canonical, lengths, num_held_out
 from ablate.stage.task import data_in
 from ablate.stage.trial import run_trial
@@ -302,7 +302,7 @@ def test_200_epochs_of_5_images_are_200_steps_and_the_images_of_steps_are_counte
 def test_patience_counts_validations_where_the_length_is_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lengths, "MOST_SPANS", 20)
     losses = iter([3.0, 2.0, 1.0, 5.0, 5.0, 5.0])
-    monkeypatch.setattr(loop, "validate", lambda *_: next(losses))
+    monkeypatch.setattr(loop, "validate", lambda *_, **__: next(losses))
     outcome = run(spec_of(finetune={"epochs": None, "steps": 60, "patience": 3}), dataset())
     checks = [point.step for point in outcome.curve if point.metric == "val_loss"]
     assert checks == [3, 6, 9, 12, 15, 18]
@@ -311,7 +311,7 @@ def test_patience_counts_validations_where_the_length_is_in_steps(monkeypatch: p
 
 def test_with_validate_every_patience_and_plateau_count_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
     losses = iter([3.0, 2.0, 5.0, 5.0, 5.0])
-    monkeypatch.setattr(loop, "validate", lambda *_: next(losses))
+    monkeypatch.setattr(loop, "validate", lambda *_, **__: next(losses))
     fields = {"epochs": 40, "validate_every": 3, "patience": 7, "plateau_patience": 4, "lr": 1e-3}
     outcome = run(spec_of(finetune=fields), dataset())
     checks = [point.epoch for point in outcome.curve if point.metric == "val_loss"]

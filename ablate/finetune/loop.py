@@ -14,7 +14,6 @@ import math
 import time
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,10 +22,9 @@ from ablate.finetune import augment
 from ablate.finetune.losses import LOSSES
 from ablate.finetune.rates import learning_rate
 from ablate.finetune.shots import Shots, check_finetune
+from ablate.finetune.validation import Images, draw_targets, validate, validation_error
 from ablate.network.base import Network
-from ablate.network.evaluation import as_input, logits_in_batches, read_points, run_network
-from ablate.network.heatmaps import targets, to_file, to_network
-from ablate.network.metrics import physical_errors
+from ablate.network.evaluation import as_input, run_network
 from ablate.space import Length, TrialSpec
 from ablate.training import (
     ONE_GROUP,
@@ -69,20 +67,7 @@ class FinetuneOutcome:
     val_mre: float | None  # of the same weights, protocol physical, in the data set's unit
     curve: list[CurvePoint]  # per validation: loss, val_loss, lr; val_mre of the best; then SECOND_LOSS
     seconds: float  # all attempts together
-
-
-@dataclass(frozen=True)
-class Images:
-    """Images on the device, and their landmarks in network pixels."""
-
-    images_NHW: Tensor  # uint8
-    points_NK2: Tensor  # float32, NaN = not annotated
-
-    @classmethod
-    def of(cls, split: Split, image_size: int, device: torch.device) -> Images:
-        """Put the images of `split` on `device`."""
-        points_NK2 = to_network(split.points_NK2, split.sizes_N2, image_size)
-        return cls(torch.from_numpy(split.images_NHW).to(device), torch.from_numpy(points_NK2).float().to(device))
+    groups: int  # of batch_size images, that a forward pass held at the end
 
 
 # --- the loop ---------------------------------------------------------------------------------------
@@ -231,7 +216,7 @@ def finetune(
         if val is None or judges is None or not at.best_state:
             return
         network.load_state_dict(at.best_state)
-        at.best_mre = validation_error(spec, network, val, judges)
+        at.best_mre = validation_error(spec, network, val, judges, groups=forward.groups)
         step = min(at.best_validation * lengths.first.every, lengths.first.total)
         curve.append(CurvePoint(step, at.best_epoch, "val_mre", at.best_mre, watch.seconds))
 
@@ -283,7 +268,7 @@ def finetune(
         if validates:
             epoch = length.passes(step)
             if val is not None and at.first_steps is None:
-                metrics["val_loss"] = validate(spec, network, val)
+                metrics["val_loss"] = validate(spec, network, val, groups=forward.groups)
                 _require_finite(metrics["val_loss"], "validation loss", epoch - 1, rate)
                 at.judge(network, epoch, metrics["val_loss"])
             at.loss_sum = 0.0
@@ -318,6 +303,7 @@ def finetune(
         at.best_mre if judged else None,
         curve,
         watch.seconds,
+        forward.groups,
     )
 
 
@@ -369,30 +355,6 @@ def accumulate_gradients(
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
     return total
-
-
-def draw_targets(spec: TrialSpec, points_BK2: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the trial's target maps (B, K, H, W) of points in network pixels, and the mask of annotated ones."""
-    return targets(points_BK2, spec.image_size, sigma=spec.finetune.sigma, shape=spec.finetune.target)
-
-
-def validate(spec: TrialSpec, network: Network, images: Images) -> float:
-    """Return the mean loss over images."""
-    loss_N = torch.zeros(len(images.images_NHW), device=images.images_NHW.device)
-    for part, logits_BKHW in logits_in_batches(network, images.images_NHW, spec, device=images.images_NHW.device):
-        loss_N[part] = LOSSES[spec.finetune.loss](logits_BKHW, *draw_targets(spec, images.points_NK2[part]))
-    return float(loss_N.mean())
-
-
-def validation_error(spec: TrialSpec, network: Network, images: Images, split: Split) -> float:
-    """Return the MRE of the images of `split` in the data set's unit (protocol physical); NaN if none is annotated."""
-    points_NK2 = torch.zeros_like(images.points_NK2)
-    for part, logits_BKHW in logits_in_batches(network, images.images_NHW, spec, device=images.images_NHW.device):
-        points_NK2[part] = read_points(logits_BKHW, spec, spec.evaluate.decode)
-    predicted_NK2 = to_file(points_NK2.cpu().double().numpy(), split.sizes_N2, spec.image_size)
-    errors_NK = physical_errors(predicted_NK2, split.points_NK2, split.unit_per_pixel_N2)
-    known = errors_NK[~np.isnan(errors_NK)]
-    return float(known.mean()) if known.size else math.nan
 
 
 def _require_finite(value: float, name: str, epochs_done: int, rate: float) -> None:

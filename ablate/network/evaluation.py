@@ -21,15 +21,20 @@ from ablate.network.metrics import Summary, paper_errors, physical_errors, summa
 from ablate.space import TrialSpec
 from ablate.training import Interrupted, Progress, Report
 
-_MOST_IMAGES = 16  # in one forward pass
+_MOST_IMAGES = 16  # in one forward pass, where training passes hold one group
 
 
-def inference_batch_size(spec: TrialSpec) -> int:
+def inference_batch_size(spec: TrialSpec, groups: int = 1) -> int:
     """Return how many images one forward pass without gradients takes: no more memory than fine-tuning needs.
 
-    A function of the spec alone, because another batch size may change the last bits of a result.
+    A function of its arguments alone, because another batch size may change the last bits of a result.
+
+    Args:
+        spec: the trial.
+        groups: of `finetune.batch_size` images, that passes with gradients held; 1 on a CPU.
     """
-    return min(_MOST_IMAGES, 4 * spec.finetune.batch_size)
+    images = 4 * groups * spec.finetune.batch_size
+    return images if groups > 1 else min(_MOST_IMAGES, images)
 
 
 @dataclass(frozen=True)

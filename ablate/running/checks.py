@@ -43,7 +43,7 @@ def check_trials(
     from ablate.network.imagenet import check_imagenet
     from ablate.network.starting import check_start
     from ablate.network.weights import check_weights
-    from ablate.stage.trial import check_unlabelled
+    from ablate.stage.inputs import check_unlabelled
 
     for network, size in dict.fromkeys((trial.network, trial.image_size) for trial in trials):
         check_network(network, size)

@@ -13,24 +13,19 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from ablate import tables, tuning
-from ablate.datasets import Dataset
-from ablate.errors import InputError
-from ablate.finetune import finetune, select_shots
-from ablate.network.base import Network
-from ablate.network.building import build_network, count_parameters
-from ablate.network.evaluation import evaluate
-from ablate.network.imagenet import load_imagenet
-from ablate.network.starting import load_start
+from ablate.finetune import finetune
+from ablate.network.building import count_parameters
+from ablate.network.evaluation import evaluate, inference_batch_size
 from ablate.pretrain import run_pretraining
 from ablate.schedule.policy import Stage
-from ablate.space import ImagenetSpec, Pretraining, TrialSpec, WeightsSpec
+from ablate.space import Pretraining, TrialSpec
 from ablate.stage.attempt import Attempt, cause_of
-from ablate.stage.checkpoints import SnapshotMissing, load_snapshot, load_state, saving
+from ablate.stage.checkpoints import SnapshotMissing, load_state, saving
+from ablate.stage.inputs import initial_network, pretraining_images
 from ablate.stage.log import StageLog
 from ablate.stage.machine import deterministic, device_name, has_bf16, release_memory, thread_count
 from ablate.stage.pictures import write_strips
@@ -108,37 +103,6 @@ def perform_pretraining(task: Task, pretraining: Pretraining, snapshots: Sequenc
         write_strips(store, pretraining, final, images_NHW[0], device=attempt.device)
 
 
-def pretraining_images(pretraining: Pretraining, dataset: Dataset) -> np.ndarray:
-    """Return the images (N, H, W), uint8, that a pre-training sees; labels play no part.
-
-    Raises:
-        InputError: there are none.
-    """
-    match pretraining.fields.images:
-        case "all":
-            parts = [dataset.train.images_NHW, dataset.val.images_NHW, dataset.unlabelled.images_NHW]
-            return np.concatenate(parts)
-        case "train":
-            return dataset.train.images_NHW
-        case "unlabelled":
-            check_unlabelled(pretraining, len(dataset.unlabelled.names))
-            return dataset.unlabelled.images_NHW
-        case "shots":
-            assert pretraining.selection is not None
-            chosen = select_shots(pretraining.selection, len(dataset.train.names), dataset=dataset.name)
-            images_NHW: np.ndarray = dataset.train.images_NHW[chosen]
-            return images_NHW
-
-
-def check_unlabelled(pretraining: Pretraining, num_unlabelled: int) -> None:
-    """Refuse a pre-training on unlabelled images where there are none."""
-    if pretraining.fields.images == "unlabelled" and not num_unlabelled:
-        raise InputError(
-            f"pretrain.images must not be unlabelled for data set {pretraining.fields.dataset}, which has no image "
-            "without a label; choose all, train or shots"
-        )
-
-
 def _write_pretraining_curve(task: Task, key: str, curve: Sequence[CurvePoint]) -> None:
     """Write a pre-training's curve; what an earlier, longer pre-training had beyond its end stays."""
     part = task.stage.name  # the pre-training's key, or the trial's id where it is the trial's own
@@ -148,27 +112,6 @@ def _write_pretraining_curve(task: Task, key: str, curve: Sequence[CurvePoint]) 
         before = tables.read_part(task.store, "curves", part)
         rows += [row for row in before if row["phase"] == "pretrain" and int(str(row["step"])) > last]
     tables.write_rows(task.store, "curves", part, rows)
-
-
-def initial_network(spec: TrialSpec, num_landmarks: int, store: Store, folder: str | None) -> tuple[Network, float]:
-    """Return the network a trial's fine-tuning starts from, and the seconds of pre-training in it.
-
-    `folder` holds the pre-training's snapshots; None where nothing was pre-trained.
-    """
-    network = build_network(
-        spec.network, num_outputs=num_landmarks, image_size=spec.image_size, seed=spec.seed, precision=spec.precision
-    )
-    pretraining = spec.pretraining
-    if pretraining is not None and folder is not None:
-        steps = pretraining.fields.steps
-        network.load_initial(load_snapshot(store, folder, steps))
-        manifest = store.manifest(step_folder(folder, steps))
-        return network, float(manifest.facts.get("seconds", 0.0)) if manifest else 0.0
-    if isinstance(spec.pretrain, ImagenetSpec):
-        logger.info("%s", load_imagenet(network, spec.pretrain.weights))
-    elif isinstance(spec.pretrain, WeightsSpec):
-        logger.info("%s", load_start(network, spec.pretrain))
-    return network, 0.0
 
 
 def perform_finetuning(task: Task, spec: TrialSpec, attempt: Attempt) -> None:
@@ -201,7 +144,15 @@ def perform_finetuning(task: Task, spec: TrialSpec, attempt: Attempt) -> None:
             spec, network, dataset, device=device, passes=passes, state=state, checkpoint=saver, report=tell
         )
         network.load_state_dict(outcome.best_state)
-        evaluation = evaluate(network, spec, dataset.test, dataset, device=attempt.device, report=tell_evaluation)
+        evaluation = evaluate(
+            network,
+            spec,
+            dataset.test,
+            dataset,
+            device=attempt.device,
+            report=tell_evaluation,
+            batch_size=inference_batch_size(spec, outcome.groups),
+        )
     if settings.keep_weights:
         tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in network.state_dict().items()}
         store.publish(home, {MODEL: save_tensors(tensors), SPEC: spec.model_dump_json().encode()})
