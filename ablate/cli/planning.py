@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,7 +10,10 @@ import typer
 from ablate.cli.shared import GridOption, SetOption, by_seconds, grid_of, store_of
 
 if TYPE_CHECKING:
+    from ablate.schedule.costs import Expected
+    from ablate.schedule.forecast import Forecast
     from ablate.schedule.policy import Costs
+    from ablate.schedule.simulate import Machine
     from ablate.space import Plan
 
 
@@ -41,6 +45,14 @@ def plan(
             metavar="RUN", help="take times from an earlier run, also those of equal: seconds; default: estimates"
         ),
     ] = None,
+    bench: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="take times from what `ablate bench --json FILE` measured; those of --costs go before them; without "
+            "--gpus and --slots, on one such machine",
+        ),
+    ] = None,
     no_share: Annotated[
         bool, typer.Option("--no-share", help="predict a run without shared pre-trainings only")
     ] = False,
@@ -53,9 +65,13 @@ def plan(
     found = grid_of(grid, set_, costs)
     work = plan_of(found.trials, found.studies)
     lines = plan_lines(found, work)
-    if gpus is not None or slots is not None:
+    if gpus is not None or slots is not None or bench is not None:
         cores = {"cpus_per_gpu": cpus_per_gpu, "cpus_per_stage": cpus_per_stage, "gpus_per_node": gpus_per_node}
-        lines += _forecast(work, gpus or 0, slots, gpus_per_pretrain, gpus_per_finetune, cores, costs, not no_share)
+        shares = (gpus_per_pretrain, gpus_per_finetune)
+        if bench is None:
+            lines += _forecast(work, gpus or 0, slots, *shares, cores, costs, not no_share)
+        else:
+            lines += _benched_forecast(work, bench, gpus, slots, *shares, cores, costs, not no_share)
     elif (
         None if by_seconds(found) else costs,
         gpus_per_pretrain,
@@ -74,6 +90,34 @@ def plan(
         print("\n".join(trial_lines(work.trials)))
 
 
+def _machine(
+    gpus: int,
+    slots: int | None,
+    gpus_per_pretrain: float | None,
+    gpus_per_finetune: float | None,
+    cores: dict[str, Any],
+) -> Machine:
+    """Return what the stages run on."""
+    from ablate.schedule.fitting import FINETUNE_GPUS, PRETRAIN_GPUS
+    from ablate.schedule.simulate import Machine
+
+    pretrain = gpus_per_pretrain if gpus_per_pretrain is not None else PRETRAIN_GPUS * (gpus > 0)
+    finetune = gpus_per_finetune if gpus_per_finetune is not None else FINETUNE_GPUS * (gpus > 0)
+    return Machine(gpus, pretrain, finetune, slots, **cores)
+
+
+def _forecasts(work: Plan, machine: Machine, costs: Expected, share: bool) -> list[Forecast]:
+    """Return simulated runs of `work`, with and without sharing."""
+    from ablate.schedule.forecast import forecast
+
+    pretrain, finetune = machine.gpus_pretrain, machine.gpus_finetune
+    shared, alone = (costs(gpus_pretrain=pretrain, gpus_finetune=gpus) for gpus in (finetune, pretrain))
+    forecasts = [forecast(work, shared, machine)] if share else []
+    if not work.studies:  # tuning always shares; a whole trial fine-tunes on what its pre-training holds
+        forecasts.append(forecast(work, alone, machine, share=False))
+    return forecasts
+
+
 def _forecast(
     work: Plan,
     gpus: int,
@@ -87,24 +131,57 @@ def _forecast(
     """Return the lines that say how long a run of `work` takes, with and without sharing."""
     from ablate.running.plan_words import forecast_lines
     from ablate.schedule.costs import default_costs, require_measured
-    from ablate.schedule.fitting import FINETUNE_GPUS, PRETRAIN_GPUS
-    from ablate.schedule.forecast import forecast
-    from ablate.schedule.simulate import Machine
 
-    pretrain = gpus_per_pretrain if gpus_per_pretrain is not None else PRETRAIN_GPUS * (gpus > 0)
-    finetune = gpus_per_finetune if gpus_per_finetune is not None else FINETUNE_GPUS * (gpus > 0)
-    machine = Machine(gpus, pretrain, finetune, slots, **cores)
+    machine = _machine(gpus, slots, gpus_per_pretrain, gpus_per_finetune, cores)
+    if measured is None:
+        device = "one modern GPU" if gpus else "one CPU core"
+        source = f"estimated for {device}, see --costs and --bench"
+        return forecast_lines(_forecasts(work, machine, default_costs, share), machine, source)
+    store = store_of(measured)
+    found = _forecasts(work, machine, functools.partial(require_measured, store), share)
+    return forecast_lines(found, machine, f"measured in {store.label}")
+
+
+def _benched_forecast(
+    work: Plan,
+    file: str,
+    gpus: int | None,
+    slots: int | None,
+    gpus_per_pretrain: float | None,
+    gpus_per_finetune: float | None,
+    cores: dict[str, Any],
+    measured: str | None,
+    share: bool,
+) -> list[str]:
+    """Return the same by what a bench measured, and before that by the finished stages of a run."""
+    from ablate.running.plan_words import benched_lines, forecast_lines
+    from ablate.schedule.bench_file import read_bench
+    from ablate.schedule.benched import Crowd, bench_costs, not_measured, require_device, start_seconds
+    from ablate.schedule.costs import measured_costs
+
+    bench = read_bench(file)
+    places = max(1, bench.device.cores // bench.device.threads)
+    if gpus is None and slots is None:
+        on_gpu = bench.device.kind == "cuda"
+        gpus, slots = (bench.device.count, None) if on_gpu else (0, places)
+    machine = _machine(gpus or 0, slots, gpus_per_pretrain, gpus_per_finetune, cores)
+    require_device(bench, gpus=machine.gpus > 0)
     store = None if measured is None else store_of(measured)
 
-    def costs(gpus_finetune: float) -> Costs:
-        if store is None:
-            return default_costs(gpus_pretrain=pretrain, gpus_finetune=gpus_finetune)
-        return require_measured(store, gpus_pretrain=pretrain, gpus_finetune=gpus_finetune)
+    def by_bench(*, gpus_pretrain: float, gpus_finetune: float) -> Costs:
+        crowd = Crowd.of(gpus_pretrain=gpus_pretrain, gpus_finetune=gpus_finetune, slots=machine.slots, most=places)
+        return bench_costs(bench, crowd)
 
-    # a whole trial fine-tunes on what its pre-training holds
-    forecasts = [forecast(work, costs(finetune), machine)] if share else []
-    if not work.studies:  # tuning always shares
-        forecasts.append(forecast(work, costs(pretrain), machine, share=False))
-    device = "one modern GPU" if gpus else "one CPU core"
-    source = f"estimated for {device}, see --costs" if store is None else f"measured in {store.label}"
-    return forecast_lines(forecasts, machine, source)
+    def costs(*, gpus_pretrain: float, gpus_finetune: float) -> Costs:
+        usual = by_bench(gpus_pretrain=gpus_pretrain, gpus_finetune=gpus_finetune)
+        if store is None:
+            return usual
+        shares = (gpus_pretrain, gpus_finetune)
+        return measured_costs(store, gpus_pretrain=shares[0], gpus_finetune=shares[1], expected=by_bench) or usual
+
+    found = _forecasts(work, machine, costs, share)
+    source = f"measured by {file} on {bench.device.words}"
+    if store is not None:
+        source += f", and by the finished stages of {store.label}"
+    notes = benched_lines(found[0], start_seconds(bench), not_measured(bench, work.trials))
+    return [*forecast_lines(found, machine, source), *notes]

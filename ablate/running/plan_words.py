@@ -149,6 +149,24 @@ def forecast_lines(forecasts: Sequence[Forecast], machine: Machine, source: str)
     return lines
 
 
+def benched_lines(forecast: Forecast, start_s: float, missing: Sequence[str]) -> list[str]:
+    """Return what is to be said of a prediction by a bench.
+
+    Args:
+        forecast: the run's.
+        start_s: seconds that it takes besides its stages.
+        missing: what the bench did not measure, and the plan needs.
+    """
+    lines = [
+        f"    from the command to its end a run takes {_clock(start_s + forecast.schedule.makespan_s)}: about "
+        f"{start_s:.0f} s go into checks and the start of Ray and its workers"
+    ]
+    if missing:
+        lines.append("    not measured by the bench, at the rate of the most similar that was:")
+        lines += [f"      {what}" for what in missing]
+    return lines
+
+
 def _clock(seconds: float) -> str:
     """Return seconds as `100:01:30`, hours first."""
     minutes, rest = divmod(round(seconds), 60)

@@ -11,7 +11,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from ablate import tables
 from ablate.errors import InputError
@@ -71,16 +71,37 @@ STAGE_SECONDS = 2.0
 # --- default costs ---------------------------------------------------------------------------------
 
 
-def _seconds(kind: str, gpus: float, flops: float, passes: float) -> float:
-    """Return the seconds of work on a share of a GPU, or on one CPU core if `gpus` is 0.
+class Work(NamedTuple):
+    """What a device has to do."""
+
+    flops: float
+    passes: float  # forward passes, whatever their number of images
+
+
+def work_seconds(work: Work, kind: str, gpus: float) -> float:
+    """Return the seconds of work of a kind of network on a share of a GPU, or on one CPU core if `gpus` is 0.
 
     A share slows the arithmetic down in proportion, as where its neighbours are busy too, but not the launching of
     kernels; a second GPU does not help, for no stage uses two.
     """
     kind = kind if kind in GPU_FLOPS else "unet"  # a kind without figures of its own, until a run has measured it
     if gpus == 0:
-        return flops / CPU_FLOPS[kind] + passes * CPU_PASS_SECONDS[kind]
-    return flops / (GPU_FLOPS[kind] * min(gpus, 1.0)) + passes * GPU_PASS_SECONDS[kind]
+        return work.flops / CPU_FLOPS[kind] + work.passes * CPU_PASS_SECONDS[kind]
+    return work.flops / (GPU_FLOPS[kind] * min(gpus, 1.0)) + work.passes * GPU_PASS_SECONDS[kind]
+
+
+def step_work(pretraining: Pretraining) -> Work:
+    """Return what one optimizer step of a pre-training has to do; raise `InputError` for an impossible network."""
+    fields = pretraining.fields
+    encoder, whole = forward_flops(pretraining.network, pretraining.image_size)
+    if fields.method == "ddpm":
+        flops, views = float(whole * TRAIN), 1.0
+    else:
+        trained, followed = VIEWS.get(fields.method, VIEWS["mocov3"])
+        if isinstance(fields, DinoSpec):
+            trained += fields.local_crops * DINO_LOCAL_AREA
+        flops, views = encoder * (TRAIN * trained + INFER * followed), trained + followed
+    return Work(flops * fields.batch_size * fields.accumulate, views * fields.accumulate)
 
 
 def default_costs(*, gpus_pretrain: float = 1.0, gpus_finetune: float = 0.25) -> Costs:
@@ -96,17 +117,7 @@ def default_costs(*, gpus_pretrain: float = 1.0, gpus_finetune: float = 0.25) ->
     """
 
     def pretrain_step(pretraining: Pretraining) -> float:
-        fields, kind = pretraining.fields, pretraining.network.kind
-        encoder, whole = forward_flops(pretraining.network, pretraining.image_size)
-        if fields.method == "ddpm":
-            flops, views = float(whole * TRAIN), 1.0
-        else:
-            trained, followed = VIEWS.get(fields.method, VIEWS["mocov3"])
-            if isinstance(fields, DinoSpec):
-                trained += fields.local_crops * DINO_LOCAL_AREA
-            flops, views = encoder * (TRAIN * trained + INFER * followed), trained + followed
-        images = fields.batch_size * fields.accumulate
-        return _seconds(kind, gpus_pretrain, flops * images, views * fields.accumulate)
+        return work_seconds(step_work(pretraining), pretraining.network.kind, gpus_pretrain)
 
     def finetune(trial: TrialSpec) -> float:
         images, val, test = NUM_IMAGES.get(trial.dataset, NUM_IMAGES["cephalo"])
@@ -121,9 +132,17 @@ def default_costs(*, gpus_pretrain: float = 1.0, gpus_finetune: float = 0.25) ->
             passes += epochs * math.ceil(length.num_images / trial.finetune.batch_size)
         _, whole = forward_flops(trial.network, trial.image_size)
         flops = whole * (TRAIN * trained + INFER * (validated + test))
-        return STAGE_SECONDS + _seconds(trial.network.kind, gpus_finetune, flops, passes)
+        return STAGE_SECONDS + work_seconds(Work(flops, passes), trial.network.kind, gpus_finetune)
 
     return Costs(pretrain_step, finetune)
+
+
+class Expected(Protocol):
+    """Returns the costs of stages that hold shares of a GPU, or none."""
+
+    def __call__(self, *, gpus_pretrain: float, gpus_finetune: float) -> Costs:
+        """Return them."""
+        ...
 
 
 # --- measuring --------------------------------------------------------------------------------------
@@ -200,20 +219,23 @@ def _finetune_levels(trial: TrialSpec) -> list[_Level]:
     ]
 
 
-def measured_costs(store: Store, *, gpus_pretrain: float = 1.0, gpus_finetune: float = 0.25) -> Costs | None:
+def measured_costs(
+    store: Store, *, gpus_pretrain: float = 1.0, gpus_finetune: float = 0.25, expected: Expected = default_costs
+) -> Costs | None:
     """Return costs by the seconds of the run in `store`; None if it finished no stage on this kind of device.
 
     They come from the attempts in the table `stages` that finished, with the shares of a GPU that they held, of trials
     whose row is in `trials`. A pre-training counts by its seconds per step, a fine-tuning only if one attempt did all
-    of it. For other shares, and for stages unlike any that was measured, the default is scaled by the median ratio of
-    measured to default among the most similar stages: same method, network, image size and batch (or data set, shots,
-    method, network and fine-tuning), then the same method on this kind of network, the same kind of network, all of
-    them.
+    of it. For other shares, and for stages unlike any that was measured, what is expected is scaled by the median ratio
+    of measured to expected among the most similar stages: same method, network, image size and batch (or data set,
+    shots, method, network and fine-tuning), then the same method on this kind of network, the same kind of network, all
+    of them.
 
     Args:
         store: of an earlier run, or of the one that goes on.
         gpus_pretrain: GPUs that a pre-training will hold; 0 for a CPU.
         gpus_finetune: GPUs that a fine-tuning will hold; 0 for a CPU.
+        expected: returns costs for shares of a GPU, such as those that a bench measured.
     """
     ratios = Ratios()
     trials = _trials_of(store)
@@ -226,7 +248,7 @@ def measured_costs(store: Store, *, gpus_pretrain: float = 1.0, gpus_finetune: f
         wanted = gpus_pretrain if kind == "pretrain" else gpus_finetune
         if (gpus > 0) != (wanted > 0):
             continue  # a CPU says nothing about a GPU
-        usual = default_costs(gpus_pretrain=gpus, gpus_finetune=gpus)
+        usual = expected(gpus_pretrain=gpus, gpus_finetune=gpus)
         if kind == "pretrain":
             pretraining, steps = pretrainings.get(row["pretrain_key"]), (row["to_step"] or 0) - (row["from_step"] or 0)
             if pretraining is not None and steps > 0 and seconds > 0:
@@ -247,13 +269,13 @@ def measured_costs(store: Store, *, gpus_pretrain: float = 1.0, gpus_finetune: f
                 ratios.add_finetuning(trial, seconds / usual.finetune(trial))
     if not len(ratios):
         return None
-    return ratios.scale(default_costs(gpus_pretrain=gpus_pretrain, gpus_finetune=gpus_finetune))
+    return ratios.scale(expected(gpus_pretrain=gpus_pretrain, gpus_finetune=gpus_finetune))
 
 
 def costs_for(store: Store, *, gpus_pretrain: float = 1.0, gpus_finetune: float = 0.25) -> Costs:
     """Return the costs that the run in `store` has measured so far, the defaults if it has measured none."""
-    shares = {"gpus_pretrain": gpus_pretrain, "gpus_finetune": gpus_finetune}
-    return measured_costs(store, **shares) or default_costs(**shares)
+    found = measured_costs(store, gpus_pretrain=gpus_pretrain, gpus_finetune=gpus_finetune)
+    return found or default_costs(gpus_pretrain=gpus_pretrain, gpus_finetune=gpus_finetune)
 
 
 def require_measured(store: Store, *, gpus_pretrain: float, gpus_finetune: float) -> Costs:
