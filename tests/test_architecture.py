@@ -27,7 +27,7 @@ ROOMS = (
     ("pretrain",),
     ("finetune",),
     ("stage",),
-    ("running", "predict", "report"),
+    ("bench", "running", "predict", "report"),
     ("doctor",),
     ("launch",),
     ("api",),
@@ -93,14 +93,22 @@ INSIDE = {
         ("imagenet",),
     ),
     "schedule": (
-        ("fitting", "flops", "stages"),
+        ("bench_file", "fitting", "flops", "stages"),
         ("policy",),
         ("costs", "machine", "rounds"),
-        ("jobs",),
+        ("benched", "jobs"),
         ("orders",),
         ("lookahead",),
         ("simulate",),
         ("forecast",),
+    ),
+    "bench": (
+        ("device", "images"),
+        ("loops",),
+        ("parts",),
+        ("ceilings", "rows"),
+        ("words", "worker"),
+        ("measuring",),
     ),
     "pretrain": (
         ("contrastive", "heads", "views"),
@@ -150,7 +158,7 @@ INSIDE = {
     "cli": (
         ("completion", "interrupts"),
         ("shared",),
-        ("data", "looking", "planning", "running", "tuning"),
+        ("bench", "data", "looking", "planning", "running", "tuning"),
         ("clusters",),
         ("app",),
         ("entry",),
@@ -311,6 +319,12 @@ def test_modules_are_short():
 
 def test_a_trial_needs_no_ray():
     code = "import sys; sys.modules['ray'] = None; import ablate.stage.trial"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_bench_needs_no_ray():
+    modules = "ablate.cli.app, ablate.bench.measuring, ablate.bench.words, ablate.bench.worker"
+    code = f"import sys; sys.modules['ray'] = None; import {modules}"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

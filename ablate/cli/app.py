@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ablate.cli import clusters, data, looking, planning, running, tuning
+from ablate.cli import bench, clusters, data, looking, planning, running, tuning
 
 app = typer.Typer(
     name="ablate",
@@ -33,6 +33,7 @@ def _example(line: str, *more: str) -> str:
 
 app.command(epilog=_example("ablate grids"))(planning.grids)
 app.command(epilog=_example("ablate plan --grid paper --gpus 8"))(planning.plan)
+app.command(epilog=_example("ablate bench --grid cephalo-cpu --json bench.json"))(bench.bench)
 app.command(epilog=running.RUN_NOTES)(running.run)
 app.command(epilog=_example("ablate trial TRIAL_ID --grid demo --out runs/trial"))(running.trial)
 app.command(
