@@ -20,7 +20,8 @@ from ablate.bench.images import noise
 from ablate.bench.loops import IMAGES, Clock, Never, build, plain_trial, time_finetuning, time_pretraining
 from ablate.datasets import Dataset
 from ablate.finetune import finetune
-from ablate.finetune.loop import Images, accumulate_gradients, validate
+from ablate.finetune.loop import accumulate_gradients
+from ablate.finetune.validation import Images, validate
 from ablate.network.evaluation import evaluate, inference_batch_size, logits_in_batches, read_points
 from ablate.pretrain import run_pretraining
 from ablate.schedule.bench_file import Epoch, Resumed
