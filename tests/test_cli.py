@@ -22,7 +22,7 @@ from ablate import __version__, tables
 from ablate.cli.app import app
 from ablate.running.driver import RunResult
 from ablate.running.options import Options
-from ablate.space import Source, TrialSpec, load_grid
+from ablate.space import METHODS, Source, TrialSpec, load_grid
 from ablate.store import Store
 from ablate.store.lock import RunLock
 
@@ -426,7 +426,7 @@ DDPM_FIELDS = (
     "accumulate, batch_size, beta_schedule, clip, dataset, ema, images, loss, lr, method, seed, steps, timesteps, "
     "warmup, weight_decay, weights"
 )
-METHOD_NAMES = "ddpm, mocov3, mocov2, simclr, simclrv2, dino, byol, barlow_twins, imagenet, weights, scratch"
+METHOD_NAMES = ", ".join(METHODS)
 
 
 @pytest.mark.parametrize(

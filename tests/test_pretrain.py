@@ -138,8 +138,12 @@ def test_loss_falls_on_fixed_views_of_16_images(method: str, kind: str) -> None:
         built.after_step(step)
         losses.append(loss.item())
     # The first step fills MoCo v2's queue: before it, negatives are random vectors, not keys.
-    assert losses[-1] < losses[1] - 0.01
-    assert min(losses[1:]) in losses[-4:]
+    told = (
+        f"losses of 15 steps at learning rate 3e-3: {', '.join(f'{loss:.3f}' for loss in losses)}; a network without "
+        "normalisation layers may learn too slowly for this, one with too few channels may not settle"
+    )
+    assert losses[-1] < losses[1] - 0.01, told
+    assert min(losses[1:]) in losses[-4:], told
 
 
 @functools.cache
