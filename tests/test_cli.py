@@ -636,8 +636,8 @@ def test_an_unknown_grid_or_override_is_refused(ablate, tmp_path):
     assert_refused(
         ablate("plan", "--grid", "paper", "--set", "finetune.epohs=3"),
         "--set finetune.epohs=3: unknown key 'epohs'; known: accumulate, augment, batch_size, epochs, loss, lr, "
-        "patience, plateau_factor, plateau_patience, schedule, sigma, steps, target, timestep, validate_every, weight_decay (did you "
-        "mean 'epochs'?)",
+        "patience, plateau_factor, plateau_patience, schedule, sigma, steps, target, timestep, validate_every, "
+        "weight_decay (did you mean 'epochs'?)",
     )
     assert_refused(
         ablate("trial", "0" * 12, "--grid", "demo", "--out", tmp_path),
