@@ -273,7 +273,7 @@ def test_a_plan_tells_when_a_run_ends_and_what_was_not_measured(ablate, tmp_path
     assert (code, err) == (0, "")
     assert f"2 slots; times measured by {tmp_path}/b.json on x, 2 cores, 1 thread a stage" in out
     assert "go into checks and the start of Ray and its workers" in out
-    assert "pre-training by simclr of unet at 32 px in fp32" in out
+    assert "pre-training by simclr of unet at 32 px in bf16" in out
     code, _, err = ablate("plan", "--grid", "demo", "--gpus", "1", "--bench", tmp_path / "b.json")
     assert code == 2
     assert "--bench must be a bench on a GPU" in err

@@ -15,8 +15,9 @@ import torch
 from torch._C._autograd import DeviceType
 
 from ablate.schedule.bench_file import BenchDevice
-from ablate.stage.machine import choose_device, device_name, peak_memory_bytes, reset_peak_memory
+from ablate.stage.machine import choose_device, device_name, pass_size, peak_memory_bytes, reset_peak_memory
 from ablate.stage.settings import Settings
+from ablate.training import PassSize
 
 Kind = Literal["auto", "cpu", "cuda"]
 
@@ -43,6 +44,10 @@ class Device:
     def __init__(self, kind: Kind) -> None:
         self.torch = choose_device(Settings(device=kind))
         self.is_gpu = self.torch.type == "cuda"
+
+    def passes(self, share: float = 1.0) -> PassSize:
+        """Return how forward passes are sized in a stage with this share of a GPU, to which the process is now held."""
+        return pass_size(self.torch, Settings(gpus=share))
 
     def mark(self) -> Any:
         """Return this moment, for `seconds`."""

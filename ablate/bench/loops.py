@@ -111,8 +111,8 @@ class Clock:
         return True
 
 
-def time_pretraining(pretraining: Pretraining, clock: Clock) -> None:
-    """Pre-train on noise until the clock has seen enough."""
+def time_pretraining(pretraining: Pretraining, clock: Clock, *, share: float = 1.0) -> None:
+    """Pre-train on noise, on a share of a GPU where one computes, until the clock has seen enough."""
     size = pretraining.image_size
     plain = TrialSpec.model_validate({"dataset": "synthetic", "image_size": size, "network": pretraining.network})
     images_NHW = noise(plain, train=IMAGES, val=0, test=0).train.images_NHW
@@ -124,18 +124,28 @@ def time_pretraining(pretraining: Pretraining, clock: Clock) -> None:
             publish=lambda step, tensors: None,
             device=clock.device.torch,
             report=clock,
+            passes=clock.device.passes(share),
         )
     except Interrupted:
         return
 
 
-def time_finetuning(trial: TrialSpec, images: int, clock: Clock) -> None:
-    """Fine-tune on noise until the clock has seen enough: windows of so many images, no validation."""
+def time_finetuning(trial: TrialSpec, images: int, clock: Clock, *, share: float = 1.0) -> None:
+    """Fine-tune on so many images of noise, without validation, until the clock has seen enough."""
     spec = plain_trial(trial, shots=images, steps=ENDLESS, validation="none")
     network = build(spec)
     data = noise(spec, train=images, val=0, test=0)
     try:
-        finetune(spec, network, data, device=clock.device.torch, state=None, checkpoint=Never(), report=clock)
+        finetune(
+            spec,
+            network,
+            data,
+            device=clock.device.torch,
+            state=None,
+            checkpoint=Never(),
+            report=clock,
+            passes=clock.device.passes(share),
+        )
     except Interrupted:
         return
 

@@ -35,12 +35,6 @@ GRACE = 3.0
 LEAST_LIMIT_S = 60.0
 """No part is ended before this: the first of a process loads libraries."""
 
-CONTEXT_BYTES = 2**29
-"""Memory of a GPU that a process takes before it asks for any: CUDA's context and its libraries' kernels."""
-
-FREE = 0.9
-"""Share of a GPU's memory that processes may fill together."""
-
 
 @dataclass(frozen=True)
 class Part:
@@ -110,7 +104,7 @@ def run_bench(grid: Grid, *, minutes: float, device: Kind, threads: int, say: Sa
         at_once = 1 if found.is_gpu else places
         say(f"the start of {at_once} processes" if at_once > 1 else "the start of a process")
         process_s = crew.start(at_once)
-        measuring = _Measuring(crew, found)
+        measuring = _Measuring(crew)
         left_out = budget.spend(_parts(rows, measuring, found.is_gpu, places), say)
     return Bench(
         grid=grid.name,
@@ -132,8 +126,8 @@ def run_bench(grid: Grid, *, minutes: float, device: Kind, threads: int, say: Sa
 class _Measuring:
     """Asks the crew, and notes what it answers in the rows; each method takes so many seconds, within so many."""
 
-    def __init__(self, crew: Crew, device: Device) -> None:
-        self._crew, self._device = crew, device
+    def __init__(self, crew: Crew) -> None:
+        self._crew = crew
         self.ceilings: list[Ceiling] = []
 
     def ceiling(self, name: ceilings.Name, seconds: float, limit_s: float) -> None:
@@ -159,12 +153,9 @@ class _Measuring:
 
     def shared(self, row: Row, seconds: float, limit_s: float, *, processes: int) -> None:
         """Time the row's largest step in several processes at once; before that in one, as things are now."""
-        peak = (row.steps[-1].peak_memory_bytes + CONTEXT_BYTES) * processes
-        if self._device.is_gpu and peak > FREE * self._device.memory_bytes():
-            raise Failed(f"{processes} of them need {peak / 2**30:.0f} GiB of the GPU's memory")
         kind, numbers = row.kinds[-1], (processes,) if row.shared else (1, processes)
-        task = {"trial": row.trial, "images": kind.window, "seconds": seconds / len(numbers), "profile": False}
         for number in numbers:
+            task = {"trial": row.trial, "images": kind.window, "seconds": seconds / len(numbers), "share": 1 / number}
             each = [step_s for _, step_s, _, _ in self._crew.do("steps", task, limit_s=limit_s, processes=number)]
             row.shared.append(Shared(processes=number, seconds=sum(each) / len(each), images=kind.images))
 

@@ -20,7 +20,6 @@ from ablate.bench.images import noise
 from ablate.bench.loops import IMAGES, Clock, Never, build, plain_trial, time_finetuning, time_pretraining
 from ablate.datasets import Dataset
 from ablate.finetune import finetune
-from ablate.finetune.loop import accumulate_gradients
 from ablate.finetune.validation import Images, validate
 from ablate.network.evaluation import evaluate, inference_batch_size, logits_in_batches, read_points
 from ablate.pretrain import run_pretraining
@@ -32,7 +31,7 @@ from ablate.stage.settings import Settings
 from ablate.stage.task import Task
 from ablate.stage.trial import perform
 from ablate.store import Store
-from ablate.training import Interrupted, Losses, Progress, Report, adamw, copied, pack, placed, silent, unpack
+from ablate.training import Interrupted, Progress, Report, copied, pack, placed, silent, unpack
 
 EPOCH_SHOTS = 5
 """Shots of the epoch that is taken apart: the fewest of the paper, where all but training weighs most."""
@@ -90,26 +89,15 @@ def time_epoch(trial: TrialSpec, device: Device, seconds: float) -> Epoch:
     whole = _epoch_seconds(spec, data, device, windows, share)
     network = build(spec)
     placed(network, device.torch)
-    train, val = (Images.of(split, spec.image_size, device.torch) for split in (data.train, data.val))
-    optimizer = adamw(network.parameters(), device.torch, lr=spec.finetune.lr)
-    losses = Losses(device.torch, lambda step, loss: None)
-    window = spec.finetune.batch_size * spec.finetune.accumulate
-
-    def learn() -> None:
-        for start in range(0, EPOCH_SHOTS, window):
-            part = slice(start, min(start + window, EPOCH_SHOTS))
-            optimizer.zero_grad()
-            losses.step(
-                optimizer, 1, accumulate_gradients(spec, network, train.images_NHW[part], train.points_NK2[part], 0)
-            )
-
+    val = Images.of(data.val, spec.image_size, device.torch)
     maps = [logits for _, logits in logits_in_batches(network, val.images_NHW, spec, device=device.torch)]
 
     def read() -> None:
         for logits_BKHW in maps:
             read_points(logits_BKHW, spec, spec.evaluate.decode).cpu()
 
-    training = mean_seconds(device, share, learn)
+    clock = Clock(device, share)
+    time_finetuning(trial, EPOCH_SHOTS, clock)
     decoding = mean_seconds(device, share, read)
     validating = mean_seconds(device, share, lambda: validate(spec, network, val))
     copying = mean_seconds(
@@ -121,7 +109,7 @@ def time_epoch(trial: TrialSpec, device: Device, seconds: float) -> Epoch:
         shots=EPOCH_SHOTS,
         val_images=num_val,
         seconds=whole,
-        training=training,
+        training=windows * clock.each,
         validation=validating,
         decoding=decoding,
         copying=copying,
@@ -143,7 +131,16 @@ def _epoch_seconds(spec: TrialSpec, data: Dataset, device: Device, windows: int,
         return len(marks) > 1 and time.monotonic() - start_s >= seconds
 
     with contextlib.suppress(Interrupted):
-        finetune(spec, build(spec), data, device=device.torch, state=None, checkpoint=Never(), report=report)
+        finetune(
+            spec,
+            build(spec),
+            data,
+            device=device.torch,
+            state=None,
+            checkpoint=Never(),
+            report=report,
+            passes=device.passes(),
+        )
     return sum(device.seconds(marks)) / (len(marks) - 1)
 
 
@@ -188,7 +185,12 @@ def _attempt(
     """Perform a stage on noise in a store; return its row of `stages`."""
     data = noise(trial, train=IMAGES, val=4, test=4)
     same = torch.are_deterministic_algorithms_enabled()
-    settings = Settings(threads=threads, device="cuda" if device.is_gpu else "cpu", deterministic=same)
+    settings = Settings(
+        threads=threads,
+        device="cuda" if device.is_gpu else "cpu",
+        gpus=float(device.is_gpu),
+        deterministic=same,
+    )
     result = perform(Task(stage, spec, store, lambda name, size, fold=None: data, silent, settings, snapshots))
     if result.outcome != "finished":
         raise RuntimeError(f"a stage of the bench {result.outcome}: {result.error}")
@@ -221,6 +223,7 @@ def compare_pretraining(trial: TrialSpec, device: Device, seconds: float) -> Res
             state=state,
             checkpoint=checkpoint,
             report=report,
+            passes=device.passes(),
         )
         return final
 
@@ -235,7 +238,14 @@ def compare_finetuning(trial: TrialSpec, images: int, device: Device, seconds: f
     def attempt(state: Any, report: Report, checkpoint: Never) -> Weights:
         network = build(spec)
         return finetune(
-            spec, network, data, device=device.torch, state=state, checkpoint=checkpoint, report=report
+            spec,
+            network,
+            data,
+            device=device.torch,
+            state=state,
+            checkpoint=checkpoint,
+            report=report,
+            passes=device.passes(),
         ).best_state
 
     return _compare(attempt, lambda clock: time_finetuning(trial, images, clock), device, seconds)

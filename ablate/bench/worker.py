@@ -50,17 +50,25 @@ def _ceiling(device: Any, threads: int, ready: Ready, *, name: Any, seconds: flo
 
 
 def _steps(
-    device: Any, threads: int, ready: Ready, *, trial: Any, images: int | None, seconds: float, profile: bool
+    device: Any,
+    threads: int,
+    ready: Ready,
+    *,
+    trial: Any,
+    images: int | None,
+    seconds: float,
+    profile: bool = False,
+    share: float = 1.0,
 ) -> Any:
-    """Time steps of the trial's pre-training, or of fine-tuning on so many images."""
+    """Time steps of the trial's pre-training, or of fine-tuning on so many images, on a share of a GPU."""
     from ablate.bench import loops
 
     device.reset_peak()
     clock = loops.Clock(device, seconds, profile=profile, ready=ready)
     if images is None:
-        loops.time_pretraining(trial.pretraining, clock)
+        loops.time_pretraining(trial.pretraining, clock, share=share)
     else:
-        loops.time_finetuning(trial, images, clock)
+        loops.time_finetuning(trial, images, clock, share=share)
     return clock.count, clock.each, device.peak_bytes(), clock.activity
 
 
