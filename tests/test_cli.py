@@ -104,7 +104,21 @@ def trained(spec, run, phases=("finetune  1/1",)):
 
 
 COMMANDS = (
-    *("grids", "plan", "run", "trial", "launch", "attach", "status", "stop", "doctor", "results", "report", "predict"),
+    *(
+        "grids",
+        "plan",
+        "bench",
+        "run",
+        "trial",
+        "launch",
+        "attach",
+        "status",
+        "stop",
+        "doctor",
+        "results",
+        "report",
+        "predict",
+    ),
     *("clean", "data", "cluster", "tune"),
 )
 
@@ -156,9 +170,10 @@ def test_the_defaults_of_run_are_those_of_options(ablate):
         del defaults[name]
     others = {"out", "data_dir", "share", "log"}
     assert defaults == {field.name: field.default for field in dataclasses.fields(Options) if field.name not in others}
-    shown = ("cpus_per_stage", "max_failures", "store_patience", "checkpoint_minutes")
+    shown = ("cpus_per_stage", "deterministic", "max_failures", "store_patience", "checkpoint_minutes")
     found = re.findall(r"\[default: ([^;\]]*)", ablate("run", "--help")[1])
-    assert found == [str(getattr(Options, name)) for name in shown]
+    values = {name: getattr(Options, name) for name in shown}
+    assert found == [name if value is True else str(value) for name, value in values.items()]
 
 
 def test_the_help_of_run_lists_the_exit_codes(ablate):
@@ -233,9 +248,9 @@ def test_dry_run_prints_the_plan_checks_and_leaves_nothing(ablate, tmp_path):
         "demo: Four initialisations on generated 32 x 32 radiographs, few shots and many\n"
         "  trials         24\n"
         "  pre-trainings  3 for 18 trials: sharing saves 15 pre-trainings, 2,250 of 2,700 optimizer steps\n"
-        "    28ba18454886  DDPM T=100, 150 steps on synthetic, unet, 6 trials\n"
-        "    cc7a0049470b  SimCLR, 150 steps on synthetic, unet, 6 trials\n"
-        "    11006c83f2f4  MoCo v3, 150 steps on synthetic, unet, 6 trials\n"
+        "    17c2cd655343  DDPM T=100, 150 steps on synthetic, unet, 6 trials\n"
+        "    9ff635fa199b  SimCLR, 150 steps on synthetic, unet, 6 trials\n"
+        "    4481618a51de  MoCo v3, 150 steps on synthetic, unet, 6 trials\n"
         "  axes\n"
         "    shots                    4, 12, 32\n"
         "    seed                     0, 1\n"

@@ -194,7 +194,8 @@ class Ratios:
 
 def _pretrain_levels(pretraining: Pretraining) -> list[_Level]:
     fields, network = pretraining.fields, pretraining.network
-    exact = (fields.method, network, pretraining.image_size, fields.batch_size, fields.accumulate)
+    how = (fields.batch_size, fields.accumulate, pretraining.precision)
+    exact = (fields.method, network, pretraining.image_size, *how)
     # the last three: any method on this kind of network, any pre-training, any stage
     return [
         ("pretrain", *exact),
@@ -207,7 +208,7 @@ def _pretrain_levels(pretraining: Pretraining) -> list[_Level]:
 
 def _finetune_levels(trial: TrialSpec) -> list[_Level]:
     data = (trial.dataset, trial.shots, trial.validation)
-    exact = (*data, trial.network, trial.image_size, trial.method, trial.finetune)
+    exact = (*data, trial.network, trial.image_size, trial.method, trial.finetune, trial.precision)
     # then: other shots of the data set, other data sets, other methods, any fine-tuning, any stage
     return [
         ("finetune", *exact),
