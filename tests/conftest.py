@@ -14,6 +14,23 @@ import pytest
 os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "120")  # of the clusters that tests make on a busy machine
 
 
+WAITING = {
+    *("test_api", "test_autoscaling", "test_demand", "test_doctor", "test_kubernetes", "test_lab_data", "test_launch"),
+    *("test_launch_ssh", "test_lock", "test_log", "test_outages", "test_patience", "test_preemption", "test_recorder"),
+    *("test_run", "test_run_s3", "test_signals", "test_skypilot", "test_slurm", "test_spot", "test_stop"),
+    *("test_store_s3", "test_trackers", "test_trial", "test_tuned_run"),
+}
+"""Files whose tests mostly wait: for clusters, servers and processes. Those of other files compute."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of `WAITING`, before `-m` chooses by marks."""
+    for item in items:
+        if item.path.stem in WAITING:
+            item.add_marker("waits")
+
+
 @pytest.fixture(scope="session")
 def xray_data() -> Path:
     """Folder with real radiographs in the public layouts; tests that need it skip where it is missing."""
