@@ -84,8 +84,8 @@ def test_unet_body_is_the_same_under_either_head() -> None:
     assert differing(landmarks.encoder_state(), noise.encoder_state()) == set()
 
 
-def test_the_noise_head_is_for_the_unet_alone() -> None:
-    with pytest.raises(ValueError, match=r"noise head needs network\.kind unet; got encoder"):
+def test_the_noise_head_is_for_networks_that_denoise() -> None:
+    with pytest.raises(ValueError, match=r"noise head needs a network\.kind that denoises, such as unet; got encoder"):
         build(ENCODER, 1, head="noise")
 
 

@@ -128,7 +128,7 @@ class Network(nn.Module, ABC):
         if not keep_output:
             given = {name: tensor for name, tensor in given.items() if not name.startswith(self._output)}
         body = own.keys() - (set() if keep_output else output)
-        encoder = {name for name in own if name.startswith(self._encoder)}
+        encoder = self.encoder_state().keys()
         wanted = encoder if given.keys() <= encoder else body
         problems = []
         if missing := [name for name in own if name in wanted and name not in given]:
@@ -146,3 +146,21 @@ class Network(nn.Module, ABC):
             raise ValueError(f"weights do not fit this network: {'; '.join(problems)}")
         self.load_state_dict(given, strict=False)
         return [name for name in own if name not in given]
+
+
+class Denoiser(Network):
+    """A network that can also be trained to predict the noise in a noised image; K is 1 then."""
+
+    @staticmethod
+    @abstractmethod
+    def scale(images_B1HW: Tensor) -> Tensor:
+        """Map images in [0, 1] to the range that `denoise` works in."""
+
+    @staticmethod
+    @abstractmethod
+    def unscale(scaled_B1HW: Tensor) -> Tensor:
+        """Undo `scale`."""
+
+    @abstractmethod
+    def denoise(self, scaled_B1HW: Tensor, timesteps_B: Tensor | None = None) -> Tensor:
+        """Return maps (B, K, H, W) of what is already scaled, such as noised images, at timesteps (int64)."""

@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from ablate.errors import InputError
-from ablate.network.base import Head, Network, without_memory
-from ablate.network.unet import UNet
+from ablate.network.base import Denoiser, Head, Network, without_memory
 from ablate.space import NETWORKS, NetworkSpec, Precision
 from ablate.training import seed_of
 
@@ -33,7 +32,7 @@ def build_network(
     seed: int,
     head: Literal["noise"],
     precision: Precision = "fp32",
-) -> UNet: ...
+) -> Denoiser: ...
 
 
 @overload
@@ -67,15 +66,15 @@ def build_network(
         num_outputs: K; must be 1 for the noise head.
         image_size: side of the square images in pixels.
         seed: of the initial weights.
-        head: `landmarks` for K heatmaps, `noise` for the prediction of a noised image's noise (`unet` only).
+        head: `landmarks` for K heatmaps, `noise` for the prediction of a noised image's noise (by a `Denoiser`).
         precision: what it computes in; its weights are fp32 either way.
 
     Raises:
-        ValueError: the noise head is asked for on another kind than `unet`.
+        ValueError: the noise head is asked for on a network that is no `Denoiser`.
     """
     network_class = _class_of(network)
-    if head == "noise" and not issubclass(network_class, UNet):
-        raise ValueError(f"the noise head needs network.kind unet; got {network.kind}")
+    if head == "noise" and not issubclass(network_class, Denoiser):
+        raise ValueError(f"the noise head needs a network.kind that denoises, such as unet; got {network.kind}")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed_of(seed, "network"))
         built = network_class(network, image_size, head)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ablate.errors import InputError
-from ablate.network.base import Head, Network
+from ablate.network.base import Denoiser, Head
 from ablate.space import NetworkSpec
 
 
-class UNet(Network):
+class UNet(Denoiser):
     """diffusers' UNet2DModel with one grey input channel; images are mapped to [-1, 1].
 
     The landmarks head is a 1x1 convolution with K outputs in place of `conv_out` (paper, fine-tuning); the
@@ -35,6 +35,11 @@ class UNet(Network):
     def scale(images_B1HW: Tensor) -> Tensor:
         """Map images in [0, 1] to the range [-1, 1] that `denoise` works in."""
         return images_B1HW * 2 - 1
+
+    @staticmethod
+    def unscale(scaled_B1HW: Tensor) -> Tensor:
+        """Map the range [-1, 1] to [0, 1]."""
+        return (scaled_B1HW + 1) / 2
 
     def forward(self, images_B1HW: Tensor, timesteps_B: Tensor | None = None) -> Tensor:
         """Return logits (B, K, H, W): `denoise` of the scaled images."""

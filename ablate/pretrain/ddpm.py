@@ -1,7 +1,8 @@
-"""DDPM: the whole U-Net learns to predict the noise in a noised image.
+"""DDPM: a whole U-Net learns to predict the noise in a noised image.
 
 Ho et al. 2020, "Denoising diffusion probabilistic models", set up as the paper does: epsilon-prediction, timesteps
-drawn from 1..T-1, gradient values clipped, weights averaged. Deviation: the average's decay starts low and rises to
+drawn from 1..T-1, gradient values clipped, weights averaged. Images are noised in the range of their network, which is
+[-1, 1] for `unet` and the authors' [0, 1] for `reference`. Deviation: the average's decay starts low and rises to
 `ema`, see `WeightAverage`. Shapes: B images, N pictures of a strip, H and W of the square image.
 """
 
@@ -16,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ablate.network.base import Denoiser
 from ablate.network.building import build_network
-from ablate.network.unet import UNet
 from ablate.pretrain.base import PretrainingMethod
 from ablate.space import DdpmSpec, Pretraining
 from ablate.training import seeded
@@ -51,7 +52,7 @@ class NoiseSchedule:
         return betas
 
     def add_noise(self, scaled_B1HW: Tensor, noise_B1HW: Tensor, timesteps_B: Tensor) -> Tensor:
-        """Return images in [-1, 1] as they are after `timesteps_B` of noise."""
+        """Return scaled images as they are after `timesteps_B` of noise."""
         noised: Tensor = self._scheduler.add_noise(scaled_B1HW, noise_B1HW, timesteps_B)
         return noised
 
@@ -105,7 +106,7 @@ class Ddpm(PretrainingMethod[DdpmSpec]):
     """Noise prediction with the whole U-Net; the snapshot holds the averaged weights."""
 
     head = "noise"
-    network: UNet  # the only kind of network that the row of `METHODS` allows
+    network: Denoiser  # as all kinds of network are that the row of `METHODS` allows
 
     def __init__(self, pretraining: Pretraining) -> None:
         super().__init__(pretraining)
@@ -121,7 +122,7 @@ class Ddpm(PretrainingMethod[DdpmSpec]):
         timesteps = torch.randint(
             1, self.schedule.timesteps, (len(images_B1HW),), generator=generator, device=images_B1HW.device
         )
-        return UNet.scale(images_B1HW), noise, timesteps
+        return self.network.scale(images_B1HW), noise, timesteps
 
     def loss(self, *prepared: Tensor, groups: int = 1) -> Tensor:
         """Return the distance between the noise and its prediction, a mean over images and pixels."""
@@ -194,7 +195,7 @@ def strips(
 
     shown = np.linspace(0, spec.timesteps - 1, min(num_pictures, spec.timesteps)).round().astype(int)
     generator = seeded(device, seed, "noising strip")
-    scaled = UNet.scale(torch.as_tensor(image_HW, device=device).float()[None, None] / 255)
+    scaled = network.scale(torch.as_tensor(image_HW, device=device).float()[None, None] / 255)
     noise = torch.randn(scaled.shape, generator=generator, device=device)
     noising = [
         scaled if step == 0 else schedule.add_noise(scaled, noise, torch.tensor([step], device=device))
@@ -209,10 +210,10 @@ def strips(
         sample = schedule.step_back(predicted, sample, step, generator)
         if step - 1 in shown:
             sampling.append(sample)
-    return Strips(tuple(int(step) for step in shown), _pictures(noising), _pictures(sampling))
+    return Strips(tuple(int(step) for step in shown), *(_pictures(network, strip) for strip in (noising, sampling)))
 
 
-def _pictures(scaled: list[Tensor]) -> np.ndarray:
-    stacked = torch.cat(scaled)[:, 0].clamp(-1, 1)
-    pictures: np.ndarray = ((stacked + 1) * 127.5).round().to("cpu", torch.uint8).numpy()
+def _pictures(network: Denoiser, scaled: list[Tensor]) -> np.ndarray:
+    stacked = network.unscale(torch.cat(scaled))[:, 0].clamp(0, 1)
+    pictures: np.ndarray = (stacked * 255).round().to("cpu", torch.uint8).numpy()
     return pictures
