@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightly.loss import NTXentLoss
 from test_finetune import dataset, network_of, spec_of
-from test_pretrain import EVERY_METHOD, make
+from test_pretrain import LONG_RUN, make
 from torch import Tensor, nn
 
 import ablate.finetune.loop as finetune_loop
@@ -217,7 +217,7 @@ def after_a_step(pretraining: Pretraining, groups: int) -> dict[str, Tensor]:
 
 
 @float64
-@EVERY_METHOD
+@LONG_RUN
 def test_step_of_any_method_does_not_depend_on_the_groups_in_a_pass(method: str, kind: str) -> None:
     pretraining = make(method, kind, batch_size=4, accumulate=5)
     one = after_a_step(pretraining, 1)

@@ -217,6 +217,7 @@ def test_networks_that_can_be_built_pass() -> None:
         (NetworkSpec(kind="encoder", encoder="tu-test_resnt"), r"did you mean 'tu-test_resnet'"),
         (NetworkSpec(kind="encoder", encoder="tu-test_vit"), r"'tu-test_vit' cannot be the encoder of a U-Net on 64"),
         (NetworkSpec(kind="unet", channels=(5, 10)), r"channels must start with an even number.*got 5"),
+        (NetworkSpec(kind="reference", width=10), r"width must be a multiple of 4.*got 10; the nearest is 8"),
     ],
 )
 def test_networks_that_cannot_be_built_are_refused(spec: NetworkSpec, message: str) -> None:

@@ -33,6 +33,15 @@ FIELDS: dict[str, dict[str, Any]] = {
 }
 ROWS = [(name, kind) for name, method in METHODS.items() if method.code for kind in method.networks]
 EVERY_METHOD = pytest.mark.parametrize(("method", "kind"), ROWS, ids=[f"{name}-{kind}" for name, kind in ROWS])
+LONG_RUN = pytest.mark.parametrize(
+    ("method", "kind"),
+    [
+        pytest.param(name, kind, marks=[pytest.mark.slow] if kind == "reference" and name != "ddpm" else [])
+        for name, kind in ROWS
+    ],
+    ids=[f"{name}-{kind}" for name, kind in ROWS],
+)
+"""The same, for what takes seconds on the reference network: by default it runs there with DDPM alone."""
 IN_VIEWS = [row for row in ROWS if issubclass(METHODS[row[0]].spec, SelfSupervised)]
 SELF_SUPERVISED = pytest.mark.parametrize(("method", "kind"), IN_VIEWS, ids=lambda value: value)
 SAMPLES = np.random.default_rng(0).integers(0, 256, (11, SIZE, SIZE), dtype=np.uint8)
@@ -123,7 +132,7 @@ def test_fields_are_of_the_class_that_the_method_is_declared_with(method: str, k
     assert built.spec == make(method, kind).fields
 
 
-@EVERY_METHOD
+@LONG_RUN
 def test_loss_falls_on_fixed_views_of_16_images(method: str, kind: str) -> None:
     built = build_method(make(method, kind, batch_size=16, accumulate=1)).train()
     optimizer = torch.optim.AdamW([p for p in built.parameters() if p.requires_grad], lr=3e-3)
@@ -182,7 +191,7 @@ def test_snapshot_is_what_the_trained_network_holds(method: str, kind: str) -> N
     assert_equal(through(method, kind).snapshots[STEPS], expected)
 
 
-@EVERY_METHOD
+@LONG_RUN
 def test_interrupted_after_any_step_it_ends_as_if_it_had_run_through(method: str, kind: str) -> None:
     for stop_at in range(1, STEPS):
         first, second = Recorder(stop_at), Recorder()

@@ -16,6 +16,7 @@ OWN = {
 SMALL_NETWORKS = {
     "unet": {"kind": "unet", "channels": (8, 16), "layers_per_block": 1},
     "encoder": {"kind": "encoder", "encoder": "tu-test_resnet"},
+    "reference": {"kind": "reference", "width": 4},
 }
 """The smallest network of a kind, where its row in `NETWORKS` needs other fields than channels."""
 

@@ -28,7 +28,7 @@ HEADS = frozenset(
         *("projector", "projection", "projection_head", "prediction_head", "predictor", "mlp"),
         *("queue", "queue_ptr", "center", "mask_token"),
         *("conv_head", "bn2", "norm", "fc_norm"),  # between the last feature map and the classifier of timm's models
-        *("decoder", "segmentation_head", "conv_out"),
+        *("decoder", "segmentation_head", "conv_out", "final_conv"),
     )
 )
 """First names, without a leading `_`, of what may stand beside an encoder; in a file it is left aside."""

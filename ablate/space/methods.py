@@ -216,17 +216,17 @@ class MethodRow:
     network: str  # the kind it runs on where none is named, a key of `NETWORKS`
     code: str | None  # module of the implementation; None: there is nothing to train
     label: str  # as printed in tables
-    only: bool = False  # it runs on that kind alone
+    only: tuple[str, ...] = ()  # the kinds that it runs on, its own first; empty: all of `NETWORKS`
     needs: tuple[str, ...] = ()  # fields of the spec that a user has to give
 
     @property
     def networks(self) -> tuple[str, ...]:
         """The kinds of network that it runs on, its own first."""
-        return (self.network,) if self.only else (self.network, *(kind for kind in NETWORKS if kind != self.network))
+        return self.only or (self.network, *(kind for kind in NETWORKS if kind != self.network))
 
 
 METHODS: dict[str, MethodRow] = {
-    "ddpm": MethodRow(DdpmSpec, "unet", "ablate.pretrain.ddpm", "DDPM", only=True),
+    "ddpm": MethodRow(DdpmSpec, "unet", "ablate.pretrain.ddpm", "DDPM", only=("unet", "reference")),
     "mocov3": MethodRow(MocoV3Spec, "encoder", "ablate.pretrain.mocov3", "MoCo v3"),
     "mocov2": MethodRow(MocoV2Spec, "encoder", "ablate.pretrain.mocov2", "MoCo v2"),
     "simclr": MethodRow(SimclrSpec, "encoder", "ablate.pretrain.simclr", "SimCLR"),
@@ -234,7 +234,7 @@ METHODS: dict[str, MethodRow] = {
     "dino": MethodRow(DinoSpec, "encoder", "ablate.pretrain.dino", "DINO"),
     "byol": MethodRow(ByolSpec, "encoder", "ablate.pretrain.byol", "BYOL"),
     "barlow_twins": MethodRow(BarlowTwinsSpec, "encoder", "ablate.pretrain.barlow_twins", "Barlow Twins"),
-    "imagenet": MethodRow(ImagenetSpec, "encoder", None, "ImageNet", only=True),
+    "imagenet": MethodRow(ImagenetSpec, "encoder", None, "ImageNet", only=("encoder",)),
     "weights": MethodRow(WeightsSpec, "encoder", None, "own weights", needs=("name", "file")),
     "scratch": MethodRow(ScratchSpec, "unet", None, "scratch"),
 }

@@ -28,13 +28,17 @@ NetworkKind: TypeAlias = Annotated[str, AfterValidator(_known)]
 class NetworkSpec(Spec):
     """The network that is pre-trained and fine-tuned."""
 
-    kind: NetworkKind = Field("unet", description="unet: diffusers' UNet2DModel; encoder: U-Net on a named encoder")
+    kind: NetworkKind = Field(
+        "unet",
+        description="unet: diffusers' UNet2DModel; reference: the authors' U-Net; encoder: U-Net on a named encoder",
+    )
     channels: Annotated[tuple[Positive, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
         (64, 128, 256, 512), description="channels of the U-Net's levels (unet)"
     )
     layers_per_block: Positive = Field(2, description="residual layers of each level (unet)")
     attention: Literal["none", "middle"] = Field("middle", description="where the U-Net attends (unet)")
     encoder: str = Field("densenet161", description="encoder of segmentation_models_pytorch (encoder)")
+    width: Positive = Field(256, description="channels of the first level, a multiple of 4 (reference)")
 
     @property
     def fields(self) -> dict[str, object]:
@@ -59,7 +63,7 @@ class NetworkRow:
     code: str  # module of the implementation, whose `NETWORK` is the class
     fields: tuple[str, ...]  # of `NetworkSpec` that it uses; the others are left out of a trial's identity
     multiple: Callable[[NetworkSpec], int]  # see `NetworkSpec.multiple`
-    has_timesteps: bool = False  # it can be told a diffusion timestep
+    has_timesteps: bool = False  # fine-tuning tells it a diffusion timestep
 
 
 NETWORKS: dict[str, NetworkRow] = {
@@ -70,5 +74,6 @@ NETWORKS: dict[str, NetworkRow] = {
         has_timesteps=True,
     ),
     "encoder": NetworkRow("ablate.network.encoder", ("encoder",), lambda spec: 32),
+    "reference": NetworkRow("ablate.network.reference", ("width",), lambda spec: 8),
 }
 """Every kind of network. A new one is one file under `ablate/network/` and one row here."""
