@@ -454,8 +454,8 @@ METHOD_NAMES = ", ".join(METHODS)
         ),
         (
             {"network__kind": "encoder", "image_size": 32},
-            "GRID:20: blocks[0].grid.network.kind: network.kind must be unet for pretrain.method ddpm; got 'encoder'; "
-            "leave it out to take the method's own",
+            "GRID:20: blocks[0].grid.network.kind: network.kind must be unet or reference for pretrain.method ddpm; "
+            "got 'encoder'; leave it out to take the method's own",
         ),
     ],
 )
