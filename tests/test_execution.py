@@ -91,6 +91,19 @@ def test_an_optimizer_goes_on_in_the_memory_format_of_its_parameters() -> None:
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+@pytest.mark.parametrize("saved_fused", [None, True])
+def test_an_optimizer_computes_as_its_device_does_whatever_the_state_is_from(saved_fused: bool | None) -> None:
+    parameter = a_parameter()
+    parameter.grad = torch.ones(2)
+    saved = torch.optim.AdamW([parameter], lr=0.1, fused=saved_fused)
+    saved.step()
+    for fused in (None, True):
+        other = torch.optim.AdamW([parameter], lr=0.1, fused=fused)
+        load_optimizer(other, saved.state_dict())
+        assert other.param_groups[0]["fused"] == fused
+        assert torch.equal(other.state[parameter]["exp_avg"], saved.state[parameter]["exp_avg"])
+
+
 def test_weights_are_placed_in_the_memory_format_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = torch.nn.Conv2d(4, 4, 3)
     assert placed(layer, CPU).weight.is_contiguous()

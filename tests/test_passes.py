@@ -166,7 +166,7 @@ def test_measuring_changes_nothing_and_is_done_once(caplog: pytest.LogCaptureFix
 
 def test_a_step_of_one_group_is_not_measured() -> None:
     with FakeCard(1e9) as card:
-        assert trained(four_groups(accumulate=1), PassSize(card=card))["groups"] == 1
+        assert trained(four_groups(accumulate=1), PassSize(card=card))["groups"] is None  # a later step may have more
     assert card.num_measured == 0
 
 
@@ -287,14 +287,14 @@ def test_a_fraction_of_a_gpu_is_what_the_process_may_fill(
         name: str = "NVIDIA T4"
         total_memory: int = 16_000_000_000
 
-    held: list[tuple[float, torch.device]] = []
+    held: list[tuple[float, int | None]] = []
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties())
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *given: held.append(given))
     device = torch.device("cuda")
     card = pass_size(device, Settings(gpus=gpus)).card
     assert isinstance(card, Gpu)
     assert (card.name, card.limit_bytes) == ("NVIDIA T4", share * 16e9)
-    assert held == [(share, device)]
+    assert held == [(share, None)]  # torch refuses a device without an index, and takes none for the current one
 
 
 @pytest.mark.gpu

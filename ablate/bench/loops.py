@@ -152,7 +152,8 @@ def time_finetuning(trial: TrialSpec, images: int, clock: Clock, *, share: float
 
 def plain_trial(trial: TrialSpec, *, shots: int, steps: int, validation: str) -> TrialSpec:
     """Return a trial that fine-tunes like another, from scratch, on so many shots, and never ends early."""
-    fine = trial.finetune.model_dump() | {"epochs": None, "steps": steps, "schedule": "constant", "patience": ENDLESS}
+    length = {"epochs": None, "steps": steps, "schedule": "constant", "patience": ENDLESS, "validate_every": 1}
+    fine = trial.finetune.model_dump() | length
     changed = {
         "shots": shots,
         "few_shot": "first",

@@ -60,7 +60,7 @@ class ImageSeconds:
 
 
 def time_images(trial: TrialSpec, device: Device, seconds: float) -> ImageSeconds:
-    """Return what validating and what evaluating an image takes, in the batches in which a run does it."""
+    """Return what validating and what evaluating an image takes, in batches as for passes of one group of images."""
     number = 2 * inference_batch_size(trial)
     spec = plain_trial(trial, shots=1, steps=1, validation="none")
     data = noise(spec, train=0, val=number, test=number)

@@ -218,7 +218,8 @@ def finetune(
         network.load_state_dict(at.best_state)
         at.best_mre = validation_error(spec, network, val, judges, groups=forward.groups)
         step = min(at.best_validation * lengths.first.every, lengths.first.total)
-        curve.append(CurvePoint(step, at.best_epoch, "val_mre", at.best_mre, watch.seconds))
+        if not any((point.step, point.metric) == (step, "val_mre") for point in curve):  # as states of old have it
+            curve.append(CurvePoint(step, at.best_epoch, "val_mre", at.best_mre, watch.seconds))
 
     train, length = training_images(), lengths.now(at)
     rate = math.nan
@@ -242,6 +243,8 @@ def finetune(
             measure_best()
             network.load_state_dict(at.initial)
             optimizer = _optimizer(spec, network, device)
+            forward.go_on_with(optimizer)
+            losses = Losses(device, note)
             at.begin_again(length)
             train, length = training_images(), lengths.now(at)
         start_s = time.monotonic()
@@ -281,7 +284,7 @@ def finetune(
             losses.catch_up()
             now: State = {
                 "network": network.state_dict(),
-                "groups": forward.groups,
+                "groups": forward.chosen,
                 "optimizer": optimizer.state_dict(),
                 "position": vars(at),
                 "curve": curve_state(curve),

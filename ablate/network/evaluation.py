@@ -21,7 +21,7 @@ from ablate.network.metrics import Summary, paper_errors, physical_errors, summa
 from ablate.space import TrialSpec
 from ablate.training import Interrupted, Progress, Report
 
-_MOST_IMAGES = 16  # in one forward pass, where training passes hold one group
+_MOST_IMAGES = 16  # in one forward pass, where training passes hold no more
 
 
 def inference_batch_size(spec: TrialSpec, groups: int = 1) -> int:
@@ -33,8 +33,8 @@ def inference_batch_size(spec: TrialSpec, groups: int = 1) -> int:
         spec: the trial.
         groups: of `finetune.batch_size` images, that passes with gradients held; 1 on a CPU.
     """
-    images = 4 * groups * spec.finetune.batch_size
-    return images if groups > 1 else min(_MOST_IMAGES, images)
+    batch_size = spec.finetune.batch_size
+    return max(min(_MOST_IMAGES, 4 * batch_size), groups * batch_size)
 
 
 @dataclass(frozen=True)

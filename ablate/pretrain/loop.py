@@ -91,7 +91,7 @@ def run_pretraining(
 
     Raises:
         Interrupted: `report` asked to stop before the last step; the state is saved.
-        Diverged: the loss is not finite; raised before the weights are changed.
+        Diverged: the loss is not finite. No update is made by it; on a GPU the next step may have been made.
         OutOfMemory: memory ran out with `batch_size` images in a forward pass.
         ValueError: a snapshot is asked for that lies before the state's step.
         InputError: `weights` cannot be loaded.
@@ -143,7 +143,7 @@ def run_pretraining(
                     "step": step,
                     "method": method.state_dict(),
                     "optimizer": optimizer.state_dict(),
-                    "groups": forward.groups,
+                    "groups": forward.chosen,
                     "loss_sum": loss_sum,
                     "curve": curve_state(curve),
                     "seconds": watch.seconds,

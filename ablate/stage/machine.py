@@ -39,7 +39,7 @@ def pass_size(device: torch.device, settings: Settings) -> PassSize:
     if device.type != "cuda":
         return ONE_GROUP
     share = share_of(settings)
-    torch.cuda.set_per_process_memory_fraction(share, device)
+    torch.cuda.set_per_process_memory_fraction(share, device.index)  # it takes no device without an index
     return PassSize(card=Gpu(device, share))
 
 

@@ -49,8 +49,13 @@ def adamw(parameters: Iterable[nn.Parameter], device: torch.device, **options: f
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Go on from an optimizer's saved state, its tensors in the memory format of their parameters."""
-    optimizer.load_state_dict(dict(state))
+    """Go on from an optimizer's saved state, its tensors in the memory format of their parameters.
+
+    How the update is computed stays that of this device, whatever device the state is from.
+    """
+    groups = zip(state["param_groups"], optimizer.param_groups, strict=True)
+    own = [{**saved, "fused": group["fused"]} for saved, group in groups]
+    optimizer.load_state_dict({**state, "param_groups": own})
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:

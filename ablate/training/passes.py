@@ -64,15 +64,25 @@ class Passes:
             size: what the machine gives.
             module: what is trained; in training mode when steps are made.
             optimizer: AdamW, of its weights.
-            state: of an earlier attempt, with `groups`; one of a time before there were any means 1.
+            state: of an earlier attempt, with `groups`: what `chosen` was; without, of a time before there were any, 1.
             key: of all that decides how much memory a pass takes, but for the device.
             probe: makes a forward pass of any size that the module can take.
         """
         self._card, self._module, self._optimizer = size.card, module, optimizer
         self._key, self._probe = key, probe
         self._statistics = KeptStatistics(module)
-        self.groups = size.groups if state is None else int(state.get("groups", 1))
-        self._is_chosen = size.card is None or state is not None
+        saved = None if state is None else state.get("groups", 1)
+        self.groups = size.groups if saved is None else int(saved)
+        self._is_chosen = size.card is None or saved is not None
+
+    @property
+    def chosen(self) -> int | None:
+        """The number of groups, for the state; None while no step had several groups to choose for."""
+        return self.groups if self._is_chosen else None
+
+    def go_on_with(self, optimizer: torch.optim.Optimizer) -> None:
+        """Make the steps of another optimizer of the same weights."""
+        self._optimizer = optimizer
 
     def step(self, backward: Callable[[int], T], num_groups: int) -> T:
         """Do the passes of one optimizer step.

@@ -132,7 +132,7 @@ class Reports:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._pool.shutdown()
+        self._pool.shutdown(cancel_futures=kind is not None)
         if kind is None:
             for told in self._told:
                 told.result()
