@@ -18,7 +18,7 @@ WAITING = {
     *("test_api", "test_autoscaling", "test_demand", "test_doctor", "test_kubernetes", "test_lab_data", "test_launch"),
     *("test_launch_ssh", "test_lock", "test_log", "test_outages", "test_patience", "test_preemption", "test_recorder"),
     *("test_run", "test_run_s3", "test_signals", "test_skypilot", "test_slurm", "test_spot", "test_stop"),
-    *("test_store_s3", "test_trackers", "test_trial", "test_tuned_run"),
+    *("test_store_s3", "test_trackers", "test_tuned_run"),
 }
 """Files whose tests mostly wait: for clusters, servers and processes. Those of other files compute."""
 
