@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass
 
 from ablate.schedule.machine import UNIT, Machine
-from ablate.schedule.policy import Costs
+from ablate.schedule.stages import Costs
 from ablate.space import TrialSpec, plan_of
 
 SHARES = (0.1, 0.2, 0.25, 0.25, 0.25, 1 / 3, 0.5, 1.0)

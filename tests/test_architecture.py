@@ -94,8 +94,8 @@ INSIDE = {
     ),
     "schedule": (
         ("bench_file", "fitting", "flops", "stages"),
-        ("policy",),
-        ("costs", "machine", "rounds"),
+        ("costs", "machine", "policy"),
+        ("rounds",),
         ("benched", "jobs"),
         ("orders",),
         ("lookahead",),

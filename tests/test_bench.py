@@ -131,7 +131,7 @@ def test_the_rows_of_the_paper_are_its_methods_and_its_networks_with_each_number
         "MoCo v3, densenet161 256 px",
         "SimCLR v2, densenet161 256 px",
         "DINO, densenet161 256 px",
-        *(f"fine-tuning, {net} 256 px, {k} landmarks" for k in (6, 19, 37) for net in ("unet", "densenet161")),
+        *(f"fine-tuning, {k} landmarks, {net} 256 px" for k in (6, 19, 37) for net in ("unet", "densenet161")),
     ]
     # chest: windows of 16 images; 5, 10, 25 = 16 + 9, 50 = 3 * 16 + 2 and 195 = 12 * 16 + 3 shots
     assert [kind.images for kind in rows[4].kinds] == [2, 16]
@@ -141,8 +141,8 @@ def test_the_rows_of_the_paper_are_its_methods_and_its_networks_with_each_number
 def test_fine_tunings_that_differ_in_landmarks_alone_are_crowded_and_compared_once():
     rows = leading(rows_of(load_grid(find_grid("paper")).trials))
     assert [row.name for row in rows][4:] == [
-        "fine-tuning, unet 256 px, 37 landmarks",
-        "fine-tuning, densenet161 256 px, 37 landmarks",
+        "fine-tuning, 37 landmarks, unet 256 px",
+        "fine-tuning, 37 landmarks, densenet161 256 px",
     ]
     assert len(rows) == 6
 
@@ -152,8 +152,8 @@ def test_precisions_are_rows_of_their_own():
     assert [row.name for row in rows] == [
         "DDPM, unet 16 px",
         "DDPM, unet 16 px bf16",
-        "fine-tuning, unet 16 px, 12 landmarks",
-        "fine-tuning, unet 16 px bf16, 12 landmarks",
+        "fine-tuning, 12 landmarks, unet 16 px",
+        "fine-tuning, 12 landmarks, unet 16 px bf16",
     ]
 
 

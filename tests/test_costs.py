@@ -106,7 +106,7 @@ def test_planning_a_shipped_search_space_needs_no_torch():
 import sys
 from ablate.schedule.costs import default_costs
 from ablate.schedule.forecast import forecast
-from ablate.schedule.simulate import Machine
+from ablate.schedule.machine import Machine
 from ablate.space import find_grid, load_grid, plan_of, shipped_grids
 for name in shipped_grids():
     forecast(plan_of(load_grid(find_grid(name)).trials), default_costs(), Machine(64))

@@ -15,8 +15,9 @@ from ablate.running.remaining import TimeLeft
 from ablate.running.resources import Resources
 from ablate.schedule.costs import default_costs
 from ablate.schedule.fitting import Shape
-from ablate.schedule.policy import Costs, Policy, Stage
-from ablate.schedule.simulate import Machine
+from ablate.schedule.machine import Machine
+from ablate.schedule.policy import Policy
+from ablate.schedule.stages import Costs, Stage
 from ablate.space import find_grid, load_grid, plan_of
 from ablate.stage.settings import StageResult
 

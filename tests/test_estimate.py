@@ -18,8 +18,10 @@ from ablate.launch.estimate.words import estimate_lines
 from ablate.schedule.costs import default_costs
 from ablate.schedule.fitting import NodeType, Request, Shape
 from ablate.schedule.forecast import lower_bounds
-from ablate.schedule.policy import Costs, Policy, Stage
-from ablate.schedule.simulate import UNIT, Machine, simulate
+from ablate.schedule.machine import UNIT, Machine
+from ablate.schedule.policy import Policy
+from ablate.schedule.simulate import simulate
+from ablate.schedule.stages import Costs, Stage
 from ablate.space import TrialSpec, find_grid, load_grid, plan_of, shipped_grids
 
 MINUTES = Costs(pretrain_step=lambda pretraining: 60.0, finetune=lambda spec: 60.0 * spec.shots)

@@ -14,8 +14,9 @@ from ablate.schedule.jobs import Job, Running
 from ablate.schedule.lookahead import Lookahead
 from ablate.schedule.machine import UNIT, Machine, Pool
 from ablate.schedule.orders import best_order
-from ablate.schedule.policy import Costs, Policy
+from ablate.schedule.policy import Policy
 from ablate.schedule.simulate import simulate
+from ablate.schedule.stages import Costs
 from ablate.space import plan_of
 
 NEAR = 1.1 + 1e-6

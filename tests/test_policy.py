@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from ablate.schedule.policy import Costs, Policy, Stage
+from ablate.schedule.policy import Policy
+from ablate.schedule.stages import Costs, Stage
 from ablate.space import TrialSpec, plan_of
 
 

@@ -7,7 +7,7 @@ from tiny import tiny_trial
 
 from ablate import tables
 from ablate.running.recorder import Recorder
-from ablate.schedule.policy import Stage
+from ablate.schedule.stages import Stage
 from ablate.stage.settings import StageResult
 from ablate.store import CorruptArtifact, LockLost, Store, StoreFull
 from ablate.store.fence import Fence

@@ -9,7 +9,8 @@ from ablate.running.ray_tune.demand import Nodes
 from ablate.running.ray_tune.searcher import NOT_STARTED, StageSearcher
 from ablate.schedule.fitting import Node, NodeType, Request, Shape
 from ablate.schedule.machine import Machine
-from ablate.schedule.policy import Costs, Policy, Stage
+from ablate.schedule.policy import Policy
+from ablate.schedule.stages import Costs, Stage
 from ablate.space import TrialSpec, plan_of
 
 COSTS = Costs(pretrain_step=lambda pretraining: 1.0, finetune=lambda spec: 1.0)

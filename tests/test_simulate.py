@@ -16,8 +16,10 @@ from ablate.running.plan_words import forecast_lines
 from ablate.schedule.costs import default_costs
 from ablate.schedule.fitting import Shape
 from ablate.schedule.forecast import Bounds, best_packing, forecast, lower_bounds
-from ablate.schedule.policy import Costs, Policy, Stage
-from ablate.schedule.simulate import UNIT, Machine, Place, Pool, simulate
+from ablate.schedule.machine import UNIT, Machine, Place, Pool
+from ablate.schedule.policy import Policy
+from ablate.schedule.simulate import simulate
+from ablate.schedule.stages import Costs, Stage
 from ablate.space import TrialSpec, find_grid, load_grid, plan_of, shipped_grids
 
 

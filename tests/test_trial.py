@@ -11,7 +11,7 @@ from tiny import TRAINED, tiny_trial
 
 from ablate import tables
 from ablate.errors import InputError
-from ablate.schedule.policy import Stage
+from ablate.schedule.stages import Stage
 from ablate.stage.checkpoints import load_snapshot
 from ablate.stage.inputs import initial_network
 from ablate.stage.rows import clear_leftovers, is_finished

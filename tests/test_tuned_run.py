@@ -22,7 +22,7 @@ from ablate import tables
 from ablate.report.roles import by_role
 from ablate.report.run_data import read_trials
 from ablate.running.driver import Options, run_grid
-from ablate.schedule.policy import Stage
+from ablate.schedule.stages import Stage
 from ablate.stage.settings import Settings
 from ablate.stage.task import Task
 from ablate.stage.trial import perform

@@ -14,8 +14,8 @@ from tuned import load_space, tune_section
 from ablate import tables
 from ablate.errors import InputError
 from ablate.schedule.forecast import forecast
-from ablate.schedule.policy import Costs
-from ablate.schedule.simulate import Machine
+from ablate.schedule.machine import Machine
+from ablate.schedule.stages import Costs
 from ablate.space import plan_of
 from ablate.stats import best_so_far, expected_best
 from ablate.store import Store

@@ -8,14 +8,20 @@ import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch._C._autograd import DeviceType
 
 from ablate.schedule.bench_file import BenchDevice
-from ablate.stage.machine import choose_device, device_name, pass_size, peak_memory_bytes, reset_peak_memory
+from ablate.stage.machine import (
+    CPU_INFO,
+    choose_device,
+    device_name,
+    pass_size,
+    peak_memory_bytes,
+    reset_peak_memory,
+)
 from ablate.stage.settings import Settings
 from ablate.training import PassSize
 
@@ -127,7 +133,6 @@ def num_cores() -> int:
 
 def processor() -> str:
     """Return the processor's name, as far as the system tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    lines = CPU_INFO.read_text(encoding="utf-8").splitlines() if CPU_INFO.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return next(iter(names), "") or platform.processor() or platform.machine()

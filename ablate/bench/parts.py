@@ -25,8 +25,9 @@ from ablate.network.evaluation import evaluate, inference_batch_size, logits_in_
 from ablate.pretrain import run_pretraining
 from ablate.schedule.bench_file import Epoch, Resumed
 from ablate.schedule.costs import NUM_IMAGES
-from ablate.schedule.policy import Stage
+from ablate.schedule.stages import Stage
 from ablate.space import Pretraining, TrialSpec
+from ablate.stage.machine import deterministic_mode
 from ablate.stage.settings import Settings
 from ablate.stage.task import Task
 from ablate.stage.trial import perform
@@ -286,17 +287,12 @@ def _ends_alike(attempt: Attempt) -> bool:
 
 @contextlib.contextmanager
 def _deterministic() -> Iterator[list[warnings.WarningMessage]]:
-    """Compute in torch's deterministic mode; yields the warnings of operations that have none."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            found: list[warnings.WarningMessage] = []
-            yield found
-        found += [item for item in caught if "deterministic" in str(item.message)]
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+    """Compute in torch's deterministic mode; yields a list that holds afterwards what torch warned of."""
+    found: list[warnings.WarningMessage] = []
+    with deterministic_mode(), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield found
+    found += [item for item in caught if "deterministic" in str(item.message)]
 
 
 def _operation(warning: str) -> str:

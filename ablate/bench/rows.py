@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from ablate.bench.loops import LEAST, PROFILED, WARM_UP
 from ablate.bench.parts import EPOCH_SHOTS, RESUMED_STEPS
 from ablate.network.evaluation import inference_batch_size
 from ablate.schedule.bench_file import Epoch, FinetuneRow, PretrainRow, Resumed, Shared, StepTimes
-from ablate.schedule.benched import Level, finetune_levels, num_landmarks, pretrain_levels
-from ablate.schedule.costs import INFER, NUM_IMAGES, TRAIN, Work, step_work, work_seconds
+from ablate.schedule.benched import Level, finetune_levels, num_landmarks, pretrain_levels, row_name
+from ablate.schedule.costs import INFER, NUM_IMAGES, TRAIN, Amount, Work, step_work, work_seconds
 from ablate.schedule.flops import forward_flops
-from ablate.space import Length, Pretraining, TrialSpec, num_held_out
-from ablate.space.methods import method_label
+from ablate.space import Pretraining, TrialSpec
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,8 @@ class Row:
 
     @property
     def name(self) -> str:
-        """The row in words: `DDPM, unet 64 px`, `fine-tuning, unet 64 px, 19 landmarks`."""
-        where = f"{self.trial.network.label} {self.trial.image_size} px"
-        where += "" if self.trial.precision == "fp32" else f" {self.trial.precision}"
-        if self.pretraining is not None:
-            return f"{method_label(self.trial.method)}, {where}"
-        return f"fine-tuning, {where}, {num_landmarks(self.trial)} landmarks"
+        """The row in words, see `row_name`."""
+        return row_name(self.trial, pretrains=self.pretraining is not None)
 
     @property
     def is_measured(self) -> bool:
@@ -161,10 +156,6 @@ def _window_kind(trial: TrialSpec, size: int) -> StepKind:
 
 def _windows(trial: TrialSpec) -> Iterator[int]:
     """Yield the sizes of a trial's optimizer steps in images."""
-    train = NUM_IMAGES.get(trial.dataset, NUM_IMAGES["cephalo"])[0]
-    shots = train if trial.shots == "all" else trial.shots
-    held_out = num_held_out(trial, shots)
-    first = Length.of(trial.finetune, shots - held_out)
-    for length in {first, replace(first, num_images=shots)}:
+    for length in Amount.of(trial).lengths:
         full, rest = divmod(length.num_images, length.window_size)
         yield from [length.window_size] * bool(full) + [rest] * bool(rest)

@@ -6,9 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from ablate.bench.ceilings import ceiling_of
 from ablate.schedule.bench_file import Bench, BenchRow, PretrainRow, StepTimes
-from ablate.schedule.benched import best_processes, num_landmarks
-from ablate.space import TrialSpec
-from ablate.space.methods import method_label
+from ablate.schedule.benched import best_processes, row_name
 
 BUSY = 0.25
 """Share of the cores that other programs keep busy from which on figures are said to be of a busy machine."""
@@ -34,19 +32,8 @@ def bench_lines(bench: Bench) -> list[str]:
     return lines
 
 
-def row_name(row: BenchRow) -> str:
-    """Return a row's method or phase, and its network."""
-    return f"{_phase(row)}, {_network(row.trial)}"
-
-
-def _phase(row: BenchRow) -> str:
-    if isinstance(row, PretrainRow):
-        return method_label(row.trial.method)
-    return f"fine-tuning, {num_landmarks(row.trial)} landmarks"
-
-
-def _network(trial: TrialSpec) -> str:
-    return f"{trial.network.label} {trial.image_size} px" + ("" if trial.precision == "fp32" else f" {trial.precision}")
+def _name(row: BenchRow) -> str:
+    return row_name(row.trial, pretrains=isinstance(row, PretrainRow))
 
 
 def _ceilings(bench: Bench) -> list[str]:
@@ -69,7 +56,7 @@ def _steps(bench: Bench) -> list[str]:
         memory = f"{step.peak_memory_bytes / 2**20:,.0f}"
         rows.append(
             (
-                row_name(row),
+                _name(row),
                 str(step.images),
                 _ms(step.seconds),
                 f"{step.images / step.seconds:,.1f}",
@@ -93,7 +80,7 @@ def _epochs(bench: Bench) -> list[str]:
         if row.epoch is not None:
             epoch = row.epoch
             parts = (epoch.training, epoch.validation, epoch.copying, epoch.host)
-            what = f"{row_name(row)}; {epoch.shots} shots, {epoch.val_images} validate"
+            what = f"{_name(row)}; {epoch.shots} shots, {epoch.val_images} validate"
             rows.append(
                 (
                     what,
@@ -115,7 +102,7 @@ def _stages(bench: Bench) -> list[str]:
         if kept is not None:
             lacks = f", but for {', '.join(kept.not_deterministic)}" if kept.not_deterministic else ""
             words = (*words[:2], f"x {kept.slowdown:.2f}{lacks}")
-        rows.append((row_name(row), rest, *words))
+        rows.append((_name(row), rest, *words))
     header = ("stage", "besides training s", "resumed = straight", "in deterministic mode", "its step")
     lines = _table(header, rows)
     return [*lines, f"  starting the processes of stages: {bench.process_seconds:.1f} s"]
@@ -133,7 +120,7 @@ def _shared(bench: Bench) -> list[str]:
         known = {found.processes: f"{found.images_per_second:,.1f}" for found in row.shared}
         best = best_processes(row.shared)
         advice = f"{1 / best:g}" if bench.device.kind == "cuda" else str(best)
-        rows.append((row_name(row), *(known.get(count, "-") for count in counts), advice))
+        rows.append((_name(row), *(known.get(count, "-") for count in counts), advice))
     use = "--gpus-per-finetune" if bench.device.kind == "cuda" else "best"
     return _table(("images/s of processes at once", *map(str, counts), use), rows)
 

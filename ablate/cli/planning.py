@@ -10,11 +10,13 @@ import typer
 from ablate.cli.shared import GridOption, SetOption, by_seconds, grid_of, store_of
 
 if TYPE_CHECKING:
+    from ablate.schedule.bench_file import Bench
     from ablate.schedule.costs import Expected
     from ablate.schedule.forecast import Forecast
-    from ablate.schedule.policy import Costs
-    from ablate.schedule.simulate import Machine
+    from ablate.schedule.machine import Machine
+    from ablate.schedule.stages import Costs
     from ablate.space import Plan
+    from ablate.store import Store
 
 
 def grids() -> None:
@@ -68,10 +70,7 @@ def plan(
     if gpus is not None or slots is not None or bench is not None:
         cores = {"cpus_per_gpu": cpus_per_gpu, "cpus_per_stage": cpus_per_stage, "gpus_per_node": gpus_per_node}
         shares = (gpus_per_pretrain, gpus_per_finetune)
-        if bench is None:
-            lines += _forecast(work, gpus or 0, slots, *shares, cores, costs, not no_share)
-        else:
-            lines += _benched_forecast(work, bench, gpus, slots, *shares, cores, costs, not no_share)
+        lines += _forecast(work, gpus, slots, shares, cores, costs, bench, not no_share)
     elif (
         None if by_seconds(found) else costs,
         gpus_per_pretrain,
@@ -99,7 +98,7 @@ def _machine(
 ) -> Machine:
     """Return what the stages run on."""
     from ablate.schedule.fitting import FINETUNE_GPUS, PRETRAIN_GPUS
-    from ablate.schedule.simulate import Machine
+    from ablate.schedule.machine import Machine
 
     pretrain = gpus_per_pretrain if gpus_per_pretrain is not None else PRETRAIN_GPUS * (gpus > 0)
     finetune = gpus_per_finetune if gpus_per_finetune is not None else FINETUNE_GPUS * (gpus > 0)
@@ -120,68 +119,55 @@ def _forecasts(work: Plan, machine: Machine, costs: Expected, share: bool) -> li
 
 def _forecast(
     work: Plan,
-    gpus: int,
-    slots: int | None,
-    gpus_per_pretrain: float | None,
-    gpus_per_finetune: float | None,
-    cores: dict[str, Any],
-    measured: str | None,
-    share: bool,
-) -> list[str]:
-    """Return the lines that say how long a run of `work` takes, with and without sharing."""
-    from ablate.running.plan_words import forecast_lines
-    from ablate.schedule.costs import default_costs, require_measured
-
-    machine = _machine(gpus, slots, gpus_per_pretrain, gpus_per_finetune, cores)
-    if measured is None:
-        device = "one modern GPU" if gpus else "one CPU core"
-        source = f"estimated for {device}, see --costs and --bench"
-        return forecast_lines(_forecasts(work, machine, default_costs, share), machine, source)
-    store = store_of(measured)
-    found = _forecasts(work, machine, functools.partial(require_measured, store), share)
-    return forecast_lines(found, machine, f"measured in {store.label}")
-
-
-def _benched_forecast(
-    work: Plan,
-    file: str,
     gpus: int | None,
     slots: int | None,
-    gpus_per_pretrain: float | None,
-    gpus_per_finetune: float | None,
+    shares: tuple[float | None, float | None],
     cores: dict[str, Any],
     measured: str | None,
+    bench_file: str | None,
     share: bool,
 ) -> list[str]:
-    """Return the same by what a bench measured, and before that by the finished stages of a run."""
+    """Return the lines that say how long a run of `work` takes, with and without sharing.
+
+    Times are those of the run `measured`, then those of a bench, then estimates.
+    """
     from ablate.running.plan_words import benched_lines, forecast_lines
     from ablate.schedule.bench_file import read_bench
-    from ablate.schedule.benched import Crowd, bench_costs, not_measured, require_device, start_seconds
-    from ablate.schedule.costs import measured_costs
+    from ablate.schedule.benched import not_measured, require_device, start_seconds
+    from ablate.schedule.costs import default_costs, require_measured
 
-    bench = read_bench(file)
-    places = max(1, bench.device.cores // bench.device.threads)
-    if gpus is None and slots is None:
-        on_gpu = bench.device.kind == "cuda"
-        gpus, slots = (bench.device.count, None) if on_gpu else (0, places)
-    machine = _machine(gpus or 0, slots, gpus_per_pretrain, gpus_per_finetune, cores)
-    require_device(bench, gpus=machine.gpus > 0)
+    bench = None if bench_file is None else read_bench(bench_file)
+    if bench is not None and gpus is None and slots is None:
+        gpus, slots = (bench.device.count, None) if bench.device.kind == "cuda" else (0, bench.device.places)
+    machine = _machine(gpus or 0, slots, *shares, cores)
     store = None if measured is None else store_of(measured)
-
-    def by_bench(*, gpus_pretrain: float, gpus_finetune: float) -> Costs:
-        crowd = Crowd.of(gpus_pretrain=gpus_pretrain, gpus_finetune=gpus_finetune, slots=machine.slots, most=places)
-        return bench_costs(bench, crowd)
-
-    def costs(*, gpus_pretrain: float, gpus_finetune: float) -> Costs:
-        usual = by_bench(gpus_pretrain=gpus_pretrain, gpus_finetune=gpus_finetune)
-        if store is None:
-            return usual
-        shares = (gpus_pretrain, gpus_finetune)
-        return measured_costs(store, gpus_pretrain=shares[0], gpus_finetune=shares[1], expected=by_bench) or usual
-
-    found = _forecasts(work, machine, costs, share)
-    source = f"measured by {file} on {bench.device.words}"
+    if bench is None:
+        costs: Expected = default_costs if store is None else functools.partial(require_measured, store)
+        device = "one modern GPU" if gpus else "one CPU core"
+        estimated = f"estimated for {device}, see --costs and --bench"
+        source = estimated if store is None else f"measured in {store.label}"
+        return forecast_lines(_forecasts(work, machine, costs, share), machine, source)
+    require_device(bench, gpus=machine.gpus > 0)
+    source = f"measured by {bench_file} on {bench.device.words}"
     if store is not None:
         source += f", and by the finished stages of {store.label}"
+    found = _forecasts(work, machine, _by_bench(bench, machine, store), share)
     notes = benched_lines(found[0], start_seconds(bench), not_measured(bench, work.trials))
     return [*forecast_lines(found, machine, source), *notes]
+
+
+def _by_bench(bench: Bench, machine: Machine, store: Store | None) -> Expected:
+    """Return the costs that a bench measured, and before that those of the finished stages of the run in `store`."""
+    from ablate.schedule.benched import Crowd, bench_costs
+    from ablate.schedule.costs import measured_costs
+
+    def by_bench(*, gpus_pretrain: float, gpus_finetune: float) -> Costs:
+        shares = {"gpus_pretrain": gpus_pretrain, "gpus_finetune": gpus_finetune}
+        return bench_costs(bench, Crowd.of(**shares, slots=machine.slots, most=bench.device.places))
+
+    def by_both(*, gpus_pretrain: float, gpus_finetune: float) -> Costs:
+        assert store is not None
+        shares = {"gpus_pretrain": gpus_pretrain, "gpus_finetune": gpus_finetune}
+        return measured_costs(store, **shares, expected=by_bench) or by_bench(**shares)
+
+    return by_bench if store is None else by_both

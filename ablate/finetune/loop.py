@@ -163,10 +163,10 @@ def finetune(
 ) -> FinetuneOutcome:
     """Fine-tune the whole of `network` on the trial's shots and leave it with the weights to be evaluated.
 
-    As in the paper: AdamW, a validation after each epoch, the weights of least validation loss kept, an end after
-    `patience` epochs without improvement. Where the length is given in optimizer steps, validations are evenly spaced
-    in them (see `Length`), and `patience` counts those. Deviation: where the last window of an epoch is not full, its
-    gradient is the mean over its images; the authors divide by `accumulate` all the same.
+    As in the paper: AdamW, a validation after each epoch (or each `validate_every`), the weights of least validation
+    loss kept, an end after `patience` epochs without improvement. Where the length is given in optimizer steps, spans
+    of equally many take the place of epochs, see `Length`. Deviation: where the last window of an epoch is not full,
+    its gradient is the mean over its images; the authors divide by `accumulate` all the same.
 
     Where a share of the shots validates (`validation: inside_shots`), that is the first phase, on the other shots. The
     second starts from the same initial weights and trains on all shots, for as many optimizer steps as the first took

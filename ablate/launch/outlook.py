@@ -5,7 +5,7 @@ from __future__ import annotations
 from ablate.launch.backend import Backend, LaunchRequest
 from ablate.launch.estimate.estimation import estimate
 from ablate.launch.estimate.words import estimate_lines
-from ablate.schedule.policy import Costs
+from ablate.schedule.stages import Costs
 from ablate.space import plan_of
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -21,30 +21,6 @@ if TYPE_CHECKING:
         """A module of `NETWORKS[kind].code`."""
 
         NETWORK: type[Network]
-
-
-@overload
-def build_network(
-    network: NetworkSpec,
-    *,
-    num_outputs: int,
-    image_size: int,
-    seed: int,
-    head: Literal["noise"],
-    precision: Precision = "fp32",
-) -> Denoiser: ...
-
-
-@overload
-def build_network(
-    network: NetworkSpec,
-    *,
-    num_outputs: int,
-    image_size: int,
-    seed: int,
-    head: Head = "landmarks",
-    precision: Precision = "fp32",
-) -> Network: ...
 
 
 def build_network(

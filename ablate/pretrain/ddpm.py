@@ -190,6 +190,7 @@ def strips(
         head="noise",
         precision=pretraining.precision,
     )
+    assert isinstance(network, Denoiser)  # or it could not be built with the noise head
     network.load_initial(tensors)
     network.to(device).eval()
 

@@ -16,7 +16,8 @@ from ablate.running.events import Watcher
 from ablate.running.inspection import mre_text, stage_line
 from ablate.running.naming import Names
 from ablate.running.picture import Picture, Row
-from ablate.schedule.policy import Policy, Stage
+from ablate.schedule.policy import Policy
+from ablate.schedule.stages import Stage
 from ablate.stage.settings import StageResult
 from ablate.words import counted, duration
 

@@ -29,7 +29,8 @@ from ablate.running.spot import Notice
 from ablate.running.supervision import Stop, away_words, shown_in_store, signals, supervised
 from ablate.running.tuner import TunedNames, Tuner, Tuning, probes
 from ablate.schedule.costs import costs_for
-from ablate.schedule.policy import Costs, Policy
+from ablate.schedule.policy import Policy
+from ablate.schedule.stages import Costs
 from ablate.space import Grid, TrialSpec, plan_of
 from ablate.store import Store
 from ablate.store.addresses import is_remote

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ablate.schedule.policy import Stage
+from ablate.schedule.stages import Stage
 from ablate.stage.settings import StageResult
 
 

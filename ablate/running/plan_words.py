@@ -14,7 +14,7 @@ from ablate.words import counted
 
 if TYPE_CHECKING:
     from ablate.schedule.forecast import Forecast
-    from ablate.schedule.simulate import Machine
+    from ablate.schedule.machine import Machine
 
 _LISTED = 12
 

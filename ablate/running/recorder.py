@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
 from ablate.running.events import Watcher
-from ablate.schedule.policy import Stage
+from ablate.schedule.stages import Stage
 from ablate.space import TrialSpec
 from ablate.stage.settings import StageResult
 from ablate.store import TROUBLES, Store, StoreTrouble

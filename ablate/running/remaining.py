@@ -10,9 +10,11 @@ from typing import Any
 from ablate.running.events import Watcher
 from ablate.running.tuner import Tuner
 from ablate.schedule.costs import Ratios
-from ablate.schedule.policy import Costs, Policy, Stage
+from ablate.schedule.machine import Machine
+from ablate.schedule.policy import Policy
 from ablate.schedule.rounds import rehearse
-from ablate.schedule.simulate import Machine, simulate
+from ablate.schedule.simulate import simulate
+from ablate.schedule.stages import Costs, Stage
 from ablate.space import Pretraining, TrialSpec, plan_of
 from ablate.stage.settings import StageResult
 

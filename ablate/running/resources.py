@@ -16,8 +16,8 @@ from ablate.schedule.fitting import (
     shapes_of,
     sharing_lines,
 )
-from ablate.schedule.policy import WHOLE, StageKind
-from ablate.schedule.simulate import Machine
+from ablate.schedule.machine import Machine
+from ablate.schedule.stages import WHOLE, StageKind
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from typing import Any
 
 from ablate.running.events import Watcher
 from ablate.running.naming import Names
-from ablate.schedule.policy import Costs, Policy, Stage
+from ablate.schedule.policy import Policy
 from ablate.schedule.rounds import Rounds
+from ablate.schedule.stages import Costs, Stage
 from ablate.space import Settings, Study, TrialSpec, method_label, value_at
 from ablate.stage.settings import StageResult
 from ablate.store import Store, StoreTrouble

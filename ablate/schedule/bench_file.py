@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from ablate.errors import InputError
 from ablate.space import Pretraining, TrialSpec
 from ablate.space.spec import Positive, PositiveNumber, Spec, as_tuple
+from ablate.store.local_write import replacing
 from ablate.words import one_line
 
 FORMAT: Literal["ablate bench"] = "ablate bench"
@@ -34,6 +35,11 @@ class BenchDevice(Spec):
     cores: Positive  # CPU cores that this process may use
     threads: Positive  # CPU threads of every process that was measured, as `--cpus-per-stage` gives them
     busy_cores: float  # that other programs kept busy as the bench began
+
+    @property
+    def places(self) -> int:
+        """How many processes with their threads the cores hold."""
+        return max(1, self.cores // self.threads)
 
     @property
     def words(self) -> str:
@@ -199,6 +205,5 @@ def read_bench(path: Path | str) -> Bench:
 
 def write_bench(bench: Bench, path: Path) -> None:
     """Write a bench, whole or not at all."""
-    draft = path.with_name(f".{path.name}.part")
-    draft.write_text(bench.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    draft.replace(path)
+    with replacing(path) as file:
+        file.write(f"{bench.model_dump_json(indent=1)}\n".encode())

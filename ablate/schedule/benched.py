@@ -12,15 +12,15 @@ import functools
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 from ablate.errors import InputError
 from ablate.schedule.bench_file import Bench, BenchRow, FinetuneRow, PretrainRow, Shared, StepTimes
-from ablate.schedule.costs import NUM_IMAGES, step_work
+from ablate.schedule.costs import Amount, step_work
 from ablate.schedule.flops import forward_flops
-from ablate.schedule.policy import Costs
-from ablate.space import Length, Pretraining, TrialSpec, num_held_out
+from ablate.schedule.stages import Costs
+from ablate.space import Pretraining, TrialSpec, method_label
 
 NUM_LANDMARKS: Mapping[str, int] = {"chest": 6, "cephalo": 19, "hand": 37, "synthetic": 12}
 """Landmarks of the data sets that ship (paper, section 4); a user's data set counts as `cephalo`."""
@@ -37,6 +37,13 @@ Level: TypeAlias = tuple[object, ...]
 def num_landmarks(trial: TrialSpec) -> int:
     """Return the landmarks of a trial's data set."""
     return NUM_LANDMARKS.get(trial.dataset, NUM_LANDMARKS["cephalo"])
+
+
+def row_name(trial: TrialSpec, *, pretrains: bool) -> str:
+    """Return a row of a bench in words: `DDPM, unet 64 px bf16`, `fine-tuning, 19 landmarks, unet 64 px`."""
+    what = method_label(trial.method) if pretrains else f"fine-tuning, {num_landmarks(trial)} landmarks"
+    precision = "" if trial.precision == "fp32" else f" {trial.precision}"
+    return f"{what}, {trial.network.label} {trial.image_size} px{precision}"
 
 
 def pretrain_levels(pretraining: Pretraining) -> list[Level]:
@@ -140,14 +147,10 @@ def finetune_seconds(row: FinetuneRow, trial: TrialSpec, *, copying_s: float = 0
         trial: gives their numbers.
         copying_s: seconds to copy the weights: after every validation, as if each were the best so far.
     """
-    train, val, test = NUM_IMAGES.get(trial.dataset, NUM_IMAGES["cephalo"])
-    shots = train if trial.shots == "all" else trial.shots
-    held_out = num_held_out(trial, shots)
-    first = Length.of(trial.finetune, shots - held_out)
-    judged = {"full": val, "inside_shots": held_out, "none": 0}[trial.validation]
-    validation = judged * row.val_image_seconds + copying_s if judged else 0.0
-    seconds = first.num_validations * validation + (test + judged) * row.test_image_seconds
-    for length in [first, replace(first, num_images=shots)] if held_out else [first]:
+    amount = Amount.of(trial)
+    seconds = amount.validations * (amount.judged * row.val_image_seconds + copying_s)
+    seconds += (amount.test + amount.judged) * row.test_image_seconds
+    for length in amount.lengths:
         full, rest = divmod(length.num_images, length.window_size)
         window = full * window_seconds(row.steps, length.window_size) if full else 0.0
         seconds += length.total / length.num_windows * (window + (window_seconds(row.steps, rest) if rest else 0.0))

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 from ablate import tables
 from ablate.errors import InputError
 from ablate.schedule.flops import forward_flops
-from ablate.schedule.policy import Costs
+from ablate.schedule.stages import Costs
 from ablate.space import DinoSpec, Length, Pretraining, StepSeconds, TrialSpec, num_held_out
 from ablate.store import Store
 
@@ -104,6 +104,26 @@ def step_work(pretraining: Pretraining) -> Work:
     return Work(flops * fields.batch_size * fields.accumulate, views * fields.accumulate)
 
 
+class Amount(NamedTuple):
+    """What a fine-tuning does, if nothing ends it early, on data sets as `NUM_IMAGES` has them."""
+
+    lengths: tuple[Length, ...]  # of its phases: a second one where a share of the shots validates
+    validations: int
+    judged: int  # images of one validation
+    test: int  # images
+
+    @classmethod
+    def of(cls, trial: TrialSpec) -> Amount:
+        """Return what the fine-tuning and the evaluation of a trial are."""
+        train, val, test = NUM_IMAGES.get(trial.dataset, NUM_IMAGES["cephalo"])
+        shots = train if trial.shots == "all" else trial.shots
+        held_out = num_held_out(trial, shots)
+        first = Length.of(trial.finetune, shots - held_out)
+        judged = {"full": val, "inside_shots": held_out, "none": 0}[trial.validation]
+        lengths = (first, replace(first, num_images=shots)) if held_out else (first,)
+        return cls(lengths, first.num_validations if judged else 0, judged, test)
+
+
 def default_costs(*, gpus_pretrain: float = 1.0, gpus_finetune: float = 0.25) -> Costs:
     """Return costs for stages of which nothing was measured.
 
@@ -120,18 +140,14 @@ def default_costs(*, gpus_pretrain: float = 1.0, gpus_finetune: float = 0.25) ->
         return work_seconds(step_work(pretraining), pretraining.network.kind, gpus_pretrain)
 
     def finetune(trial: TrialSpec) -> float:
-        images, val, test = NUM_IMAGES.get(trial.dataset, NUM_IMAGES["cephalo"])
-        shots = images if trial.shots == "all" else trial.shots
-        held_out = num_held_out(trial, shots)
-        first = Length.of(trial.finetune, shots - held_out)
-        validated = first.num_validations * {"full": val, "inside_shots": held_out, "none": 0}[trial.validation]
+        amount = Amount.of(trial)
         trained, passes = 0.0, 0.0
-        for length in [first, replace(first, num_images=shots)] if held_out else [first]:
+        for length in amount.lengths:
             epochs = length.total / length.num_windows
             trained += epochs * length.num_images
             passes += epochs * math.ceil(length.num_images / trial.finetune.batch_size)
         _, whole = forward_flops(trial.network, trial.image_size)
-        flops = whole * (TRAIN * trained + INFER * (validated + test))
+        flops = whole * (TRAIN * trained + INFER * (amount.validations * amount.judged + amount.test))
         return STAGE_SECONDS + work_seconds(Work(flops, passes), trial.network.kind, gpus_finetune)
 
     return Costs(pretrain_step, finetune)

@@ -7,9 +7,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ablate.schedule.policy import Costs, Stage
+from ablate.schedule.machine import UNIT, Machine
 from ablate.schedule.rounds import rehearsal
-from ablate.schedule.simulate import UNIT, Machine, Schedule, simulate
+from ablate.schedule.simulate import Schedule, simulate
+from ablate.schedule.stages import Costs, Stage
 from ablate.space import Plan
 
 SEARCH_NODES = 20_000

@@ -23,7 +23,8 @@ from ablate.schedule.costs import Ratios
 from ablate.schedule.jobs import Job, Running
 from ablate.schedule.machine import Machine, Place, Pool
 from ablate.schedule.orders import best_order
-from ablate.schedule.policy import Costs, Policy, Stage
+from ablate.schedule.policy import Policy
+from ablate.schedule.stages import Costs, Stage
 from ablate.space import Pretraining, TrialSpec
 
 DRIFT = 0.05

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ablate.errors import InputError
 from ablate.schedule.fitting import Node, Request, Shape, refuse_unfit
-from ablate.schedule.policy import WHOLE, Stage
+from ablate.schedule.stages import WHOLE, Stage
 
 UNIT = 10_000
 """A GPU, in the smallest share that Ray gives out."""

@@ -15,10 +15,8 @@ import heapq
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from ablate.schedule.stages import WHOLE, Chooser, Costs, Snapshot, Stage, StageKind, TuneStage
+from ablate.schedule.stages import WHOLE, Chooser, Costs, Snapshot, Stage, TuneStage
 from ablate.space import Plan, Pretraining, TrialSpec, plan_of
-
-__all__ = ["WHOLE", "Chooser", "Costs", "Policy", "Snapshot", "Stage", "StageKind", "TuneStage"]
 
 
 @dataclass

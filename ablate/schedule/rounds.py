@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from ablate.schedule.policy import Costs, Policy, Stage, TuneStage
+from ablate.schedule.policy import Policy
+from ablate.schedule.stages import Costs, Stage, TuneStage
 from ablate.space import Plan, Settings, Study, plan_of
 from ablate.tuning import Ask, Configuration, Course, Over, Result, Run, Segment, final_trials
 from ablate.tuning.course import ResultKey

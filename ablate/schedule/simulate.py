@@ -16,9 +16,8 @@ from dataclasses import dataclass
 
 from ablate.schedule.lookahead import Lookahead
 from ablate.schedule.machine import UNIT, Machine, Place, Pool
-from ablate.schedule.policy import Policy, Stage
-
-__all__ = ["UNIT", "Machine", "Place", "Pool", "Schedule", "Span", "simulate"]
+from ablate.schedule.policy import Policy
+from ablate.schedule.stages import Stage
 
 
 @dataclass(frozen=True)

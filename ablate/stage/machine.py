@@ -15,6 +15,9 @@ import torch
 from ablate.stage.settings import Settings
 from ablate.training import ONE_GROUP, Gpu, PassSize
 
+CUBLAS_WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+"""What the environment must say when cuBLAS is first used, for its products to be deterministic."""
+
 CPU_INFO = Path("/proc/cpuinfo")
 """Where Linux tells the instructions that a CPU has."""
 
@@ -87,10 +90,14 @@ def deterministic(device: torch.device, *, wanted: bool) -> Iterator[None]:
 
     An operation that has no such algorithm is computed all the same, and torch warns of it.
     """
-    if device.type != "cuda" or not wanted:
+    with deterministic_mode() if device.type == "cuda" and wanted else contextlib.nullcontext():
         yield
-        return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS when it is first used
+
+
+@contextlib.contextmanager
+def deterministic_mode() -> Iterator[None]:
+    """Let torch choose deterministic algorithms on any device, and warn where there is none."""
+    os.environ.setdefault(*CUBLAS_WORKSPACE)
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:

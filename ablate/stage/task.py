@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from ablate.datasets import Dataset, load_dataset
 from ablate.errors import InputError
-from ablate.schedule.policy import Stage, StageKind
+from ablate.schedule.stages import Stage, StageKind
 from ablate.space import Pretraining, TrialSpec
 from ablate.stage.settings import Settings
 from ablate.store import Store

@@ -21,7 +21,7 @@ from ablate.finetune import finetune
 from ablate.network.building import count_parameters
 from ablate.network.evaluation import evaluate, inference_batch_size
 from ablate.pretrain import run_pretraining
-from ablate.schedule.policy import Stage
+from ablate.schedule.stages import Stage
 from ablate.space import Pretraining, TrialSpec
 from ablate.stage.attempt import Attempt, cause_of
 from ablate.stage.checkpoints import SnapshotMissing, load_state, saving

@@ -151,9 +151,7 @@ class _Normalisation:
         if not self._seen:
             return
         layer = self.layer
-        means_NC, variances_NC = torch.stack(self._seen, 2).flatten(
-            1, 2
-        )  # N = G * calls, the calls of a group together
+        means_NC, variances_NC = torch.stack(self._seen, 2).flatten(1, 2)  # N = G * calls, those of a group together
         num_seen = len(means_NC)
         for running_C, seen_NC in ((layer.running_mean, means_NC), (layer.running_var, variances_NC)):
             if layer.momentum is None:  # the average over all batches so far

@@ -135,9 +135,7 @@ class Passes:
         need = _needs.get((card.name, self._key)) or self._measured(card, backward)
         _needs[card.name, self._key] = need
         weights = [weight for group in self._optimizer.param_groups for weight in group["params"]]
-        later = 3 * sum(
-            weight.numel() * weight.element_size() for weight in weights
-        )  # AdamW's two, and the best so far
+        later = 3 * sum(weight.numel() * weight.element_size() for weight in weights)  # AdamW's two, and the best
         room_bytes = USABLE * card.limit_bytes - card.held_bytes() - later
         groups = fitting_groups(need, room_bytes=room_bytes, most=num_groups)
         one, two = (None if size is None else f"{size / 1e9:.2f} GB" for size in (need.one_bytes, need.two_bytes))

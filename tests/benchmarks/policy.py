@@ -19,8 +19,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from schedule_oracle import lower_bound, optimum, random_case, works_of
 
 from ablate.schedule.costs import default_costs
+from ablate.schedule.machine import Machine
 from ablate.schedule.policy import Policy
-from ablate.schedule.simulate import Machine, simulate
+from ablate.schedule.simulate import simulate
 from ablate.space import Source, load_grid, plan_of
 
 SEARCH_SPACE = """

@@ -21,8 +21,10 @@ from typing import TypeAlias
 
 from ablate.launch.backend import MachineType
 from ablate.schedule.fitting import Request, Shape
-from ablate.schedule.policy import WHOLE, Policy, Stage, StageKind
-from ablate.schedule.simulate import UNIT, Place, Pool, Span
+from ablate.schedule.machine import UNIT, Place, Pool
+from ablate.schedule.policy import Policy
+from ablate.schedule.simulate import Span
+from ablate.schedule.stages import WHOLE, Stage, StageKind
 
 LOOK_S = 5.0
 """An autoscaler looks at its cluster this often (Ray's AUTOSCALER_UPDATE_INTERVAL_S)."""

@@ -28,8 +28,8 @@ from ablate.launch.estimate.clock import Course, Lifetime, Terms, forever, play
 from ablate.launch.estimate.notes import fleet_notes, slow_notes
 from ablate.schedule.costs import default_costs
 from ablate.schedule.fitting import NodeType, Request, Shape, decide_gpus
-from ablate.schedule.policy import Costs
 from ablate.schedule.rounds import rehearsal
+from ablate.schedule.stages import Costs
 from ablate.space import Plan
 
 INTERRUPTIONS_PER_HOUR = 0.05

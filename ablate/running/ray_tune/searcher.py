@@ -14,7 +14,8 @@ from ablate.running.ray_tune.demand import Nodes, Offered, verdict
 from ablate.schedule.fitting import Request
 from ablate.schedule.lookahead import Lookahead
 from ablate.schedule.machine import Machine
-from ablate.schedule.policy import Policy, Stage
+from ablate.schedule.policy import Policy
+from ablate.schedule.stages import Stage
 from ablate.stage.settings import Outcome, StageResult
 from ablate.stage.task import config_of
 

@@ -24,7 +24,8 @@ from ablate.running.ray_tune.trackers import TRACKERS
 from ablate.running.ray_tune.worker import Job, Perform, perform_config, stage_trainable
 from ablate.running.resources import Resources
 from ablate.schedule.fitting import Growable
-from ablate.schedule.policy import Policy, Stage
+from ablate.schedule.policy import Policy
+from ablate.schedule.stages import Stage
 
 IDLE_S = 5.0
 """A worker that has had nothing to do for so long is ended: until then it is there for the next stage at once."""
