@@ -46,7 +46,10 @@ INSIDE = {
         ("equal", "tune"),
         ("grid", "words"),
     ),
-    "training": (("execution", "groups", "memory", "randomness", "state"), ("passes", "progress")),
+    "training": (
+        ("execution", "graphs", "groups", "memory", "randomness", "state"),
+        ("compiling", "passes", "progress"),
+    ),
     "stats": (
         ("coverage", "samples"),
         ("budgets", "ranks", "resamples", "selection"),

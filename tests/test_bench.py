@@ -13,9 +13,9 @@ import yaml
 from tiny import tiny_fields, tiny_trial
 
 from ablate.bench import ceilings, loops, parts, worker
-from ablate.bench.device import Device
+from ablate.bench.device import WARM_UP, Device
 from ablate.bench.images import noise
-from ablate.bench.loops import LEAST, WARM_UP, Clock
+from ablate.bench.loops import LEAST, Clock
 from ablate.bench.measuring import Budget, Part, processes_of, run_bench
 from ablate.bench.rows import leading, rows_of
 from ablate.bench.words import bench_lines
@@ -23,6 +23,7 @@ from ablate.bench.worker import Crew, Failed, Lost
 from ablate.schedule.bench_file import read_bench, write_bench
 from ablate.schedule.flops import forward_flops
 from ablate.space import Grid, find_grid, load_grid
+from ablate.stage.settings import Settings
 from ablate.training import Interrupted, Progress
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,7 +36,7 @@ GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA dev
 class TickingDevice:
     """A device whose clock goes on by what a step is said to take."""
 
-    is_gpu = False
+    is_gpu, warm_up = False, WARM_UP
 
     def __init__(self, steps):
         self.moments = [sum(steps[: number + 1]) for number in range(len(steps))]
@@ -197,7 +198,7 @@ class NearCrew(Crew):
         return 1.5
 
     def do(self, name, arguments, *, limit_s, processes=1):
-        return [worker.TASKS[name](Device("cpu"), 1, lambda: None, **arguments)] * processes
+        return [worker.TASKS[name](Device(Settings(device="cpu")), lambda: None, **arguments)] * processes
 
 
 @pytest.fixture
@@ -213,7 +214,7 @@ def near(monkeypatch):
 
 def bench_of(*trials, minutes=5.0):
     grid = Grid("tiny", "", trials, {})
-    return run_bench(grid, minutes=minutes, device="cpu", threads=1, say=lambda text: None)
+    return run_bench(grid, minutes=minutes, settings=Settings(device="cpu"), say=lambda text: None)
 
 
 def test_a_bench_measures_every_part_of_every_row(near, tmp_path):
@@ -257,7 +258,7 @@ def test_no_time_measures_nothing_and_says_so(near):
 
 
 def test_an_epoch_is_its_parts_and_what_they_leave_to_the_host():
-    epoch = parts.time_epoch(tiny_trial(), Device("cpu"), 0.05)
+    epoch = parts.time_epoch(tiny_trial(), Device(Settings(device="cpu")), 0.05)
     assert (epoch.shots, epoch.val_images) == (5, 20)
     named = epoch.training + epoch.validation + epoch.copying
     assert epoch.host == pytest.approx(max(0.0, epoch.seconds - named))
@@ -281,7 +282,7 @@ def test_a_resumed_stage_that_ends_otherwise_is_found_out(error, equal):
 
 def test_processes_measure_side_by_side_and_tell_why_they_cannot():
     task = {"trial": tiny_trial(shots=4), "images": 4, "seconds": 0.1, "profile": False}
-    with Crew("cpu", 1) as crew:
+    with Crew(Settings(device="cpu")) as crew:
         assert crew.start(2) > 0
         answers = crew.do("steps", task, limit_s=120, processes=2)
         assert [count >= LEAST for count, *_ in answers] == [True, True]
@@ -325,7 +326,7 @@ def test_the_script_for_gpus_makes_one_file_without_a_gpu_and_without_ray(tmp_pa
     environment = {**without_ray, "PYTHON": sys.executable, "MINUTES": "4", "DEVICE": "cpu"}
     done = subprocess.run([script, out], env=environment, capture_output=True, text=True, check=False)
     steps = json.loads(out.read_text())["steps"]
-    assert list(steps) == ["machine", "paper", "paper-bf16", "matched", "cephalo-cpu", "tests"]
+    assert list(steps) == ["machine", "paper", "paper-bf16", "paper-launched", "matched", "cephalo-cpu", "tests"]
     assert {name: step["exit_code"] for name, step in steps.items()} == dict.fromkeys(steps, 0), done.stderr
     assert steps["cephalo-cpu"]["bench"]["format"] == "ablate bench"
     assert done.returncode == 0
@@ -345,7 +346,7 @@ def test_the_command_refuses_before_it_measures(ablate, tmp_path):
 @pytest.mark.gpu
 @GPU
 def test_marks_of_a_gpu_lie_behind_the_work_before_them():
-    device = Device("cuda")
+    device = Device(Settings(device="cuda"))
     one = torch.rand(4096, 4096, device="cuda")
     torch.mm(one, one)
     marks = [device.mark()]
@@ -361,13 +362,13 @@ def test_marks_of_a_gpu_lie_behind_the_work_before_them():
 @GPU
 @pytest.mark.parametrize("name", ["fp32", "tf32", "bf16", "copy"])
 def test_a_gpu_has_its_ceilings(name):
-    assert ceilings.measure(name, Device("cuda"), 0.2).value > 1e9
+    assert ceilings.measure(name, Device(Settings(device="cuda")), 0.2).value > 1e9
 
 
 @pytest.mark.gpu
 @GPU
 def test_a_step_on_a_gpu_is_kernels_waiting_and_the_host():
-    device = Device("cuda")
+    device = Device(Settings(device="cuda"))
     clock = Clock(device, 0.2, profile=True)
     device.reset_peak()
     loops.time_pretraining(tiny_trial("ddpm").pretraining, clock)
@@ -381,7 +382,7 @@ def test_a_step_on_a_gpu_is_kernels_waiting_and_the_host():
 @GPU
 @pytest.mark.parametrize("method", ["ddpm", "mocov3"])
 def test_a_resumed_stage_equals_a_straight_one_in_deterministic_mode_on_a_gpu(method):
-    with Crew("cuda", 1) as crew:
+    with Crew(Settings(device="cuda")) as crew:
         task = {"trial": tiny_trial(method), "images": None, "seconds": 0.5}
         (found,) = crew.do("compare", task, limit_s=300)
         assert found.equal_deterministic
@@ -391,6 +392,6 @@ def test_a_resumed_stage_equals_a_straight_one_in_deterministic_mode_on_a_gpu(me
 @GPU
 def test_a_bench_measures_everything_on_a_gpu():
     grid = Grid("tiny", "", (tiny_trial("ddpm", shots=4),), {})
-    found = run_bench(grid, minutes=2.0, device="cuda", threads=1, say=lambda text: None)
+    found = run_bench(grid, minutes=2.0, settings=Settings(device="cuda"), say=lambda text: None)
     assert found.device.kind == "cuda"
     assert found.left_out == ()

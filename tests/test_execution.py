@@ -1,7 +1,6 @@
 """How steps are executed: what a GPU does to keep the host from waiting, on the CPU where it can do the same."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -181,38 +180,28 @@ def test_a_late_pre_training_that_diverges_is_refused_and_publishes_nothing(monk
 # --- the machine --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("flags\t\t: fpu avx512f avx512_bf16\n", True),
-        ("flags\t\t: fpu amx_bf16\n", True),
-        ("Features\t: fp asimd bf16\n", True),
-        ("model name\t: bf16\nflags\t\t: fpu avx512f\n", False),
-        ("processor\t: 0\n", None),
-        (None, None),
-    ],
-)
-def test_instructions_for_bfloat16_are_known_from_the_flags_of_the_cpu(
-    text: str | None, expected: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_speed_of_bfloat16_is_measured_and_draws_no_random_numbers() -> None:
+    machine.bf16_speed.cache_clear()
+    before = torch.random.get_rng_state()
+    speed = machine.bf16_speed(CPU)
+    assert 0.01 < speed < 100
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert machine.bf16_speed(CPU) == speed  # once in a process
+
+
+@pytest.mark.parametrize(("speed", "told"), [(0.5, "2.0 times as long"), (1.0, None), (1.6, None)])
+def test_a_run_is_told_where_bfloat16_is_slower(
+    speed: float, told: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "cpuinfo"
-    if text is not None:
-        path.write_text(text)
-    monkeypatch.setattr(machine, "CPU_INFO", path)
-    assert machine.has_bf16(CPU) is expected
-
-
-def test_a_run_is_warned_of_a_cpu_without_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "cpuinfo"
-    path.write_text("flags\t\t: fpu avx512f\n")
-    monkeypatch.setattr(machine, "CPU_INFO", path)
-    told: list[str] = []
-    check_trials([tiny_trial(precision="bf16")], None, told.append)
-    (warning,) = [line for line in told if "bfloat16" in line]
-    assert "precision=fp32" in warning
-    told.clear()
-    check_trials([tiny_trial()], None, told.append)
-    assert not told
+    monkeypatch.setattr(machine, "bf16_speed", lambda device: speed)
+    warnings: list[str] = []
+    check_trials([tiny_trial(precision="bf16")], None, warnings.append)
+    slow = [line for line in warnings if "bf16" in line]
+    assert len(slow) == (told is not None)
+    assert all(str(told) in line and "precision=fp32" in line for line in slow)
+    warnings.clear()
+    check_trials([tiny_trial()], None, warnings.append)
+    assert not warnings
 
 
 def test_a_gpu_computes_deterministically_for_the_time_of_a_stage() -> None:

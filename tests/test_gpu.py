@@ -15,7 +15,19 @@ from ablate.finetune.validation import Images
 from ablate.pretrain.loop import backward
 from ablate.pretrain.methods import build_method
 from ablate.stage.machine import deterministic
-from ablate.training import Interrupted, Losses, adamw, global_seed, placed, seeded, silent, unpack
+from ablate.training import (
+    CudaRecording,
+    Interrupted,
+    Losses,
+    PassSize,
+    adamw,
+    compiling,
+    global_seed,
+    placed,
+    seeded,
+    silent,
+    unpack,
+)
 
 pytestmark = [
     pytest.mark.gpu,
@@ -94,3 +106,48 @@ def test_a_fine_tuning_goes_on_bit_for_bit_on_a_card(fields: dict[str, Any]) -> 
         whole = run(None, checkpoint)
         for files in checkpoint.saved.values():
             assert_equal_outcomes(run(unpack(files), Always()), whole)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"precision": "bf16"},
+        {"validation": "inside_shots", "validation_share": 0.4},
+        {"network": {"kind": "encoder", "encoder": "densenet121"}},
+    ],
+)
+def test_a_fine_tuning_of_recorded_passes_ends_as_one_of_passes_as_they_are(fields: dict[str, Any]) -> None:
+    spec, data = spec_of(**fields), dataset(16)
+
+    def run(recordings: Any, state: Any = None, checkpoint: Any = None) -> Any:
+        return finetune(
+            spec,
+            network_of(spec),
+            data,
+            device=GPU,
+            state=state,
+            checkpoint=checkpoint or Always(),
+            report=silent,
+            passes=PassSize(recordings=recordings),
+        )
+
+    with deterministic(GPU, wanted=True):
+        plain = run(None)
+        assert_equal_outcomes(run(CudaRecording.maker(GPU), checkpoint=(states := Always())), plain)
+        middle = sorted(states.saved)[len(states.saved) // 2]
+        assert_equal_outcomes(run(CudaRecording.maker(GPU), unpack(states.saved[middle])), plain)
+
+
+@pytest.mark.slow
+def test_a_compiled_pre_training_goes_on_bit_for_bit_on_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "pays", lambda remaining, seconds: True)
+    size, pretraining = PassSize(compile_after=1), make("ddpm", "unet")
+    with deterministic(GPU, wanted=True):
+        whole, first, second = Recorder(save_at=(2,)), Recorder(stop_at=2), Recorder()
+        pretrain(pretraining, whole, snapshots=[3], device=GPU, passes=size)
+        with pytest.raises(Interrupted):
+            pretrain(pretraining, first, device=GPU, passes=size)
+        pretrain(pretraining, second, snapshots=[3], state=unpack(first.states[2]), device=GPU)
+    for name, tensor in whole.snapshots[3].items():
+        assert torch.equal(second.snapshots[3][name], tensor), name

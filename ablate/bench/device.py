@@ -7,8 +7,8 @@ import os
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch._C._autograd import DeviceType
@@ -23,9 +23,10 @@ from ablate.stage.machine import (
     reset_peak_memory,
 )
 from ablate.stage.settings import Settings
-from ablate.training import PassSize
+from ablate.training import PassSize, graphs
 
-Kind = Literal["auto", "cpu", "cuda"]
+WARM_UP = 2
+"""Steps before the clock starts: the first builds kernels and asks for memory."""
 
 _SYNCHRONISING = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
 """Calls of CUDA's runtime in which the host waits for the GPU, by their names in a profile."""
@@ -47,13 +48,23 @@ class Device:
     taking it does not wait for that work.
     """
 
-    def __init__(self, kind: Kind) -> None:
-        self.torch = choose_device(Settings(device=kind))
+    def __init__(self, settings: Settings) -> None:
+        self.torch = choose_device(settings)
         self.is_gpu = self.torch.type == "cuda"
+        self.settings = replace(settings, device="cuda" if self.is_gpu else "cpu")
+
+    @property
+    def warm_up(self) -> int:
+        """Optimizer steps before steps are as all that follow."""
+        return WARM_UP + (graphs.WARM_UP if self.is_gpu and self.settings.cuda_graphs else 0)
 
     def passes(self, share: float = 1.0) -> PassSize:
-        """Return how forward passes are sized in a stage with this share of a GPU, to which the process is now held."""
-        return pass_size(self.torch, Settings(gpus=share))
+        """Return how forward passes are made in a stage with this share of a GPU, to which the process is now held.
+
+        What a run compiles where that pays is compiled after the first step.
+        """
+        found = pass_size(self.torch, replace(self.settings, gpus=share))
+        return found if found.compile_after is None else replace(found, compile_after=1)
 
     def mark(self) -> Any:
         """Return this moment, for `seconds`."""

@@ -18,9 +18,6 @@ from ablate.schedule.benched import num_landmarks
 from ablate.space import Pretraining, ScratchSpec, TrialSpec
 from ablate.training import Interrupted, Progress, State
 
-WARM_UP = 2
-"""Steps before the clock starts: the first builds kernels and asks for memory."""
-
 LEAST = 2
 """Steps that are counted at least."""
 
@@ -78,9 +75,9 @@ class Clock:
         self._done += 1
         if self._profiler is not None:
             return self._watch(self._profiler)
-        if self._done < WARM_UP:
+        if self._done < self.device.warm_up:
             return False
-        if self._done == WARM_UP:
+        if self._done == self.device.warm_up:
             self.device.synchronize()
             self.ready()
             self._start_s = time.monotonic()

@@ -14,12 +14,13 @@ import torch
 
 from ablate import __version__
 from ablate.bench import ceilings
-from ablate.bench.device import Device, Kind, num_cores
+from ablate.bench.device import Device, num_cores
 from ablate.bench.rows import Row, leading, rows_of
 from ablate.bench.worker import Crew, Failed
 from ablate.revision import git_revision
 from ablate.schedule.bench_file import Bench, Ceiling, LeftOut, Shared, StepTimes
 from ablate.space import Grid
+from ablate.stage.settings import Settings
 
 Say = Callable[[str], None]
 
@@ -86,21 +87,19 @@ class Budget:
         return out
 
 
-def run_bench(grid: Grid, *, minutes: float, device: Kind, threads: int, say: Say, deterministic: bool = True) -> Bench:
+def run_bench(grid: Grid, *, minutes: float, settings: Settings, say: Say) -> Bench:
     """Measure a search space's rows on this machine.
 
     Args:
         grid: whose methods and networks are measured, on images of noise.
         minutes: for all of it; a part that is under way when they end is finished.
-        device: what computes.
-        threads: CPU threads of each process.
+        settings: of the stages that are measured.
         say: is told what is measured next.
-        deterministic: whether a GPU computes as runs do by default.
     """
     begin_s, busy = time.monotonic(), os.getloadavg()[0]
-    budget, found = Budget(60 * minutes), Device(device)
-    rows, places = rows_of(grid.trials), max(1, num_cores() // threads)
-    with Crew(found.torch.type, threads, deterministic=deterministic) as crew:
+    budget, found = Budget(60 * minutes), Device(settings)
+    rows, places = rows_of(grid.trials), max(1, num_cores() // settings.threads)
+    with Crew(found.settings) as crew:
         at_once = 1 if found.is_gpu else places
         say(f"the start of {at_once} processes" if at_once > 1 else "the start of a process")
         process_s = crew.start(at_once)
@@ -113,8 +112,10 @@ def run_bench(grid: Grid, *, minutes: float, device: Kind, threads: int, say: Sa
         ablate_version=__version__,
         torch_version=str(torch.__version__),
         git_revision=git_revision(),
-        device=found.describe(threads, busy),
-        deterministic=deterministic,
+        device=found.describe(settings.threads, busy),
+        deterministic=settings.deterministic,
+        cuda_graphs=settings.cuda_graphs,
+        compiled=settings.compiled,
         process_seconds=process_s,
         ceilings=tuple(measuring.ceilings),
         pretrain=tuple(row.as_pretrained() for row in rows if row.is_measured and row.pretraining is not None),

@@ -8,7 +8,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,7 +28,6 @@ from ablate.schedule.costs import NUM_IMAGES
 from ablate.schedule.stages import Stage
 from ablate.space import Pretraining, TrialSpec
 from ablate.stage.machine import deterministic_mode
-from ablate.stage.settings import Settings
 from ablate.stage.task import Task
 from ablate.stage.trial import perform
 from ablate.store import Store
@@ -148,22 +147,22 @@ def _epoch_seconds(spec: TrialSpec, data: Dataset, device: Device, windows: int,
 # --- what a stage does besides ------------------------------------------------------------------------
 
 
-def rest_of_pretraining(trial: TrialSpec, device: Device, threads: int, step_s: float) -> float:
+def rest_of_pretraining(trial: TrialSpec, device: Device, step_s: float) -> float:
     """Return the seconds of a stage of pre-training besides its steps: data, network, snapshot, tables, pictures."""
     own = trial.pretrain.model_dump() | {"images": "train"}  # noise has nothing else
     pretraining = TrialSpec.model_validate(trial.model_dump() | {"fold": None, "pretrain": own}).pretraining
     assert pretraining is not None
     steps = 2
     with _run_folder() as store:
-        row = _attempt(Stage("pretrain", pretraining.key), pretraining, trial, device, threads, store, (steps,))
+        row = _attempt(Stage("pretrain", pretraining.key), pretraining, trial, device, store, (steps,))
     return max(0.0, float(str(row["seconds"])) - steps * step_s)
 
 
-def rest_of_finetuning(trial: TrialSpec, images: int, device: Device, threads: int) -> float:
+def rest_of_finetuning(trial: TrialSpec, images: int, device: Device) -> float:
     """Return the seconds of a stage of fine-tuning on so many images besides training, validation and evaluation."""
     spec = plain_trial(trial, shots=images, steps=1, validation="none")
     with _run_folder() as store:
-        row = _attempt(Stage("finetune", spec.trial_id), spec, trial, device, threads, store)
+        row = _attempt(Stage("finetune", spec.trial_id), spec, trial, device, store)
         (own,) = tables.read_part(store, "trials", spec.trial_id)
     return max(0.0, float(str(row["seconds"])) - sum(float(str(own[f"{n}_seconds"])) for n in ("finetune", "evaluate")))
 
@@ -179,19 +178,13 @@ def _attempt(
     spec: Pretraining | TrialSpec,
     trial: TrialSpec,
     device: Device,
-    threads: int,
     store: Store,
     snapshots: tuple[int, ...] = (),
 ) -> Mapping[str, object]:
     """Perform a stage on noise in a store; return its row of `stages`."""
     data = noise(trial, train=IMAGES, val=4, test=4)
     same = torch.are_deterministic_algorithms_enabled()
-    settings = Settings(
-        threads=threads,
-        device="cuda" if device.is_gpu else "cpu",
-        gpus=float(device.is_gpu),
-        deterministic=same,
-    )
+    settings = replace(device.settings, gpus=float(device.is_gpu), deterministic=same)
     result = perform(Task(stage, spec, store, lambda name, size, fold=None: data, silent, settings, snapshots))
     if result.outcome != "finished":
         raise RuntimeError(f"a stage of the bench {result.outcome}: {result.error}")

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from ablate.bench.loops import LEAST, PROFILED, WARM_UP
+from ablate.bench.device import WARM_UP
+from ablate.bench.loops import LEAST, PROFILED
 from ablate.bench.parts import EPOCH_SHOTS, RESUMED_STEPS
 from ablate.network.evaluation import inference_batch_size
 from ablate.schedule.bench_file import Epoch, FinetuneRow, PretrainRow, Resumed, Shared, StepTimes

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
+from ablate.stage.settings import Settings
 from ablate.words import one_line
 
 ENVIRONMENT = {
@@ -43,7 +44,7 @@ class Lost(Failed):
 Ready = Callable[[], None]
 
 
-def _ceiling(device: Any, threads: int, ready: Ready, *, name: Any, seconds: float) -> Any:
+def _ceiling(device: Any, ready: Ready, *, name: Any, seconds: float) -> Any:
     from ablate.bench import ceilings
 
     return ceilings.measure(name, device, seconds)
@@ -51,7 +52,6 @@ def _ceiling(device: Any, threads: int, ready: Ready, *, name: Any, seconds: flo
 
 def _steps(
     device: Any,
-    threads: int,
     ready: Ready,
     *,
     trial: Any,
@@ -72,27 +72,27 @@ def _steps(
     return clock.count, clock.each, device.peak_bytes(), clock.activity
 
 
-def _images(device: Any, threads: int, ready: Ready, *, trial: Any, seconds: float) -> Any:
+def _images(device: Any, ready: Ready, *, trial: Any, seconds: float) -> Any:
     from ablate.bench import parts
 
     return parts.time_images(trial, device, seconds)
 
 
-def _epoch(device: Any, threads: int, ready: Ready, *, trial: Any, seconds: float) -> Any:
+def _epoch(device: Any, ready: Ready, *, trial: Any, seconds: float) -> Any:
     from ablate.bench import parts
 
     return parts.time_epoch(trial, device, seconds)
 
 
-def _rest(device: Any, threads: int, ready: Ready, *, trial: Any, images: int | None, step_s: float) -> Any:
+def _rest(device: Any, ready: Ready, *, trial: Any, images: int | None, step_s: float) -> Any:
     from ablate.bench import parts
 
     if images is not None:
-        return parts.rest_of_finetuning(trial, images, device, threads)
-    return parts.rest_of_pretraining(trial, device, threads, step_s)
+        return parts.rest_of_finetuning(trial, images, device)
+    return parts.rest_of_pretraining(trial, device, step_s)
 
 
-def _compare(device: Any, threads: int, ready: Ready, *, trial: Any, images: int | None, seconds: float) -> Any:
+def _compare(device: Any, ready: Ready, *, trial: Any, images: int | None, seconds: float) -> Any:
     from ablate.bench import parts
 
     if images is None:
@@ -111,7 +111,7 @@ TASKS: Mapping[str, Callable[..., Any]] = {
 """What a process can be asked to measure."""
 
 
-def serve(line: Connection, kind: Any, threads: int, is_deterministic: bool) -> None:
+def serve(line: Connection, settings: Settings) -> None:
     """Do the tasks that come over `line` until it is closed; all but `compare`, which does both, as a run does them."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -123,8 +123,8 @@ def serve(line: Connection, kind: Any, threads: int, is_deterministic: bool) -> 
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the business of who started it
     os.nice(int(os.environ.get(NICENESS[0], NICENESS[1])))
-    torch.set_num_threads(threads)
-    device = Device(kind)
+    torch.set_num_threads(settings.threads)
+    device = Device(settings)
     if device.is_gpu:
         torch.zeros(1, device=device.torch)  # the context of the GPU is a part of the start
     line.send(("started", None))
@@ -139,8 +139,8 @@ def serve(line: Connection, kind: Any, threads: int, is_deterministic: bool) -> 
         except EOFError:
             return
         try:
-            with deterministic(device.torch, wanted=is_deterministic and name != "compare"):
-                answer = ("done", TASKS[name](device, threads, ready, **arguments))
+            with deterministic(device.torch, wanted=settings.deterministic and name != "compare"):
+                answer = ("done", TASKS[name](device, ready, **arguments))
         except Exception as error:
             traceback.clear_frames(error.__traceback__)  # they hold memory of the device
             answer = ("failed", f"{type(error).__name__}: {one_line(error, 200)}")
@@ -154,10 +154,10 @@ def serve(line: Connection, kind: Any, threads: int, is_deterministic: bool) -> 
 class Process:
     """One process that measures; a task that takes too long ends it."""
 
-    def __init__(self, kind: str, threads: int, deterministic: bool) -> None:
+    def __init__(self, settings: Settings) -> None:
         context = multiprocessing.get_context("spawn")
         self._line, other = context.Pipe()
-        self._process = context.Process(target=serve, args=(other, kind, threads, deterministic), daemon=True)
+        self._process = context.Process(target=serve, args=(other, settings), daemon=True)
         self._process.start()
         other.close()
 
@@ -203,13 +203,11 @@ class Crew:
     """The processes of a bench; those that are lost, or were never needed yet, are started when they are.
 
     Args:
-        kind: of the device.
-        threads: CPU threads of each process.
-        deterministic: whether a GPU computes as runs do by default.
+        settings: of the stages that are measured.
     """
 
-    def __init__(self, kind: str, threads: int, *, deterministic: bool = True) -> None:
-        self._kind, self._threads, self._deterministic = kind, threads, deterministic
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._members: list[Process] = []
 
     def __enter__(self) -> Crew:
@@ -223,7 +221,7 @@ class Crew:
         """Have at least so many processes; return the seconds that starting those that were missing took."""
         start_s = time.monotonic()
         missing = range(number - len(self._members))
-        new = [Process(self._kind, self._threads, self._deterministic) for _ in missing]
+        new = [Process(self._settings) for _ in missing]
         for process in new:
             process.hear(start_s + START_S)
         self._members += new

@@ -26,6 +26,12 @@ def bench(
     deterministic: Annotated[
         bool, typer.Option("--deterministic/--no-deterministic", help="how a GPU computes, as in `ablate run`")
     ] = True,
+    cuda_graphs: Annotated[
+        bool, typer.Option("--cuda-graphs/--no-cuda-graphs", help="how a GPU is launched, as in `ablate run`")
+    ] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="U-Nets are compiled, on a GPU, whether or not that pays")
+    ] = False,
     device: Annotated[
         str,
         typer.Option(
@@ -47,13 +53,18 @@ def bench(
     from ablate.bench.measuring import run_bench
     from ablate.bench.words import bench_lines
     from ablate.schedule.bench_file import write_bench
+    from ablate.stage.settings import Settings
 
     measured = run_bench(
         found,
         minutes=minutes,
-        device=device,  # type: ignore[arg-type]
-        threads=cpus_per_stage,
-        deterministic=deterministic,
+        settings=Settings(
+            threads=cpus_per_stage,
+            device=device,  # type: ignore[arg-type]
+            deterministic=deterministic,
+            cuda_graphs=cuda_graphs,
+            compiled=compiled,
+        ),
         say=lambda text: typer.echo(f"measuring {text}", err=True),
     )
     print("\n".join(bench_lines(measured)))

@@ -62,6 +62,16 @@ def run(
         bool,
         typer.Option("--deterministic/--no-deterministic", help="equal bits for equal inputs on GPUs of one type"),
     ] = Options.deterministic,
+    cuda_graphs: Annotated[
+        bool,
+        typer.Option("--cuda-graphs/--no-cuda-graphs", help="launch passes on a GPU as recorded graphs; see bench"),
+    ] = Options.cuda_graphs,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile/--no-compile", help="compile U-Nets on a GPU where the steps left pay for it; see bench"
+        ),
+    ] = Options.compiled,
     accelerator_type: Annotated[
         str | None, typer.Option("--accelerator-type", help="use only such GPUs, by Ray's name: H100, A100, ...")
     ] = Options.accelerator_type,
@@ -127,6 +137,8 @@ def run(
         cpus_per_stage=cpus_per_stage,
         max_concurrent=max_concurrent,
         deterministic=deterministic,
+        cuda_graphs=cuda_graphs,
+        compiled=compiled,
         max_failures=max_failures,
         checkpoint_minutes=checkpoint_minutes,
         store_patience=store_patience,

@@ -32,7 +32,10 @@ from ablate.training import (
     CurvePoint,
     Diverged,
     Interrupted,
+    Launch,
     Losses,
+    Outputs,
+    Pass,
     Passes,
     PassSize,
     Progress,
@@ -40,6 +43,7 @@ from ablate.training import (
     State,
     Stopwatch,
     adamw,
+    as_it_is,
     curve_of,
     curve_state,
     forward_passes,
@@ -257,7 +261,7 @@ def finetune(
             group["lr"] = rate
         indices_B = on_device(order, device)
         window = train.images_NHW[indices_B], train.points_NK2[indices_B]
-        gradients = functools.partial(accumulate_gradients, spec, network, *window, step)
+        gradients = functools.partial(accumulate_gradients, spec, network, *window, step, launch=forward.launch)
         losses.step(optimizer, step + 1, forward.step(gradients, num_images // spec.finetune.batch_size))
         at.advance(length)
         step += 1
@@ -327,7 +331,13 @@ def _copy(network: Network) -> dict[str, Tensor]:
 
 
 def accumulate_gradients(
-    spec: TrialSpec, network: Network, images_NHW: Tensor, points_NK2: Tensor, step: int, groups: int = 1
+    spec: TrialSpec,
+    network: Network,
+    images_NHW: Tensor,
+    points_NK2: Tensor,
+    step: int,
+    groups: int = 1,
+    launch: Launch = as_it_is,
 ) -> Tensor:
     """Add the gradient of the mean loss over one window's augmented images, and return that loss.
 
@@ -341,6 +351,7 @@ def accumulate_gradients(
         points_NK2: network pixels; NaN = not annotated.
         step: optimizer steps done; augmentation and dropout are drawn for it.
         groups: of `finetune.batch_size` images that one pass holds at most.
+        launch: does each pass.
     """
     network.train()
     device = images_NHW.device
@@ -351,13 +362,20 @@ def accumulate_gradients(
     total = torch.zeros((), device=device)
     with global_seed(device, spec.seed, "dropout", step):  # some encoders drop features at random
         for one in forward_passes(len(images_N1HW), spec.finetune.batch_size, groups):
-            maps_BKHW, annotated_BK = draw_targets(spec, points_NK2[one.part])
-            with normalised_apart(network, one.groups):
-                logits_BKHW = run_network(network, images_N1HW[one.part], spec)
-            loss = LOSSES[spec.finetune.loss](logits_BKHW, maps_BKHW, annotated_BK).mean() * one.share
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
+            work = functools.partial(_pass, spec, network, one)
+            (loss,) = launch((one.groups, one.share), work, images_N1HW[one.part], points_NK2[one.part])
+            total += loss
     return total
+
+
+def _pass(spec: TrialSpec, network: Network, one: Pass, images_B1HW: Tensor, points_BK2: Tensor) -> Outputs:
+    """Add the gradient of one pass's share of the loss, and return that share."""
+    maps_BKHW, annotated_BK = draw_targets(spec, points_BK2)
+    with normalised_apart(network, one.groups):
+        logits_BKHW = run_network(network, images_B1HW, spec)
+    loss = LOSSES[spec.finetune.loss](logits_BKHW, maps_BKHW, annotated_BK).mean() * one.share
+    loss.backward()  # type: ignore[no-untyped-call]
+    return (loss.detach(),)
 
 
 def _require_finite(value: float, name: str, epochs_done: int, rate: float) -> None:

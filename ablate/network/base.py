@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,9 @@ def without_memory(build: Callable[[], T]) -> tuple[T, torch.device]:
 
 class Network(nn.Module, ABC):
     """A network that turns an image into K maps, and whose encoder can be trained by itself."""
+
+    net: Any
+    """The library's own model."""
 
     feature_dim: int
     """C, the channels of `features`."""

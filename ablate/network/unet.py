@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -97,6 +98,7 @@ class UNet(Denoiser):
 
 def _unet2d(spec: NetworkSpec, image_size: int) -> nn.Module:
     from diffusers import UNet2DModel
+    from diffusers.models.attention_processor import Attention
 
     levels = len(spec.channels)
     net: nn.Module = UNet2DModel(
@@ -111,7 +113,36 @@ def _unet2d(spec: NetworkSpec, image_size: int) -> nn.Module:
         attention_head_dim=min(8, spec.channels[-1]),
         add_attention=spec.attention == "middle",
     )
+    for module in net.modules():
+        if isinstance(module, Attention):
+            module.set_processor(_Fp32OnCpu(module.processor))
     return net
+
+
+class _Fp32OnCpu:
+    """Attends in fp32 on a CPU, also where the layers around take bfloat16, in which torch's fused attention is slow.
+
+    On one core, 16 images of 16 x 16 positions and 64 channels in 8 heads, forward and backward: 76 ms in bfloat16, 25
+    in fp32 on a Xeon with avx512_bf16, 93 and 63 on an EPYC with it.
+    """
+
+    def __init__(self, attend: Callable[..., Tensor]) -> None:
+        self._attend = attend
+
+    def __call__(
+        self,
+        attn: nn.Module,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
+        """Return what diffusers' own processor makes of the same arguments, whose names are looked at by diffusers."""
+        rest = (encoder_hidden_states, attention_mask, temb)
+        if hidden_states.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+            return self._attend(attn, hidden_states, *rest)
+        with torch.autocast("cpu", enabled=False):
+            return self._attend(attn, hidden_states.float(), *rest)
 
 
 NETWORK = UNet

@@ -16,12 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ablate.network.base import Denoiser
 from ablate.pretrain.base import PretrainingMethod
 from ablate.pretrain.methods import build_method
 from ablate.space import Pretraining
 from ablate.training import (
     ONE_GROUP,
     Checkpoint,
+    Compiling,
     CurvePoint,
     Diverged,
     Interrupted,
@@ -129,6 +131,8 @@ def run_pretraining(
             loss_sum = 0.0
 
     losses = Losses(device, note)
+    is_whole = isinstance(method.network, Denoiser) and method.head == "noise"
+    compiling = Compiling(method.network.net, after=passes.compile_after if is_whole else None, state=state)
     key = pretraining.model_dump_json(exclude={"spec": {"steps", "seed"}})
     probe = functools.partial(method.network.features, images[:2, None] / 255)
     forward = Passes(passes, method, optimizer, state=state, key=key, probe=probe)
@@ -144,6 +148,7 @@ def run_pretraining(
                     "method": method.state_dict(),
                     "optimizer": optimizer.state_dict(),
                     "groups": forward.chosen,
+                    "compiled": compiling.compiled,
                     "loss_sum": loss_sum,
                     "curve": curve_state(curve),
                     "seconds": watch.seconds,
@@ -163,6 +168,7 @@ def run_pretraining(
         loss = forward.step(functools.partial(_gradients, method, batch_W1HW, step), fields.accumulate)
         losses.step(optimizer, step, loss, method.clip)
         method.after_step(step)
+        compiling.after_step(step, steps - step, (watch.seconds - seconds) / (step - start))
         published = step if step in snapshots else None
         if published is not None:
             losses.catch_up()  # a snapshot of weights that diverged is not published

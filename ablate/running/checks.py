@@ -30,14 +30,11 @@ def check_trials(
         if len(info.warnings) > WARNINGS_SHOWN:
             warn(f"warning: {len(info.warnings) - WARNINGS_SHOWN} more; ablate data check {name} lists them")
     if any(trial.precision == "bf16" for trial in trials):
-        from ablate.stage.machine import choose_device, has_bf16
+        from ablate.stage.machine import choose_device, slow_bf16
         from ablate.stage.settings import Settings
 
-        if has_bf16(choose_device(Settings())) is False:
-            warn(
-                "warning: this machine has no bfloat16 instructions; on it precision fp32 is faster than bf16 "
-                "(--set precision=fp32 makes other trials of the same search space)"
-            )
+        if slow := slow_bf16(choose_device(Settings())):
+            warn(f"warning: {slow}; --set precision=fp32 makes other trials of the same search space that are faster")
     from ablate.finetune import check_finetune
     from ablate.network.building import check_network
     from ablate.network.imagenet import check_imagenet

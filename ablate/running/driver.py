@@ -266,6 +266,8 @@ class _Run:
             settings = Settings(
                 threads=options.cpus_per_stage,
                 deterministic=options.deterministic,
+                cuda_graphs=options.cuda_graphs,
+                compiled=options.compiled,
                 checkpoint_minutes=options.checkpoint_minutes,
                 keep_weights=options.keep_weights,
                 shared_keys=self.grid.shared_keys,

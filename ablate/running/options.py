@@ -21,6 +21,8 @@ class Options:
     accelerator_type: str | None = None  # as Ray names it, such as H100
     max_concurrent: int | None = None
     deterministic: bool = True  # on a GPU
+    cuda_graphs: bool = False  # on a GPU
+    compiled: bool = False  # on a GPU
     max_failures: int = 3
     checkpoint_minutes: float = 5.0
     store_patience: float = 15.0  # minutes

@@ -168,6 +168,8 @@ class Bench(Spec):
     git_revision: str | None
     device: BenchDevice
     deterministic: bool = True  # on a GPU, as runs compute by default
+    cuda_graphs: bool = False  # on a GPU
+    compiled: bool = False  # on a GPU
     process_seconds: Seconds  # to start the processes of a machine's stages, all at once, up to their first work
     ceilings: Annotated[tuple[Ceiling, ...], BeforeValidator(as_tuple)] = ()
     pretrain: Annotated[tuple[PretrainRow, ...], BeforeValidator(as_tuple)] = ()

@@ -20,6 +20,8 @@ class Settings:
     threads: int = 1  # CPU threads; results agree to the bit only for equal counts
     device: Literal["auto", "cpu", "cuda"] = "auto"
     deterministic: bool = True  # on a GPU: equal bits for equal inputs on cards of one type, at some cost
+    cuda_graphs: bool = False  # on a GPU: passes of encoders and of fine-tunings are recorded and launched as a whole
+    compiled: bool = False  # on a GPU: a U-Net that is pre-trained is compiled where the remaining steps pay for it
     gpus: float = 0.0  # of a node, as the stage was given them; a fraction is also what it may fill of one
     checkpoint_minutes: float = 5.0
     keep_weights: bool = False

@@ -27,7 +27,7 @@ from ablate.stage.attempt import Attempt, cause_of
 from ablate.stage.checkpoints import SnapshotMissing, load_state, saving
 from ablate.stage.inputs import initial_network, pretraining_images
 from ablate.stage.log import StageLog
-from ablate.stage.machine import deterministic, device_name, has_bf16, release_memory, thread_count
+from ablate.stage.machine import deterministic, release_memory, slow_bf16, thread_count
 from ablate.stage.pictures import write_strips
 from ablate.stage.rows import curve_rows, error_rows, trial_row, write_baseline, write_failed_trial
 from ablate.stage.settings import Settings, StageResult
@@ -227,8 +227,8 @@ def perform(task: Task) -> StageResult:
         attempt = Attempt(task, log)
         try:
             attempt.write()
-            if task.spec.precision == "bf16" and has_bf16(attempt.device) is False:
-                logger.warning("%s has no bfloat16 instructions: fp32 is faster on it", device_name(attempt.device))
+            if task.spec.precision == "bf16" and (slow := slow_bf16(attempt.device)):
+                logger.warning("%s", slow)
             with deterministic(attempt.device, wanted=task.settings.deterministic):
                 _perform_parts(task, attempt)
             result = StageResult("finished")

@@ -4,8 +4,10 @@ Whatever trains, evaluates or starts training may call this package: `network`, 
 `running`.
 """
 
+from ablate.training.compiling import DECIDED_AFTER, Compiling
 from ablate.training.execution import Losses, adamw, load_optimizer, on_device, placed
-from ablate.training.groups import apart, by_view, forward_passes, join_views, normalised_apart
+from ablate.training.graphs import CudaRecording, Launch, Launcher, Outputs, as_it_is
+from ablate.training.groups import Pass, apart, by_view, forward_passes, join_views, normalised_apart
 from ablate.training.memory import Card, Gpu
 from ablate.training.passes import ONE_GROUP, OutOfMemory, Passes, PassSize
 from ablate.training.progress import (
@@ -24,15 +26,22 @@ from ablate.training.randomness import global_seed, seed_of, seeded, stream_orde
 from ablate.training.state import State, copied, pack, unpack
 
 __all__ = [
+    "DECIDED_AFTER",
     "ONE_GROUP",
     "Card",
     "Checkpoint",
+    "Compiling",
+    "CudaRecording",
     "CurvePoint",
     "Diverged",
     "Gpu",
     "Interrupted",
+    "Launch",
+    "Launcher",
     "Losses",
     "OutOfMemory",
+    "Outputs",
+    "Pass",
     "PassSize",
     "Passes",
     "Progress",
@@ -41,6 +50,7 @@ __all__ = [
     "Stopwatch",
     "adamw",
     "apart",
+    "as_it_is",
     "by_view",
     "copied",
     "curve_of",

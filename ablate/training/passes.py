@@ -1,4 +1,7 @@
-"""The size of a training's forward passes: given, measured or taken from a state, and halved when memory runs out."""
+"""A training's forward passes: how many groups one holds, given, measured or from a state, and how it is launched.
+
+The number is halved when memory runs out.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from ablate.training.graphs import Launcher, Recording
 from ablate.training.groups import KeptStatistics
 from ablate.training.memory import USABLE, Card, Need, fitting_groups
 from ablate.training.randomness import draws_globally
@@ -36,6 +40,10 @@ class PassSize:
 
     groups: int = 1
     card: Card | None = None  # where it is measured how many fit; `groups` does not matter then
+    recordings: Callable[[], Recording] | None = None  # by which passes are launched; None: they are as they are
+    compile_after: int | None = (
+        None  # the step after which a U-Net's pre-training is compiled if that pays; None: never
+    )
 
 
 ONE_GROUP = PassSize()
@@ -71,6 +79,8 @@ class Passes:
         self._card, self._module, self._optimizer = size.card, module, optimizer
         self._key, self._probe = key, probe
         self._statistics = KeptStatistics(module)
+        self.launch = Launcher(module, size.recordings)
+        """What `backward` of `step` launches each pass by."""
         saved = None if state is None else state.get("groups", 1)
         self.groups = size.groups if saved is None else int(saved)
         self._is_chosen = size.card is None or saved is not None
@@ -101,7 +111,7 @@ class Passes:
         if not self._is_chosen and num_groups > 1:
             assert self._card is not None
             self.groups, self._is_chosen = self._chosen(self._card, backward, num_groups), True
-        self._optimizer.zero_grad()
+        self._optimizer.zero_grad(set_to_none=not self.launch.keeps_gradients)
         while self.groups > 1:
             self._statistics.keep()
             try:
@@ -118,6 +128,7 @@ class Passes:
 
     def _undo(self) -> None:
         self._statistics.restore()
+        self.launch.forget()
         self._optimizer.zero_grad()
         if self._card is not None:
             self._card.release()
@@ -132,11 +143,14 @@ class Passes:
         if self._draws():
             logger.info("a forward pass holds one group of images: the network draws random numbers in it")
             return 1
-        need = _needs.get((card.name, self._key)) or self._measured(card, backward)
+        with self.launch.as_they_are():
+            need = _needs.get((card.name, self._key)) or self._measured(card, backward)
         _needs[card.name, self._key] = need
         weights = [weight for group in self._optimizer.param_groups for weight in group["params"]]
         later = 3 * sum(weight.numel() * weight.element_size() for weight in weights)  # AdamW's two, and the best
         room_bytes = USABLE * card.limit_bytes - card.held_bytes() - later
+        if self.launch.records:  # what recordings hold is theirs alone, and as much again is computed without them
+            room_bytes /= 2
         groups = fitting_groups(need, room_bytes=room_bytes, most=num_groups)
         one, two = (None if size is None else f"{size / 1e9:.2f} GB" for size in (need.one_bytes, need.two_bytes))
         logger.info(

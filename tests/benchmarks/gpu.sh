@@ -79,10 +79,11 @@ cd "$root" || exit 1
 step machine "$root" "$python" -c 'import platform, torch
 print(platform.platform(), platform.python_version(), "torch", torch.__version__, "CUDA", torch.version.cuda)
 print("\n".join(torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())) or "no GPU")'
-bench paper "$root" 24 paper
-bench paper-bf16 "$root" 16 paper --set precision=bf16
-bench matched "$root" 12 matched
-bench cephalo-cpu "$root" 8 cephalo-cpu
+bench paper "$root" 20 paper
+bench paper-bf16 "$root" 12 paper --set precision=bf16
+bench paper-launched "$root" 16 paper --set precision=bf16 --cuda-graphs --compile
+bench matched "$root" 10 matched
+bench cephalo-cpu "$root" 6 cephalo-cpu
 if [ -n "$before" ]; then
   git worktree add --quiet --detach "$work/before" "$before" || exit 1
   bench before-paper "$work/before" 16 paper
