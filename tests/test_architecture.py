@@ -88,7 +88,7 @@ INSIDE = {
         ("importer",),
     ),
     "network": (
-        ("base", "heatmaps", "matching"),
+        ("base", "heatmaps", "hub", "matching"),
         modules_of(NETWORKS),
         ("building",),
         ("flops", "metrics", "weights"),
@@ -122,7 +122,7 @@ INSIDE = {
     "finetune": (("augment", "losses", "rates", "shots"), ("mean_shape", "validation"), ("loop",)),
     "stage": (
         ("log", "pictures", "settings"),
-        ("checkpoints", "machine"),
+        ("checkpoints", "machine", "starts"),
         ("inputs", "task"),
         ("attempt",),
         ("rows",),

@@ -156,10 +156,16 @@ def test_the_defaults_of_run_are_those_of_options(ablate):
         del defaults[name]
     others = {"out", "data_dir", "share", "log"}
     assert defaults == {field.name: field.default for field in dataclasses.fields(Options) if field.name not in others}
-    shown = ("cpus_per_stage", "deterministic", "max_failures", "store_patience", "checkpoint_minutes")
+    shown = ("cpus_per_stage", "deterministic", "cuda_graphs", "max_failures", "store_patience", "checkpoint_minutes")
     found = re.findall(r"\[default: ([^;\]]*)", ablate("run", "--help")[1])
     values = {name: getattr(Options, name) for name in shown}
-    assert found == [name if value is True else str(value) for name, value in values.items()]
+    switched = {True: "", False: "no-"}
+    words = [
+        switched[value] + name.replace("_", "-") if isinstance(value, bool) else str(value)
+        for name, value in values.items()
+    ]
+    found.remove("no-compile")  # of `compiled`
+    assert found == words
 
 
 def test_the_help_of_run_lists_the_exit_codes(ablate):
@@ -182,6 +188,8 @@ def test_the_help_of_run_lists_the_exit_codes(ablate):
 def test_grids_lists_every_shipped_search_space(ablate):
     assert ablate("grids") == (
         0,
+        "authors-checkpoints  180 trials  The checkpoints that the paper's authors published, fine-tuned on chest, "
+        "cephalo and hand\n"
         "cephalo-cpu          24 trials  DDPM, MoCo v3, SimCLR v2 and scratch on one small U-Net with "
         "real cephalograms "
         "at 64 x 64\n"
@@ -227,7 +235,8 @@ def test_plan_counts_what_sharing_saves(ablate):
     )
 
 
-def test_dry_run_prints_the_plan_checks_and_leaves_nothing(ablate, tmp_path):
+def test_dry_run_prints_the_plan_checks_and_leaves_nothing(ablate, tmp_path, monkeypatch):
+    monkeypatch.setattr("ablate.stage.machine.bf16_speed", lambda device: 1.0)
     outcome = ablate("run", "--grid", "demo", "--dry-run", "--out", tmp_path / "new" / "run")
     assert outcome == (
         0,
@@ -630,8 +639,8 @@ def test_a_run_that_is_none_is_refused(ablate, tmp_path, command):
 def test_an_unknown_grid_or_override_is_refused(ablate, tmp_path):
     assert_refused(
         ablate("plan", "--grid", "papr"),
-        "--grid must be one of cephalo-cpu, cephalo-imagenet, cross-domain, demo, label-efficiency, matched, paper, "
-        "timesteps, tuned, tuned-paper or the path "
+        "--grid must be one of authors-checkpoints, cephalo-cpu, cephalo-imagenet, cross-domain, demo, "
+        "label-efficiency, matched, paper, timesteps, tuned, tuned-paper or the path "
         "of a search-space file; got 'papr' (did you mean 'paper'?)",
     )
     assert_refused(

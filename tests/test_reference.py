@@ -22,7 +22,7 @@ from ablate.network.reference import (
     StandardisedConv2d,
     TimestepEmbedding,
 )
-from ablate.network.starting import load_start
+from ablate.network.starting import Start, load_start
 from ablate.pretrain import build_method
 from ablate.pretrain.ddpm import Ddpm, strips
 from ablate.space import NetworkSpec, Pretraining, TrialSpec, WeightsSpec
@@ -92,7 +92,8 @@ def test_published_checkpoints_are_taken_whole_by_ddpm_and_without_their_output_
 
     network = build(num_outputs=3)
     fresh = {name: item.clone() for name, item in network.state_dict().items()}
-    told = load_start(network, WeightsSpec(name="published", file=str(file)))
+    start = WeightsSpec(name="published", file=str(file))
+    told = load_start(network, start, Start.read(start))
     assert "291 tensors of the network on reference without its output layer loaded by name" in told
     for name, item in network.state_dict().items():
         assert torch.equal(item, fresh[name] if "final_conv" in name else source[name.removeprefix("net.")])

@@ -15,7 +15,7 @@ from ablate.network.base import Network
 from ablate.network.building import build_network, check_network
 from ablate.network.imagenet import check_imagenet, load_imagenet
 from ablate.network.matching import Target, match
-from ablate.network.starting import check_start, load_start
+from ablate.network.starting import Start, check_start, load_start
 from ablate.network.weights import read_file
 from ablate.report.grouping import INITIALISATION, filter_trials, group_trials
 from ablate.running.checks import check_trials
@@ -54,6 +54,14 @@ def start(file: Path, name: str = "Own") -> WeightsSpec:
     return WeightsSpec(name=name, file=str(file))
 
 
+def check(spec: NetworkSpec, start: WeightsSpec) -> None:
+    check_start(spec, 64, start, Start.read(start))
+
+
+def load(network: Network, start: WeightsSpec) -> str:
+    return load_start(network, start, Start.read(start))
+
+
 def saved(path: Path, content: object) -> Path:
     save_file(content, path) if path.suffix == ".safetensors" else torch.save(content, path)
     return path
@@ -65,9 +73,9 @@ def prefixed(tensors: Mapping[str, torch.Tensor], prefix: str) -> Tensors:
 
 def loaded(file: Path, spec: NetworkSpec = SMALL) -> tuple[Tensors, str]:
     """Check a file and load it; return the encoder's weights by the library's names, and what was said."""
-    check_start(spec, 64, start(file))
+    check(spec, start(file))
     network = build(spec)
-    said = load_start(network, start(file))
+    said = load(network, start(file))
     state = network.encoder_state()
     return {name.removeprefix("net.encoder.").removeprefix("model."): t for name, t in state.items()}, said
 
@@ -159,7 +167,7 @@ def test_torchvisions_names_are_found_and_a_whole_network_too(tmp_path: Path) ->
     source = dict(torchvision.models.resnet18().state_dict())
     assert_equal(loaded(saved(tmp_path / "tv.pth", prefixed(source, "module.")), RESNET)[0], source)
     other, network = build(RESNET, seed=5), build(RESNET)
-    said = load_start(network, start(saved(tmp_path / "whole.safetensors", other.state_dict())))
+    said = load(network, start(saved(tmp_path / "whole.safetensors", other.state_dict())))
     assert "of the network on resnet18 without its output layer loaded by name" in said
     differing = {
         name for name, tensor in network.state_dict().items() if not torch.equal(tensor, other.state_dict()[name])
@@ -172,7 +180,7 @@ def test_a_unet_starts_from_a_file_too(tmp_path: Path, part: str) -> None:
     spec = NetworkSpec(kind="unet", channels=(8, 16), layers_per_block=1)
     source, network = build(spec, seed=5), build(spec)
     tensors = source.state_dict() if part == "whole" else source.encoder_state()
-    said = load_start(network, start(saved(tmp_path / "w.pth", prefixed(tensors, "module."))))
+    said = load(network, start(saved(tmp_path / "w.pth", prefixed(tensors, "module."))))
     assert_equal(network.encoder_state(), source.encoder_state())
     assert ("without its output layer" if part == "whole" else "of the encoder unet") in said
 
@@ -196,13 +204,13 @@ def test_other_names_are_matched_by_order_and_shape_and_that_is_said(tmp_path: P
 def test_a_safetensors_file_is_not_matched_by_order(tmp_path: Path) -> None:
     file = saved(tmp_path / "w.safetensors", renamed(timm_state()))
     with pytest.raises(InputError, match=r"0 of \d+ tensors found: missing .* keeps no order by which"):
-        check_start(SMALL, 64, start(file))
+        check(SMALL, start(file))
 
 
 def test_a_permuted_file_is_not_matched_by_order(tmp_path: Path) -> None:
     file = saved(tmp_path / "w.pth", renamed(dict(reversed(timm_state().items()))))
     with pytest.raises(InputError, match=r"0 of \d+ tensors found"):
-        check_start(SMALL, 64, start(file))
+        check(SMALL, start(file))
 
 
 def test_one_channel_is_shared_by_three_and_three_are_summed_to_one() -> None:
@@ -241,7 +249,7 @@ def test_a_deeper_network_does_not_pass_for_a_shallower_one(tmp_path: Path) -> N
     torchvision = pytest.importorskip("torchvision")
     file = saved(tmp_path / "w.pth", torchvision.models.resnet34().state_dict())
     with pytest.raises(InputError, match=r"120 of 120 tensors found: unknown layer1\.2\.conv1\.weight"):
-        check_start(RESNET, 64, start(file))
+        check(RESNET, start(file))
 
 
 def test_a_longer_last_part_is_no_head_by_order() -> None:
@@ -260,7 +268,7 @@ def test_a_missing_tensor_is_named_with_the_nearest_in_the_file(tmp_path: Path) 
     with pytest.raises(
         InputError, match=r"missing \S+layer1\.0\.conv1\.weight \(did you mean 'layer1\.0\.convl\.weight'\?\)"
     ):
-        check_start(SMALL, 64, start(file))
+        check(SMALL, start(file))
 
 
 def test_a_file_that_is_gone_or_has_changed_is_refused(tmp_path: Path) -> None:
@@ -276,7 +284,7 @@ def test_a_file_that_is_gone_or_has_changed_is_refused(tmp_path: Path) -> None:
     gone = TrialSpec.model_validate(spec.model_dump())
     assert gone.trial_id == spec.trial_id
     with pytest.raises(InputError, match=r"pretrain\.file must be a readable file; .* does not exist"):
-        check_start(SMALL, 64, gone.pretrain)  # type: ignore[arg-type]
+        check(SMALL, gone.pretrain)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("field", ["name", "file"])
@@ -286,7 +294,7 @@ def test_a_starting_point_needs_a_name_and_a_file(tmp_path: Path, field: str) ->
     with pytest.raises(InputError, match=rf"pretrain\.method weights needs pretrain\.{field}: .*; it is not given"):
         load_trial(Source.parse(f"dataset: synthetic\npretrain: {pretrain}\n", "trial.yaml"))
     with pytest.raises(InputError, match=rf"needs pretrain\.{field}"):
-        check_start(SMALL, 64, WeightsSpec.model_validate(pretrain))
+        check(SMALL, WeightsSpec.model_validate(pretrain))
 
 
 @pytest.mark.parametrize("name", ["a (b)", "a, b", " a", "a\nb", "x" * 41])
@@ -413,7 +421,7 @@ def test_real_imagenet_weights_compute_what_their_own_package_computes(tmp_path:
     assert "288 tensors of the encoder tu-tf_efficientnet_lite0 loaded by order and shape" in said
     assert "8 in the file left aside: _conv_head.weight, _bn1.weight" in said
     again = build(LITE0, image_size=224)
-    load_start(again, start(Path(path), "ImageNet"))
+    load(again, start(Path(path), "ImageNet"))
     assert_equal(network.encoder_state(), again.encoder_state())
 
     theirs = package.EfficientNet.from_name("efficientnet-lite0").eval()

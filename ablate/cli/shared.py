@@ -25,6 +25,7 @@ SHIPPED = (
     "cross-domain",
     "matched",
     "tuned-paper",
+    "authors-checkpoints",
 )
 """The search spaces that ship, as the help names them."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from torch import nn
 
@@ -11,41 +13,68 @@ from ablate.errors import InputError
 from ablate.network.base import Network
 from ablate.network.building import outline
 from ablate.network.encoder import timm_names
+from ablate.network.hub import fetch
 from ablate.network.matching import Match, Target, match
 from ablate.network.weights import WeightsFile, read_file
 from ablate.space import NetworkSpec, WeightsSpec, missing_field
 
 
-def load_start(network: Network, start: WeightsSpec) -> str:
-    """Load the weights of `start` into a network: all but its output layer, or its encoder, whichever they are.
+class Start(NamedTuple):
+    """The tensors that a starting point of one's own is."""
+
+    found: WeightsFile
+    source: str  # the file, or where on the hub it is from
+
+    @classmethod
+    def read(cls, start: WeightsSpec) -> Start:
+        """Read the file of a starting point, from the hub where it is there.
+
+        Raises:
+            InputError: it cannot be read, cannot be downloaded, or is another one than `weights_sha256` says.
+        """
+        if missing := missing_field(start):
+            raise InputError(missing[1])
+        if start.hf is None:
+            return cls(read_file(str(start.file), "file"), str(start.file))
+        path, source = fetch(start.hf)
+        with path.open("rb") as file:
+            sha = hashlib.file_digest(file, "sha256").hexdigest()
+        if start.weights_sha256 not in (None, sha):
+            raise InputError(f"pretrain.hf '{source}' has changed: SHA-256 {sha}, expected {start.weights_sha256}")
+        return cls(read_file(path, "hf"), source)
+
+
+def load_start(network: Network, spec: WeightsSpec, start: Start) -> str:
+    """Load a starting point into a network: all but its output layer, or its encoder, whichever it is.
+
+    Args:
+        network: whose weights are replaced.
+        spec: names the starting point.
+        start: what was read of it.
 
     Returns:
         What was loaded and what was not, by name and count.
 
     Raises:
-        InputError: the file cannot be read, or does not fit; see `ablate.network.matching.match`.
+        InputError: it does not fit; see `ablate.network.matching.match`.
     """
-    found = read_file(_file_of(start), "file")
-    matched = match_file(network, found, start.file, field="file")
+    matched = match_file(network, start.found, start.source, field=_field(spec))
     put(network, matched)
-    return f"{start.name}: {told(matched, found, start.file)}"
+    return f"{spec.name}: {told(matched, start.found, start.source)}"
 
 
-def check_start(network: NetworkSpec, image_size: int, start: WeightsSpec) -> None:
+def check_start(network: NetworkSpec, image_size: int, spec: WeightsSpec, start: Start) -> None:
     """Refuse, before anything is trained, a starting point that `load_start` could not load.
 
     Raises:
         InputError: see `load_start`.
     """
-    found = read_file(_file_of(start), "file")
     built, _ = outline(network, image_size)
-    match_file(built, found, start.file, field="file")
+    match_file(built, start.found, start.source, field=_field(spec))
 
 
-def _file_of(start: WeightsSpec) -> str:
-    if missing := missing_field(start):
-        raise InputError(missing[1])
-    return str(start.file)
+def _field(spec: WeightsSpec) -> str:
+    return "file" if spec.hf is None else "hf"
 
 
 def match_file(

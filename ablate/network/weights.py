@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -65,7 +66,7 @@ def read_file(file: str | Path, field: str = "weights") -> WeightsFile:
         raise InputError(f"pretrain.{field} must be a .safetensors, .pth or .pt file; got '{file}'")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):  # many training scripts keep their options
-            content: object = torch.load(path, "cpu", weights_only=True) if is_ordered else load_file(path)
+            content: object = _load(path) if is_ordered else load_file(path)
     except FileNotFoundError as error:
         raise InputError(f"pretrain.{field} must be a readable file; '{file}' does not exist") from error
     except (OSError, RuntimeError, EOFError, ValueError, SafetensorError, pickle.UnpicklingError) as error:
@@ -87,6 +88,11 @@ def read_file(file: str | Path, field: str = "weights") -> WeightsFile:
             f"{', '.join(CONTAINERS)}; it holds something else"
         )
     return WeightsFile(tensors, ".".join(opened), tuple(beside), is_ordered)
+
+
+def _load(path: Path) -> object:
+    """Load a file of torch's; what is not used, such as an optimizer's state, never comes into memory."""
+    return torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
 
 
 def check_weights(pretraining: Pretraining) -> None:

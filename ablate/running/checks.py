@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 
 from ablate.datasets import Dataset, load_dataset, require_dataset
@@ -38,7 +39,7 @@ def check_trials(
     from ablate.finetune import check_finetune
     from ablate.network.building import check_network
     from ablate.network.imagenet import check_imagenet
-    from ablate.network.starting import check_start
+    from ablate.network.starting import Start, check_start
     from ablate.network.weights import check_weights
     from ablate.stage.inputs import check_unlabelled
 
@@ -58,12 +59,13 @@ def check_trials(
             sizes = source.of(pretraining.fold)
             check_unlabelled(pretraining, sizes.unlabelled)
             check_weights(pretraining)
+    read = functools.cache(Start.read)
     starts = dict.fromkeys((trial.network, trial.image_size, trial.pretrain) for trial in trials)
     for network, size, start in starts:
         if isinstance(start, ImagenetSpec):
             check_imagenet(network, start.weights, image_size=size)
         elif isinstance(start, WeightsSpec):
-            check_start(network, size, start)
+            check_start(network, size, start, read(start))
 
 
 def _datasets_of(trial: TrialSpec) -> Iterator[tuple[str, int | None]]:

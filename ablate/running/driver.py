@@ -247,6 +247,7 @@ class _Run:
         from ablate.running import ray_tune
         from ablate.stage.pictures import write_thumbnails
         from ablate.stage.settings import Settings
+        from ablate.stage.starts import publish_starts
 
         options, store = self.options, self.store
         with (
@@ -256,6 +257,7 @@ class _Run:
             resources, stock = self._resources()
             for name in dict.fromkeys(trial.dataset for trial in (todo if self.tuning is None else self.grid.trials)):
                 write_thumbnails(store, loaded[name], options.data_dir)
+            publish_starts(store, todo)
             costs = costs_for(store, gpus_pretrain=resources.gpus_pretrain, gpus_finetune=resources.gpus_finetune)
             policy = make_policy(costs)
             kept = {"share": options.share, "keep_weights": options.keep_weights}

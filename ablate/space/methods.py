@@ -194,12 +194,26 @@ class WeightsSpec(Spec):
         description="what tables call it, such as RadImageNet",
     )
     file: str | None = Field(None, description="file (.safetensors, .pth, .pt) with the weights of the encoder")
-    weights_sha256: str | None = Field(None, description="SHA-256 of `file`; filled in, checked when given")
+    hf: str | None = Field(
+        None,
+        pattern=r"^[\w.-]+/[\w.-]+/[^@\s]+(@[\w./-]+)?$",
+        description="in its place a file on the Hugging Face Hub, OWNER/REPOSITORY/FILE[@REVISION]; FILE may hold *",
+    )
+    weights_sha256: str | None = Field(
+        None, description="SHA-256 of the file; filled in for `file`, checked when given"
+    )
 
     @model_validator(mode="after")
     def _hash_file(self) -> Self:
+        if self.file is not None and self.hf is not None:
+            raise ValueError(f"file must be left out where hf is given; got '{self.file}' and '{self.hf}'; keep one")
         _identify(self, "file", self.file, self.weights_sha256)
         return self
+
+    @property
+    def content(self) -> str:
+        """What its weights are: the SHA-256 of their file or, where that is not known, their place on the hub."""
+        return self.weights_sha256 or self.hf or ""
 
 
 class ScratchSpec(Spec):
@@ -217,7 +231,7 @@ class MethodRow:
     code: str | None  # module of the implementation; None: there is nothing to train
     label: str  # as printed in tables
     only: tuple[str, ...] = ()  # the kinds that it runs on, its own first; empty: all of `NETWORKS`
-    needs: tuple[str, ...] = ()  # fields of the spec that a user has to give
+    needs: tuple[str, ...] = ()  # fields of the spec that a user has to give; of `A or B` one
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -235,7 +249,7 @@ METHODS: dict[str, MethodRow] = {
     "byol": MethodRow(ByolSpec, "encoder", "ablate.pretrain.byol", "BYOL"),
     "barlow_twins": MethodRow(BarlowTwinsSpec, "encoder", "ablate.pretrain.barlow_twins", "Barlow Twins"),
     "imagenet": MethodRow(ImagenetSpec, "encoder", None, "ImageNet", only=("encoder",)),
-    "weights": MethodRow(WeightsSpec, "encoder", None, "own weights", needs=("name", "file")),
+    "weights": MethodRow(WeightsSpec, "encoder", None, "own weights", needs=("name", "file or hf")),
     "scratch": MethodRow(ScratchSpec, "unet", None, "scratch"),
 }
 """Every initialisation. A new method is one file under `ablate/pretrain/` and one row here."""
@@ -256,10 +270,13 @@ def method_label(method: str, name: str = "") -> str:
 def missing_field(spec: Spec) -> tuple[str, str] | None:
     """Return the first field that an initialisation needs and was not given, and the message that refuses that."""
     method = str(getattr(spec, "method"))  # noqa: B009
-    for field in METHODS[method].needs:
-        if not getattr(spec, field):
-            rule = type(spec).model_fields[field].description
-            return field, f"pretrain.method {method} needs pretrain.{field}: {rule}; it is not given"
+    for needed in METHODS[method].needs:
+        field, *others = needed.split(" or ")
+        if not any(getattr(spec, name) for name in (field, *others)):
+            rules = " or ".join(
+                f"pretrain.{name}: {type(spec).model_fields[name].description}" for name in (field, *others)
+            )
+            return field, f"pretrain.method {method} needs {rules}; it is not given"
     return None
 
 

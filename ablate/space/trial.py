@@ -276,6 +276,8 @@ def _full(spec: Spec) -> dict[str, Any]:
         data.pop("validation_share")
     for name in FILES_OF_WEIGHTS:  # identified by the SHA-256
         data["pretrain"].pop(name, None)
+    if data["pretrain"].get("weights_sha256"):
+        data["pretrain"].pop("hf", None)
     return data
 
 

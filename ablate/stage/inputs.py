@@ -15,6 +15,7 @@ from ablate.network.imagenet import load_imagenet
 from ablate.network.starting import load_start
 from ablate.space import ImagenetSpec, Pretraining, TrialSpec, WeightsSpec
 from ablate.stage.checkpoints import load_snapshot
+from ablate.stage.starts import start_of
 from ablate.store import Store
 from ablate.store.layout import step_folder
 
@@ -69,5 +70,5 @@ def initial_network(spec: TrialSpec, num_landmarks: int, store: Store, folder: s
     if isinstance(spec.pretrain, ImagenetSpec):
         logger.info("%s", load_imagenet(network, spec.pretrain.weights))
     elif isinstance(spec.pretrain, WeightsSpec):
-        logger.info("%s", load_start(network, spec.pretrain))
+        logger.info("%s", load_start(network, spec.pretrain, start_of(store, spec.pretrain)))
     return network, 0.0

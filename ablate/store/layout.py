@@ -8,6 +8,7 @@
     trials/ID/state/step_N/           the training state of its fine-tuning
     trials/ID/pretrained/             a pre-training of the trial's own, laid out as pretrained/KEY
     trials/ID/log.txt                 its log
+    starts/NAME-CONTENT/              a starting point of one's own: model.safetensors, order.json and its manifest
     tuning/ID/                        a tuning trial: results/at_SHARE, state/step_N and log.txt
     tables/NAME/PART.parquet          rows of a table
     pictures/DATASET/                 thumbnails of the test radiographs: IMAGE.jpg and index.json
@@ -20,6 +21,9 @@ What an artifact's folder holds beside its files, `manifest.json`, is defined in
 """
 
 from __future__ import annotations
+
+import hashlib
+import re
 
 from ablate.store.manifest import step_name
 
@@ -56,6 +60,12 @@ LOG = "log.txt"
 MODEL = "model.safetensors"
 """Within an artifact's folder: the tensors of a snapshot, or a trial's weights."""
 
+STARTS = "starts"
+"""Holds a folder for each starting point of one's own."""
+
+ORDER = "order.json"
+"""Within the folder of a starting point: the order of its tensors, and in which container of their file they were."""
+
 SPEC = "spec.json"
 """Within a trial's folder: the trial that the weights beside it belong to."""
 
@@ -81,6 +91,12 @@ PROGRESS = f"{CONTROL}/progress.json"
 def pretrained_folder(key: str, trial_id: str | None = None) -> str:
     """Return where a pre-training's artifacts lie: shared by all trials, or one trial's own."""
     return f"{PRETRAINED}/{key}" if trial_id is None else f"{trial_folder(trial_id)}/{PRETRAINED}"
+
+
+def start_folder(name: str, content: str) -> str:
+    """Return where a starting point lies, by its name and by what identifies its content."""
+    plain = re.sub(r"[^\w.+-]", "_", name)
+    return f"{STARTS}/{plain}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 
 def trial_folder(trial_id: str) -> str:
