@@ -116,6 +116,7 @@ INSIDE = {
     "pretrain": (
         ("contrastive", "heads", "views"),
         ("base",),
+        ("crops", "moco"),
         (*modules_of(METHODS), "methods"),
         ("loop",),
     ),

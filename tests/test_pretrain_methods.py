@@ -6,16 +6,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from ablate.network.unet import UNet
 from ablate.pretrain import build_method
 from ablate.pretrain.contrastive import info_nce, info_nce_with_queue, nt_xent
+from ablate.pretrain.crops import local_size
 from ablate.pretrain.ddpm import Ddpm, NoiseSchedule, WeightAverage, strips
-from ablate.pretrain.dino import Dino, local_size
+from ablate.pretrain.dino import Dino
 from ablate.pretrain.heads import barlow_twins_loss, negative_cosine
 from ablate.pretrain.mocov2 import MocoV2
+from ablate.pretrain.simsiam import Simsiam
+from ablate.pretrain.swav import Swav
 from ablate.pretrain.views import NUM_DRAWS, View, render_views
 from ablate.space import DdpmSpec, Pretraining, TrialSpec
 from ablate.training import seeded
@@ -93,11 +97,26 @@ def test_negative_cosine_by_hand() -> None:
     assert float(negative_cosine()(first, second)) == pytest.approx(-(math.sqrt(0.5) + 1) / 2)
 
 
-@pytest.mark.parametrize("method", ["mocov3", "byol"])
+@pytest.mark.parametrize("method", ["mocov3", "byol", "simsiam"])
 def test_symmetric_methods_do_not_care_which_view_is_first(method: str) -> None:
     built = build_method(make(method, **SMALL)).train()
     first, second = torch.rand(2, 4, 1, 32, 32)
     torch.testing.assert_close(built.loss(first, second), built.loss(second, first))
+
+
+def test_simsiam_regresses_projections_through_which_no_gradient_flows() -> None:
+    built = build_method(make("simsiam", **SMALL, predictor_dim=4)).train()
+    assert isinstance(built, Simsiam)
+    views = torch.rand(2, 4, 1, 32, 32)
+    projections = [built.projector(built.network.features(view)) for view in views]
+    targets = [projection.detach().clone() for projection in projections]
+    predicted = [built.predictor(projection) for projection in projections]
+    cosines = [F.cosine_similarity(predicted[i], targets[1 - i]).mean() for i in (0, 1)]
+    expected = -(cosines[0] + cosines[1]) / 2
+    loss = built.loss(*views)
+    torch.testing.assert_close(loss, expected)
+    weight = built.projector.get_submodule("layers.0").weight
+    torch.testing.assert_close(torch.autograd.grad(loss, weight), torch.autograd.grad(expected, weight))
 
 
 def test_heads_have_the_layers_of_their_papers() -> None:
@@ -112,14 +131,21 @@ def test_heads_have_the_layers_of_their_papers() -> None:
     assert layers("simclrv2", "projector") == [*two_layers, "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d"]
     assert layers("byol", "projector") == layers("byol", "predictor") == two_layers
     assert layers("barlow_twins", "projector") == [*two_layers, "BatchNorm1d", "ReLU", "Linear"]
+    assert layers("swav", "projector") == layers("simsiam", "predictor") == two_layers
+    assert layers("simsiam", "projector") == [*two_layers, "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d"]
+    linear = build_method(make("mocov1", projection_dim=8)).get_submodule("projector")
+    assert isinstance(linear, torch.nn.Linear)
+    assert linear.weight.shape == (8, 16)
 
 
 # --- momentum branch, queue, centre -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("method", "branch"), [("mocov3", "keys"), ("mocov2", "keys"), ("byol", "target")])
+@pytest.mark.parametrize(
+    ("method", "branch"), [("mocov3", "keys"), ("mocov2", "keys"), ("mocov1", "keys"), ("byol", "target")]
+)
 def test_momentum_branch_starts_equal_and_moves_by_one_minus_the_momentum(method: str, branch: str) -> None:
-    built = build_method(make(method, momentum=0.75, **SMALL))
+    built = build_method(make(method, momentum=0.75, **(SMALL if method != "mocov1" else {"projection_dim": 8})))
     own, other = (dict(built.get_submodule(name).named_parameters()) for name in (f"{branch}.network", "network"))
     assert all(torch.equal(own[name], other[name]) for name in other)
     assert not any(parameter.requires_grad for parameter in built.get_submodule(branch).parameters())
@@ -161,6 +187,79 @@ def test_more_keys_than_the_queue_holds_leave_the_newest() -> None:
     built.loss(views[0], views[1])
     built.after_step(1)
     torch.testing.assert_close(built.queue, keys[1:])
+
+
+SWAV = {"hidden_dim": 16, "projection_dim": 8, "prototypes": 6, "local_crops": 1}
+
+
+def swav(**fields: Any) -> Swav:
+    built = build_method(make("swav", **{**SWAV, **fields})).train()
+    assert isinstance(built, Swav)
+    return built
+
+
+def codes(similarities: np.ndarray, epsilon: float, iterations: int) -> np.ndarray:
+    """Share N images out over P prototypes: rows of the result are images and sum to 1."""
+    shares = np.exp(similarities / epsilon)
+    for _ in range(iterations):
+        shares /= shares.sum(0) * shares.shape[1]
+        shares /= shares.sum(1, keepdims=True) * shares.shape[0]
+    return shares * shares.shape[0]
+
+
+@pytest.mark.parametrize("queue", [0, 5])
+def test_swav_predicts_each_global_crops_code_from_the_other_crops(queue: int) -> None:
+    built = swav(queue=queue, temperature=0.3, epsilon=0.2, sinkhorn_iterations=4).eval()  # batch statistics are fixed
+    crops = built.prepare(torch.rand(3, 1, 32, 32), seeded("cpu", 0), 1)
+    assert [tuple(crop.shape) for crop in crops] == [(3, 1, 32, 32)] * 2 + [(3, 1, 14, 14)]
+    with torch.no_grad():
+        prototypes = built.prototypes.weight.double()
+        projections = [F.normalize(built.projector(built.network.features(crop))).double() for crop in crops]
+        scores = [projection @ prototypes.T for projection in projections]
+        terms = []
+        for i in range(2):
+            together = torch.cat((scores[i], built.queue[i].double() @ prototypes.T))
+            code = torch.from_numpy(codes(together.numpy(), 0.2, 4)[:3])
+            assert code.sum(1).tolist() == pytest.approx([1, 1, 1])
+            terms += [-(code * (scores[j] / 0.3).log_softmax(1)).sum(1).mean() for j in range(3) if j != i]
+        assert len(terms) == 4
+        assert float(built.loss(*crops)) == pytest.approx(float(sum(terms)) / 4, rel=1e-5)
+
+
+def test_few_images_cannot_be_shared_out_over_many_prototypes() -> None:
+    """Whatever 4 images show, each has to take 750 of 3 000 prototypes; beside a queue it takes a few."""
+    similarities = np.random.default_rng(0).normal(0, 128**-0.5, (4 + 384, 3000))
+    alone, beside = codes(similarities[:4], 0.05, 3), codes(similarities[:, :300], 0.05, 3)[:4]
+    spread = [np.exp(-(code * np.log(code)).sum(1)) for code in (alone, beside)]  # prototypes that an image takes
+    assert all(number > 750 for number in spread[0])
+    assert all(number < 150 for number in spread[1])
+
+
+def test_swavs_prototypes_have_unit_length_before_each_step() -> None:
+    built = swav()
+    crops = built.prepare(torch.rand(4, 1, 32, 32), seeded("cpu", 0), 1)
+    optimizer = torch.optim.SGD(built.parameters(), lr=1.0)
+    for step in (1, 2):
+        torch.testing.assert_close(built.prototypes.weight.norm(dim=1), torch.ones(6))
+        optimizer.zero_grad()
+        built.loss(*crops).backward()
+        optimizer.step()
+        assert (built.prototypes.weight.norm(dim=1) - 1).abs().max() > 1e-4
+        built.after_step(step)
+
+
+def test_swavs_queue_holds_the_newest_projections_of_both_global_crops() -> None:
+    built = swav(queue=5).eval()
+    crops = built.prepare(torch.rand(4, 1, 32, 32), seeded("cpu", 0), 1)
+    initial = built.queue.clone()
+    for part in (slice(0, 2), slice(2, 4)):
+        built.loss(*(crop[part] for crop in crops))
+        assert torch.equal(built.queue, initial)
+    built.after_step(1)
+    projections = [F.normalize(built.projector(built.network.features(crop))) for crop in crops[:2]]
+    torch.testing.assert_close(built.queue[:, :4], torch.stack(projections))
+    assert torch.equal(built.queue[:, 4], initial[:, 4])
+    assert int(built.next_slot) == 4
 
 
 DINO = {"hidden_dim": 16, "bottleneck_dim": 8, "prototypes": 6, "local_crops": 2}

@@ -5,10 +5,13 @@ from ablate.space import METHODS, NetworkSpec, TrialSpec
 OWN = {
     "mocov3": {"hidden_dim": 16, "projection_dim": 8},
     "mocov2": {"hidden_dim": 16, "projection_dim": 8, "queue": 16},
+    "mocov1": {"projection_dim": 8, "queue": 16},
     "simclr": {"hidden_dim": 16, "projection_dim": 8},
     "simclrv2": {"hidden_dim": 16, "projection_dim": 8},
     "dino": {"hidden_dim": 16, "bottleneck_dim": 8, "prototypes": 16, "local_crops": 2},
+    "swav": {"hidden_dim": 16, "projection_dim": 8, "prototypes": 6, "queue": 16, "local_crops": 2},
     "byol": {"hidden_dim": 16, "projection_dim": 8},
+    "simsiam": {"hidden_dim": 16, "projection_dim": 8, "predictor_dim": 4},
     "barlow_twins": {"hidden_dim": 16, "projection_dim": 8},
 }
 """Small projection heads, by method."""

@@ -1,4 +1,4 @@
-"""InfoNCE against the other images of a group or against a queue.
+"""InfoNCE against the other images of a group or against a queue, and the queue.
 
 Shapes: B images of a group, D channels of the projection, Q keys in the queue; several groups are a leading dimension.
 """
@@ -62,3 +62,17 @@ def info_nce_with_queue(queries_BD: Tensor, keys_BD: Tensor, queue_QD: Tensor, t
     positive_B1 = (queries_BD * keys_BD).sum(1, keepdim=True)
     logits = torch.cat((positive_B1, queries_BD @ queue_QD.T), 1) / temperature
     return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
+
+
+@torch.no_grad()
+def enqueue(queue_QD: Tensor, next_slot: Tensor, vectors_BD: Tensor) -> None:
+    """Put vectors in the place of a queue's oldest ones, and move `next_slot`, the index of the oldest.
+
+    Queues that turn over together are a leading dimension. Of more vectors than a queue holds the last ones stay.
+    """
+    size = queue_QD.shape[-2]
+    newest_BD = vectors_BD[..., -size:, :]
+    num_new = newest_BD.shape[-2]
+    slots = (next_slot + torch.arange(num_new, device=queue_QD.device)) % size
+    queue_QD[..., slots, :] = newest_BD
+    next_slot.copy_((next_slot + num_new) % size)

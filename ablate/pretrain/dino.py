@@ -3,7 +3,7 @@
 Caron et al. 2021, "Emerging properties in self-supervised vision transformers". Deviations: temperatures and momentum
 are constant, for their schedules would depend on the number of steps or epochs, and for the same reason the last
 layer is never frozen; the centre moves once per optimizer step, by the mean over all its forward passes; crops are
-augmented as in the other methods. Shapes: B images, H and W of a global crop, S side of a local crop, P prototypes.
+augmented as in the other methods. Shapes: B images, P prototypes.
 """
 
 from __future__ import annotations
@@ -12,33 +12,20 @@ import torch
 from torch import Tensor
 
 from ablate.network.base import Network
-from ablate.pretrain.base import MomentumBranch, SelfSupervision
+from ablate.pretrain.base import MomentumBranch
+from ablate.pretrain.crops import NUM_GLOBAL, MultiCropping
 from ablate.pretrain.heads import dino_head, dino_loss
-from ablate.pretrain.views import View, random_view
 from ablate.space import DinoSpec, Pretraining
 from ablate.training import by_view, join_views
 
-LOCAL_SIDE = 96 / 224  # of a local crop's side to a global crop's, as in DINO
-LOCAL_AREA = 0.05 / 0.4  # of the smallest local to the smallest global crop's area, as in DINO
-NUM_GLOBAL = 2  # global crops of each image
 
-
-def local_size(image_size: int, stride: int) -> int:
-    """Return the side of local crops in pixels: about 3/7 of the image's, a multiple of the encoder's `stride`.
-
-    It is at least two strides, because a last feature map of a single position leaves batch norm nothing to normalise
-    and pooling nothing to pool; but never above `image_size`.
-    """
-    positions = max(2, round(image_size * LOCAL_SIDE / stride))
-    return min(positions * stride, image_size)
-
-
-class Dino(SelfSupervision[DinoSpec]):
+class Dino(MultiCropping[DinoSpec]):
     """Two global and `local_crops` local crops; the snapshot is the teacher's encoder.
 
-    Global crops show from `min_crop` of the image's area to all of it, local crops from 1/8 of `min_crop` to
-    `min_crop`; with `min_crop` 0.4 these are DINO's own.
+    Local crops show from 1/8 of `min_crop` to `min_crop` of the image's area; with `min_crop` 0.4 these are DINO's own.
     """
+
+    local_share = 0.05 / 0.4  # as in DINO
 
     def __init__(self, pretraining: Pretraining) -> None:
         super().__init__(pretraining)
@@ -47,11 +34,6 @@ class Dino(SelfSupervision[DinoSpec]):
         self.projector = dino_head(*dims)
         self.teacher = MomentumBranch(self.network, self.projector, dino_head(*dims))
         self.cross_entropy = dino_loss(spec.prototypes, spec.student_temperature, spec.teacher_temperature)
-        self.local_view = View(
-            size=local_size(pretraining.image_size, self.network.stride),
-            min_area=spec.min_crop * LOCAL_AREA,
-            max_area=spec.min_crop,
-        )
         self._teacher_sum: Tensor | None = None  # over the forward passes since the last step
         self._teacher_count = 0
 
@@ -60,21 +42,12 @@ class Dino(SelfSupervision[DinoSpec]):
         """Moving average of the teacher's output, (1, 1, P)."""
         return self.cross_entropy.get_buffer("center")
 
-    def prepare(self, images_B1HW: Tensor, generator: torch.Generator, step: int) -> tuple[Tensor, ...]:
-        """Return the two global crops (B, 1, H, W), then the local crops (B, 1, S, S), of every image."""
-        views = [self.view] * NUM_GLOBAL + [self.local_view] * self.spec.local_crops
-        return tuple(random_view(images_B1HW, view, generator) for view in views)
-
     def loss(self, *prepared: Tensor, groups: int = 1) -> Tensor:
         """Return the mean cross-entropy over all pairs of a teacher's and another student's crop."""
-        global_crops, local_crops = join_views(prepared[:NUM_GLOBAL], groups), prepared[NUM_GLOBAL:]
-        teacher_output = self.teacher(global_crops)
+        teacher_output = self.teacher(join_views(prepared[:NUM_GLOBAL], groups))
         self._teacher_sum = teacher_output.sum(0) + (0 if self._teacher_sum is None else self._teacher_sum)
         self._teacher_count += len(teacher_output)
-        features = [self.network.features(global_crops)]
-        if local_crops:
-            features.append(self.network.features(join_views(local_crops, groups)))
-        student_output = self.projector(join_views(features, groups))
+        student_output = self.projector(self.features_of(prepared, groups))
         loss: Tensor = self.cross_entropy(
             by_view(teacher_output, NUM_GLOBAL, groups), by_view(student_output, len(prepared), groups)
         )

@@ -6,12 +6,15 @@ import warnings
 from collections.abc import Callable
 from typing import TypeAlias
 
-from lightly.loss import BarlowTwinsLoss, DINOLoss, NegativeCosineSimilarity
+from lightly.loss import BarlowTwinsLoss, DINOLoss, NegativeCosineSimilarity, SwaVLoss
 from lightly.models.modules import heads
 from torch import Tensor, nn
 
 PairLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """Mean loss of two views' vectors, each (B, projection)."""
+
+CropsLoss: TypeAlias = Callable[[list[Tensor], list[Tensor], list[Tensor] | None], Tensor]
+"""Mean loss of global crops, local crops and queues."""
 
 
 def moco_head(num_inputs: int, hidden_dim: int, projection_dim: int, *, batch_norm: bool) -> nn.Module:
@@ -35,6 +38,24 @@ def byol_projector(num_inputs: int, hidden_dim: int, projection_dim: int) -> nn.
 def byol_predictor(projection_dim: int, hidden_dim: int) -> nn.Module:
     """Return BYOL's prediction head, from projections to projections."""
     head: nn.Module = heads.BYOLPredictionHead(projection_dim, hidden_dim, projection_dim)
+    return head
+
+
+def simsiam_projector(num_inputs: int, hidden_dim: int, projection_dim: int) -> nn.Module:
+    """Return SimSiam's projection head of three layers, each with batch norm."""
+    head: nn.Module = heads.SimSiamProjectionHead(num_inputs, hidden_dim, projection_dim)
+    return head
+
+
+def simsiam_predictor(projection_dim: int, predictor_dim: int) -> nn.Module:
+    """Return SimSiam's prediction head, a bottleneck from projections to projections."""
+    head: nn.Module = heads.SimSiamPredictionHead(projection_dim, predictor_dim, projection_dim)
+    return head
+
+
+def swav_head(num_inputs: int, hidden_dim: int, projection_dim: int) -> nn.Module:
+    """Return SwAV's two-layer projection head."""
+    head: nn.Module = heads.SwaVProjectionHead(num_inputs, hidden_dim, projection_dim)
     return head
 
 
@@ -78,4 +99,14 @@ def dino_loss(prototypes: int, student_temperature: float, teacher_temperature: 
         student_temp=student_temperature,
         center_momentum=1.0,
     )
+    return loss
+
+
+def swav_loss(temperature: float, iterations: int, epsilon: float) -> CropsLoss:
+    """Return SwAV's loss of the similarities to all prototypes.
+
+    It is called with the global crops' (B, prototypes), the local crops', and those of each global crop's queue, or
+    None; codes are of a crop's B images and its queue together. It returns (1,).
+    """
+    loss: CropsLoss = SwaVLoss(temperature, iterations, epsilon)
     return loss

@@ -1,6 +1,6 @@
 """The look of each initialisation, the same in every figure of every report.
 
-Colours are Okabe and Ito's (jfly.uni-koeln.de/color, safe for colour-blind readers), extended by three of Paul
+Colours are Okabe and Ito's (jfly.uni-koeln.de/color, safe for colour-blind readers), extended by those of Paul
 Tol's muted scheme; every method also has its own marker, so that nothing hangs on colour alone.
 """
 
@@ -17,7 +17,7 @@ class Look:
     """Colour and marker of a method; plotly has its own names of markers."""
 
     colour: str
-    marker: str
+    marker: str | tuple[int, int, int]  # as matplotlib has it; (6, 1, 0) is a star of six points
     plotly: str
 
 
@@ -30,8 +30,11 @@ LOOKS: dict[str, Look] = {
     "weights": Look("#CC6677", "H", "hexagon2"),
     "scratch": Look("#7A7A7A", "X", "x"),
     "mocov2": Look("#56B4E9", "p", "pentagon"),
+    "mocov1": Look("#332288", "8", "octagon"),
     "simclr": Look("#44AA99", "<", "triangle-left"),
+    "swav": Look("#661100", (6, 1, 0), "hexagram"),
     "byol": Look("#AA4499", "h", "hexagon"),
+    "simsiam": Look("#DDCC77", (4, 1, 0), "star-diamond"),
     "barlow_twins": Look("#999933", "P", "cross"),
     "mean_shape": Look("#000000", "_", "line-ew-open"),
     "annotators": Look("#777777", "|", "line-ns-open"),

@@ -17,7 +17,7 @@ from ablate import tables
 from ablate.errors import InputError
 from ablate.schedule.flops import forward_flops
 from ablate.schedule.stages import Costs
-from ablate.space import DinoSpec, Length, Pretraining, StepSeconds, TrialSpec, num_held_out
+from ablate.space import Length, MultiCrop, Pretraining, StepSeconds, TrialSpec, num_held_out
 from ablate.store import Store
 
 # --- the facts behind the defaults ------------------------------------------------------------------
@@ -46,15 +46,18 @@ VIEWS: Mapping[str, tuple[float, float]] = {
     "simclr": (2, 0),
     "simclrv2": (2, 0),
     "barlow_twins": (2, 0),
+    "simsiam": (2, 0),
+    "mocov1": (1, 1),
     "mocov2": (1, 1),
     "mocov3": (2, 2),
     "byol": (2, 2),
-    "dino": (2, 2),  # and the local crops, see DINO_LOCAL_AREA
+    "dino": (2, 2),  # and the local crops, see LOCAL_AREA
+    "swav": (2, 0),  # and the local crops
 }
 """Encoder passes for one image and step, with and without gradients; other self-supervised methods as `mocov3`."""
 
-DINO_LOCAL_AREA = (96 / 224) ** 2
-"""Pixels of a local crop, as a share of a global one's (Caron et al. 2021)."""
+LOCAL_AREA = (96 / 224) ** 2
+"""Pixels of a local crop, as a share of a global one's (Caron et al. 2020 and 2021)."""
 
 NUM_IMAGES: Mapping[str, tuple[int, int, int]] = {
     "chest": (195, 34, 50),
@@ -98,8 +101,8 @@ def step_work(pretraining: Pretraining) -> Work:
         flops, views = float(whole * TRAIN), 1.0
     else:
         trained, followed = VIEWS.get(fields.method, VIEWS["mocov3"])
-        if isinstance(fields, DinoSpec):
-            trained += fields.local_crops * DINO_LOCAL_AREA
+        if isinstance(fields, MultiCrop):
+            trained += fields.local_crops * LOCAL_AREA
         flops, views = encoder * (TRAIN * trained + INFER * followed), trained + followed
     return Work(flops * fields.batch_size * fields.accumulate, views * fields.accumulate)
 

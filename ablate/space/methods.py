@@ -119,15 +119,22 @@ class MocoV3Spec(SelfSupervised):
     momentum: Fraction = Field(0.999, description="momentum of the momentum encoder")
 
 
-class MocoV2Spec(SelfSupervised):
-    """MoCo v2 (Chen et al. 2020): InfoNCE against a queue of keys from a momentum encoder."""
+class MocoV1Spec(SelfSupervised):
+    """MoCo (He et al. 2020): InfoNCE against a queue of keys from a momentum encoder."""
 
-    method: Literal["mocov2"] = "mocov2"
+    method: Literal["mocov1"] = "mocov1"
     projection_dim: Positive = Field(128, description="width of the projection head's output")
-    hidden_dim: Positive = Field(2048, description="width of the projection head's hidden layer")
-    temperature: PositiveNumber = Field(0.2, description="softmax temperature of the contrastive loss")
+    temperature: PositiveNumber = Field(0.07, description="softmax temperature of the contrastive loss")
     momentum: Fraction = Field(0.999, description="momentum of the momentum encoder")
     queue: Positive = Field(4096, description="keys held as negatives")
+
+
+class MocoV2Spec(MocoV1Spec):
+    """MoCo v2 (Chen et al. 2020): as MoCo with a two-layer projection head and a higher temperature."""
+
+    method: Literal["mocov2"] = "mocov2"  # type: ignore[assignment]
+    hidden_dim: Positive = Field(2048, description="width of the projection head's hidden layer")
+    temperature: PositiveNumber = Field(0.2, description="softmax temperature of the contrastive loss")
 
 
 class SimclrSpec(SelfSupervised):
@@ -145,7 +152,13 @@ class SimclrV2Spec(SimclrSpec):
     method: Literal["simclrv2"] = "simclrv2"  # type: ignore[assignment]
 
 
-class DinoSpec(SelfSupervised):
+class MultiCrop(SelfSupervised):
+    """Fields of methods that compare local crops with global ones."""
+
+    local_crops: int = Field(6, ge=0, description="number of local crops beside the two global ones")
+
+
+class DinoSpec(MultiCrop):
     """DINO (Caron et al. 2021): self-distillation from a momentum teacher over global and local crops."""
 
     method: Literal["dino"] = "dino"
@@ -156,7 +169,19 @@ class DinoSpec(SelfSupervised):
     teacher_temperature: PositiveNumber = Field(0.04, description="softmax temperature of the teacher")
     momentum: Fraction = Field(0.996, description="momentum of the teacher")
     center_momentum: Fraction = Field(0.9, description="momentum of the teacher output's centre")
-    local_crops: int = Field(6, ge=0, description="number of local crops beside the two global ones")
+
+
+class SwavSpec(MultiCrop):
+    """SwAV (Caron et al. 2020): a crop's assignment to prototypes is predicted from the image's other crops."""
+
+    method: Literal["swav"] = "swav"
+    prototypes: Positive = Field(300, description="number of prototypes that images are assigned to")
+    hidden_dim: Positive = Field(2048, description="width of the projection head's hidden layer")
+    projection_dim: Positive = Field(128, description="width of the projection head's output")
+    temperature: PositiveNumber = Field(0.1, description="softmax temperature of the predicted assignments")
+    epsilon: PositiveNumber = Field(0.05, description="weight of the assignments' entropy: less is harder")
+    sinkhorn_iterations: Positive = Field(3, description="iterations of the Sinkhorn algorithm")
+    queue: int = Field(384, ge=0, description="earlier projections that are assigned with a group's; 0: none")
 
 
 class ByolSpec(SelfSupervised):
@@ -166,6 +191,15 @@ class ByolSpec(SelfSupervised):
     projection_dim: Positive = Field(256, description="width of the projection head's output")
     hidden_dim: Positive = Field(4096, description="width of the hidden layers of projection head and predictor")
     momentum: Fraction = Field(0.996, description="momentum of the momentum encoder")
+
+
+class SimsiamSpec(SelfSupervised):
+    """SimSiam (Chen and He 2021): one view's projection is predicted from the other's, without a momentum encoder."""
+
+    method: Literal["simsiam"] = "simsiam"
+    projection_dim: Positive = Field(2048, description="width of the projection head's output")
+    hidden_dim: Positive = Field(2048, description="width of the projection head's hidden layers")
+    predictor_dim: Positive = Field(512, description="width of the predictor's hidden layer")
 
 
 class BarlowTwinsSpec(SelfSupervised):
@@ -243,10 +277,13 @@ METHODS: dict[str, MethodRow] = {
     "ddpm": MethodRow(DdpmSpec, "unet", "ablate.pretrain.ddpm", "DDPM", only=("unet", "reference")),
     "mocov3": MethodRow(MocoV3Spec, "encoder", "ablate.pretrain.mocov3", "MoCo v3"),
     "mocov2": MethodRow(MocoV2Spec, "encoder", "ablate.pretrain.mocov2", "MoCo v2"),
+    "mocov1": MethodRow(MocoV1Spec, "encoder", "ablate.pretrain.mocov1", "MoCo v1"),
     "simclr": MethodRow(SimclrSpec, "encoder", "ablate.pretrain.simclr", "SimCLR"),
     "simclrv2": MethodRow(SimclrV2Spec, "encoder", "ablate.pretrain.simclr", "SimCLR v2"),
     "dino": MethodRow(DinoSpec, "encoder", "ablate.pretrain.dino", "DINO"),
+    "swav": MethodRow(SwavSpec, "encoder", "ablate.pretrain.swav", "SwAV"),
     "byol": MethodRow(ByolSpec, "encoder", "ablate.pretrain.byol", "BYOL"),
+    "simsiam": MethodRow(SimsiamSpec, "encoder", "ablate.pretrain.simsiam", "SimSiam"),
     "barlow_twins": MethodRow(BarlowTwinsSpec, "encoder", "ablate.pretrain.barlow_twins", "Barlow Twins"),
     "imagenet": MethodRow(ImagenetSpec, "encoder", None, "ImageNet", only=("encoder",)),
     "weights": MethodRow(WeightsSpec, "encoder", None, "own weights", needs=("name", "file or hf")),
