@@ -116,7 +116,7 @@ INSIDE = {
     "pretrain": (
         ("contrastive", "heads", "views"),
         ("base",),
-        ("crops", "moco"),
+        ("crops", "moco", "negatives"),
         (*modules_of(METHODS), "methods"),
         ("loop",),
     ),

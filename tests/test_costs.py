@@ -9,7 +9,7 @@ import pytest
 
 from ablate import tables
 from ablate.errors import InputError
-from ablate.schedule.costs import costs_for, default_costs, measured_costs, require_measured
+from ablate.schedule.costs import costs_for, default_costs, measured_costs, require_measured, step_work
 from ablate.schedule.flops import TABLE, forward_flops, shipped_networks, tabulate
 from ablate.space import METHODS, NetworkSpec, TrialSpec, find_grid, load_grid, shipped_grids
 from ablate.store import Store
@@ -124,6 +124,19 @@ def test_every_pretraining_method_has_a_cost_that_grows_with_its_batch(method, g
         for accumulate in (1, 8)
     )
     assert costs.pretrain_step(large) == pytest.approx(8 * costs.pretrain_step(small))
+
+
+def test_negatives_of_a_step_of_several_groups_cost_another_pass_without_gradients():
+    def seconds(accumulate, negatives):
+        fields = {"method": "simclr", "accumulate": accumulate, "negatives": negatives}
+        return default_costs(gpus_pretrain=0.0).pretrain_step(trial(pretrain=fields).pretraining)
+
+    assert seconds(1, "step") == seconds(1, "pass")
+    assert 1 < seconds(8, "step") / seconds(8, "pass") <= 2
+    flops = [
+        step_work(trial(pretrain={"method": "simclr", "negatives": n}).pretraining).flops for n in ("pass", "step")
+    ]
+    assert flops[1] / flops[0] == pytest.approx(4 / 3)
 
 
 def test_a_quarter_of_a_gpu_is_slower_but_at_most_four_times_and_two_gpus_are_not_faster():

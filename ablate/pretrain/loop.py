@@ -19,6 +19,7 @@ from torch import Tensor
 from ablate.network.base import Denoiser
 from ablate.pretrain.base import PretrainingMethod
 from ablate.pretrain.methods import build_method
+from ablate.pretrain.negatives import Contrastive, backward_through_vectors
 from ablate.space import Pretraining
 from ablate.training import (
     ONE_GROUP,
@@ -204,8 +205,11 @@ def backward(
 ) -> Tensor:
     """Add the gradients of one optimizer step, of passes of up to `groups` groups, and return the step's mean loss."""
     prepared = method.prepare(batch_W1HW, generator, step)
+    passes = tuple(forward_passes(len(batch_W1HW), method.pretraining.fields.batch_size, groups))
+    if isinstance(method, Contrastive) and method.sees_the_step and len(passes) > 1:
+        return backward_through_vectors(method, prepared, passes, step)
     total = torch.zeros((), device=batch_W1HW.device)
-    for one in forward_passes(len(batch_W1HW), method.pretraining.fields.batch_size, groups):
+    for one in passes:
         with normalised_apart(method, one.groups):
             loss = method.loss(*(tensor[one.part] for tensor in prepared), groups=one.groups) * one.share
         loss.backward()  # type: ignore[no-untyped-call]

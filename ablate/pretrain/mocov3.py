@@ -3,21 +3,21 @@
 Chen, Xie, He 2021, "An empirical study of training self-supervised vision transformers", in its variant for
 convolutional encoders: a two-layer projector and a two-layer predictor, both with batch norm. Deviations: the
 momentum is constant, for a schedule would depend on the number of steps; the last batch norms have an affine part
-(lightly's head); negatives are the images of one group (`batch_size`).
+(lightly's head); by default negatives are the images of one group (`batch_size`), not of the whole optimizer step.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from ablate.pretrain.base import MomentumBranch, SelfSupervision
+from ablate.pretrain.base import MomentumBranch
 from ablate.pretrain.contrastive import info_nce
 from ablate.pretrain.heads import moco_head
+from ablate.pretrain.negatives import Contrastive
 from ablate.space import MocoV3Spec, Pretraining
-from ablate.training import apart
 
 
-class MocoV3(SelfSupervision[MocoV3Spec]):
+class MocoV3(Contrastive[MocoV3Spec]):
     """Each view's queries against the other view's keys."""
 
     def __init__(self, pretraining: Pretraining) -> None:
@@ -27,11 +27,17 @@ class MocoV3(SelfSupervision[MocoV3Spec]):
         self.predictor = moco_head(spec.projection_dim, spec.hidden_dim, spec.projection_dim, batch_norm=True)
         self.keys = MomentumBranch(self.network, self.projector)
 
-    def loss(self, *prepared: Tensor, groups: int = 1) -> Tensor:
-        """Return the sum of both directions' InfoNCE, of two views, each (B, 1, H, W)."""
-        queries = [self.predictor(self.projector(self.network.features(view))) for view in prepared]
-        first, second = (apart(query, groups) for query in queries)
-        first_key, second_key = (apart(self.keys(view), groups) for view in prepared)
+    def embed(self, *views_B1HW: Tensor) -> tuple[Tensor, ...]:
+        """Return the predictor's queries."""
+        return tuple(self.predictor(self.projector(self.network.features(view))) for view in views_B1HW)
+
+    def targets(self, *views_B1HW: Tensor) -> tuple[Tensor, ...]:
+        """Return the momentum branch's keys."""
+        return tuple(self.keys(view) for view in views_B1HW)
+
+    def compare(self, *vectors_BD: Tensor) -> Tensor:
+        """Return the sum of both directions' InfoNCE."""
+        first, second, first_key, second_key = vectors_BD
         temperature = self.spec.temperature
         return info_nce(first, second_key, temperature) + info_nce(second, first_key, temperature)
 

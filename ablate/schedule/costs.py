@@ -17,7 +17,7 @@ from ablate import tables
 from ablate.errors import InputError
 from ablate.schedule.flops import forward_flops
 from ablate.schedule.stages import Costs
-from ablate.space import Length, MultiCrop, Pretraining, StepSeconds, TrialSpec, num_held_out
+from ablate.space import Contrasted, Length, MultiCrop, Pretraining, StepSeconds, TrialSpec, num_held_out
 from ablate.store import Store
 
 # --- the facts behind the defaults ------------------------------------------------------------------
@@ -103,6 +103,8 @@ def step_work(pretraining: Pretraining) -> Work:
         trained, followed = VIEWS.get(fields.method, VIEWS["mocov3"])
         if isinstance(fields, MultiCrop):
             trained += fields.local_crops * LOCAL_AREA
+        if isinstance(fields, Contrasted) and fields.negatives == "step" and fields.accumulate > 1:
+            followed += trained  # passes are made twice, at first without a graph
         flops, views = encoder * (TRAIN * trained + INFER * followed), trained + followed
     return Work(flops * fields.batch_size * fields.accumulate, views * fields.accumulate)
 

@@ -109,7 +109,15 @@ class SelfSupervised(Pretrain):
     min_crop: float = Field(0.2, gt=0, le=1, description="smallest share of the image's area that a view shows")
 
 
-class MocoV3Spec(SelfSupervised):
+class Contrasted(SelfSupervised):
+    """Fields of methods whose negatives are other images of the batch."""
+
+    negatives: Literal["pass", "step"] = Field(
+        "pass", description="an image's negatives: its group of batch_size images, or all images of an optimizer step"
+    )
+
+
+class MocoV3Spec(Contrasted):
     """MoCo v3 (Chen, Xie, He 2021): symmetric InfoNCE against a momentum encoder, no queue."""
 
     method: Literal["mocov3"] = "mocov3"
@@ -137,7 +145,7 @@ class MocoV2Spec(MocoV1Spec):
     temperature: PositiveNumber = Field(0.2, description="softmax temperature of the contrastive loss")
 
 
-class SimclrSpec(SelfSupervised):
+class SimclrSpec(Contrasted):
     """SimCLR (Chen et al. 2020): NT-Xent over the views in a batch, two-layer projection head."""
 
     method: Literal["simclr"] = "simclr"

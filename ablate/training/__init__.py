@@ -7,7 +7,7 @@ Whatever trains, evaluates or starts training may call this package: `network`, 
 from ablate.training.compiling import DECIDED_AFTER, Compiling
 from ablate.training.execution import Losses, adamw, load_optimizer, on_device, placed
 from ablate.training.graphs import CudaRecording, Launch, Launcher, Outputs, as_it_is
-from ablate.training.groups import Pass, apart, by_view, forward_passes, join_views, normalised_apart
+from ablate.training.groups import KeptStatistics, Pass, apart, by_view, forward_passes, join_views, normalised_apart
 from ablate.training.memory import Card, Gpu
 from ablate.training.passes import ONE_GROUP, OutOfMemory, Passes, PassSize
 from ablate.training.progress import (
@@ -36,6 +36,7 @@ __all__ = [
     "Diverged",
     "Gpu",
     "Interrupted",
+    "KeptStatistics",
     "Launch",
     "Launcher",
     "Losses",
