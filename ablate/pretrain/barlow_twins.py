@@ -20,7 +20,8 @@ class BarlowTwins(SelfSupervision[BarlowTwinsSpec]):
     def __init__(self, pretraining: Pretraining) -> None:
         super().__init__(pretraining)
         spec = self.spec
-        self.projector = barlow_twins_head(self.network.feature_dim, spec.hidden_dim, spec.projection_dim)
+        num_inputs = self.network.feature_dim
+        self.projector = barlow_twins_head(num_inputs, spec.hidden_dim or num_inputs, spec.projection_dim)
         self.barlow_twins = barlow_twins_loss(spec.redundancy)
 
     def loss(self, *prepared: Tensor, groups: int = 1) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import ClassVar, Generic, TypeVar, cast
 
 import torch
@@ -16,10 +17,11 @@ from ablate.network.base import Head, Network
 from ablate.network.building import build_network
 from ablate.network.weights import load_weights, read_weights
 from ablate.pretrain.views import View, random_view
-from ablate.space import Pretrain, Pretraining, SelfSupervised
+from ablate.space import Momentum, Pretrain, Pretraining, SelfSupervised
 
 AnySpec = TypeVar("AnySpec", bound=Pretrain)
 ViewsSpec = TypeVar("ViewsSpec", bound=SelfSupervised)
+MomentumSpec = TypeVar("MomentumSpec", bound=Momentum)
 
 
 class PretrainingMethod(nn.Module, ABC, Generic[AnySpec]):
@@ -37,6 +39,9 @@ class PretrainingMethod(nn.Module, ABC, Generic[AnySpec]):
     head: ClassVar[Head] = "landmarks"
     clip: float | None = None
     """Gradient values are clipped to this on either side of zero; None: they are not clipped."""
+
+    group_by_group: bool = False
+    """Whether a forward pass holds one group of images, because `before_pass` is to be called for each."""
 
     def __init__(self, pretraining: Pretraining) -> None:
         super().__init__()
@@ -78,6 +83,9 @@ class PretrainingMethod(nn.Module, ABC, Generic[AnySpec]):
     def forget_passes(self) -> None:
         """Forget the forward passes since the last optimizer step, which are made again."""
 
+    def before_pass(self) -> None:
+        """Do what precedes a forward pass."""
+
     def after_step(self, step: int) -> None:
         """Do what follows optimizer step `step`, counted from 1: moving averages, queue, centre."""
 
@@ -96,21 +104,25 @@ class SelfSupervision(PretrainingMethod[ViewsSpec]):
     def __init__(self, pretraining: Pretraining) -> None:
         super().__init__(pretraining)
         self.network.keep_encoder_only()
-        self.view = View(size=pretraining.image_size, min_area=self.spec.min_crop)
+        view = self._view(pretraining.image_size, self.spec.min_crop)
+        self.views: tuple[View, ...] = (view, replace(view, solarize_probability=self.spec.solarize))
 
     def prepare(self, images_B1HW: Tensor, generator: torch.Generator, step: int) -> tuple[Tensor, ...]:
-        """Return two views (B, 1, H, W) of every image."""
-        return (
-            random_view(images_B1HW, self.view, generator),
-            random_view(images_B1HW, self.view, generator),
-        )
+        """Return views (B, 1, H, W) of every image: two, or as many as the method's `views`."""
+        drawn_for = self.spec.batch_size if self.spec.views == "pass" else 1
+        return tuple(random_view(images_B1HW, view, generator, drawn_for=drawn_for) for view in self.views)
+
+    def _view(self, size: int, min_area: float, max_area: float = 1.0) -> View:
+        """Return how views of `size` pixels are drawn that show so large shares of the image's area."""
+        jitter = self.spec.jitter
+        return View(size, min_area, max_area, brightness=jitter, contrast=jitter, log_gamma=jitter)
 
 
 class MomentumBranch(nn.Module):
     """A slowly moving copy of a network's encoder and of a head: (B, 1, H, W) to (B, projection).
 
-    Its weights follow by `momentum * own + (1 - momentum) * other` after each optimizer step. Batch statistics are
-    those of its own forward passes, as in MoCo.
+    Its weights follow by `momentum * own + (1 - momentum) * other`. Batch statistics are those of its own forward
+    passes, as in MoCo.
     """
 
     def __init__(self, network: Network, head: nn.Module, head_copy: nn.Module | None = None) -> None:
@@ -131,3 +143,36 @@ class MomentumBranch(nn.Module):
         """Move towards the trained network and head."""
         for own, other in ((self.network, network), (self.head, head)):
             torch._foreach_lerp_(list(own.parameters()), list(other.parameters()), 1 - momentum)
+
+
+class WithMomentum(SelfSupervision[MomentumSpec]):
+    """Base of the methods with a momentum encoder.
+
+    It moves after each optimizer step or, with `momentum_update: pass`, before each group of images is seen. The
+    trained weights are the same for all groups of a step, and so `accumulate` moves towards them leave
+    `momentum ** accumulate` of what it was.
+    """
+
+    projector: nn.Module
+
+    def __init__(self, pretraining: Pretraining) -> None:
+        super().__init__(pretraining)
+        self.group_by_group = self.spec.momentum_update == "pass"
+
+    @property
+    @abstractmethod
+    def branch(self) -> MomentumBranch:
+        """The momentum encoder and its head."""
+
+    def before_pass(self) -> None:
+        """Move the momentum branch, where it moves by groups."""
+        if self.group_by_group:
+            self._follow()
+
+    def after_step(self, step: int) -> None:
+        """Move the momentum branch, where it moves by steps."""
+        if not self.group_by_group:
+            self._follow()
+
+    def _follow(self) -> None:
+        self.branch.follow(self.network, self.projector, self.spec.momentum)

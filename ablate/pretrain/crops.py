@@ -6,13 +6,11 @@ Shapes: B images, H and W of a global crop, S side of a local crop, C feature ch
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
-import torch
 from torch import Tensor
 
 from ablate.pretrain.base import SelfSupervision
-from ablate.pretrain.views import View, random_view
 from ablate.space import MultiCrop, Pretraining
 from ablate.training import join_views
 
@@ -35,26 +33,14 @@ def local_size(image_size: int, stride: int) -> int:
 class MultiCropping(SelfSupervision[CropsSpec]):
     """Base of the methods that draw two global and `local_crops` local crops of every image.
 
-    Global crops show from `min_crop` of the image's area to all of it, local crops from `local_share * min_crop` to
-    `min_crop`.
+    `prepare` returns the two global crops (B, 1, H, W), then the local crops (B, 1, S, S). Global crops show from
+    `min_crop` of the image's area to all of it; what local crops show is in `MultiCrop.local_areas`.
     """
-
-    local_share: ClassVar[float]
-    """The smallest local crop's area to the smallest global crop's."""
 
     def __init__(self, pretraining: Pretraining) -> None:
         super().__init__(pretraining)
-        min_crop = self.spec.min_crop
-        self.local_view = View(
-            size=local_size(pretraining.image_size, self.network.stride),
-            min_area=min_crop * self.local_share,
-            max_area=min_crop,
-        )
-
-    def prepare(self, images_B1HW: Tensor, generator: torch.Generator, step: int) -> tuple[Tensor, ...]:
-        """Return the two global crops (B, 1, H, W), then the local crops (B, 1, S, S), of every image."""
-        views = [self.view] * NUM_GLOBAL + [self.local_view] * self.spec.local_crops
-        return tuple(random_view(images_B1HW, view, generator) for view in views)
+        size = local_size(pretraining.image_size, self.network.stride)
+        self.views += (self._view(size, *self.spec.local_areas),) * self.spec.local_crops
 
     def features_of(self, crops: Sequence[Tensor], groups: int) -> Tensor:
         """Return the features of all crops ((1 + local_crops) * B, C), those of a group together, see `join_views`.

@@ -8,34 +8,42 @@ augmented as in the other methods. Shapes: B images, P prototypes.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
 from ablate.network.base import Network
-from ablate.pretrain.base import MomentumBranch
+from ablate.pretrain.base import MomentumBranch, WithMomentum
 from ablate.pretrain.crops import NUM_GLOBAL, MultiCropping
 from ablate.pretrain.heads import dino_head, dino_loss
 from ablate.space import DinoSpec, Pretraining
 from ablate.training import by_view, join_views
 
 
-class Dino(MultiCropping[DinoSpec]):
-    """Two global and `local_crops` local crops; the snapshot is the teacher's encoder.
+class Dino(MultiCropping[DinoSpec], WithMomentum[DinoSpec]):
+    """Two global and `local_crops` local crops; the snapshot is the teacher's encoder, or the student's.
 
-    Local crops show from 1/8 of `min_crop` to `min_crop` of the image's area; with `min_crop` 0.4 these are DINO's own.
+    By default local crops show from 1/8 of `min_crop` to `min_crop` of the image's area; with `min_crop` 0.4 these are
+    DINO's own.
     """
-
-    local_share = 0.05 / 0.4  # as in DINO
 
     def __init__(self, pretraining: Pretraining) -> None:
         super().__init__(pretraining)
         spec = self.spec
-        dims = (self.network.feature_dim, spec.hidden_dim, spec.bottleneck_dim, spec.prototypes)
-        self.projector = dino_head(*dims)
-        self.teacher = MomentumBranch(self.network, self.projector, dino_head(*dims))
+        num_inputs = self.network.feature_dim
+        dims = (num_inputs, spec.hidden_dim or num_inputs, spec.bottleneck_dim, spec.prototypes)
+        new_head = functools.partial(dino_head, *dims, batch_norm=spec.head_norm)
+        self.projector = new_head()
+        self.teacher = MomentumBranch(self.network, self.projector, new_head())
         self.cross_entropy = dino_loss(spec.prototypes, spec.student_temperature, spec.teacher_temperature)
         self._teacher_sum: Tensor | None = None  # over the forward passes since the last step
         self._teacher_count = 0
+
+    @property
+    def branch(self) -> MomentumBranch:
+        """The teacher."""
+        return self.teacher
 
     @property
     def center(self) -> Tensor:
@@ -63,12 +71,12 @@ class Dino(MultiCropping[DinoSpec]):
         assert self._teacher_sum is not None
         self.center.lerp_(self._teacher_sum / self._teacher_count, 1 - self.spec.center_momentum)
         self.forget_passes()
-        self.teacher.follow(self.network, self.projector, self.spec.momentum)
+        super().after_step(step)
 
     def snapshot(self) -> dict[str, Tensor]:
-        """Return the teacher's encoder."""
-        teacher: Network = self.teacher.network
-        return teacher.encoder_state()
+        """Return the teacher's encoder, or the student's."""
+        network: Network = self.teacher.network if self.spec.snapshot == "teacher" else self.network
+        return network.encoder_state()
 
 
 IMPLEMENTATION = Dino

@@ -17,15 +17,19 @@ CropsLoss: TypeAlias = Callable[[list[Tensor], list[Tensor], list[Tensor] | None
 """Mean loss of global crops, local crops and queues."""
 
 
-def moco_head(num_inputs: int, hidden_dim: int, projection_dim: int, *, batch_norm: bool) -> nn.Module:
-    """Return MoCo's two-layer head; batch norm after both layers for v3, none for v2."""
-    head: nn.Module = heads.MoCoProjectionHead(num_inputs, hidden_dim, projection_dim, batch_norm=batch_norm)
+def moco_head(
+    num_inputs: int, hidden_dim: int, projection_dim: int, *, num_layers: int = 2, batch_norm: bool
+) -> nn.Module:
+    """Return MoCo's head; batch norm after each layer for v3, none for v2."""
+    head: nn.Module = heads.MoCoProjectionHead(num_inputs, hidden_dim, projection_dim, num_layers, batch_norm)
     return head
 
 
-def simclr_head(num_inputs: int, hidden_dim: int, projection_dim: int, *, num_layers: int) -> nn.Module:
+def simclr_head(
+    num_inputs: int, hidden_dim: int, projection_dim: int, *, num_layers: int, batch_norm: bool
+) -> nn.Module:
     """Return SimCLR's head, of two layers in its first version and three in its second."""
-    head: nn.Module = heads.SimCLRProjectionHead(num_inputs, hidden_dim, projection_dim, num_layers=num_layers)
+    head: nn.Module = heads.SimCLRProjectionHead(num_inputs, hidden_dim, projection_dim, num_layers, batch_norm)
     return head
 
 
@@ -65,11 +69,11 @@ def barlow_twins_head(num_inputs: int, hidden_dim: int, projection_dim: int) -> 
     return head
 
 
-def dino_head(num_inputs: int, hidden_dim: int, bottleneck_dim: int, prototypes: int) -> nn.Module:
-    """Return DINO's head with batch norm, as for convolutional encoders, and a weight-normalised last layer."""
+def dino_head(num_inputs: int, hidden_dim: int, bottleneck_dim: int, prototypes: int, *, batch_norm: bool) -> nn.Module:
+    """Return DINO's head with a weight-normalised last layer; batch norm is for convolutional encoders."""
     with warnings.catch_warnings():  # lightly still uses the older weight_norm of torch
         warnings.filterwarnings("ignore", category=FutureWarning, message=".*weight_norm.*")
-        head: nn.Module = heads.DINOProjectionHead(num_inputs, hidden_dim, bottleneck_dim, prototypes, batch_norm=True)
+        head: nn.Module = heads.DINOProjectionHead(num_inputs, hidden_dim, bottleneck_dim, prototypes, batch_norm)
     return head
 
 

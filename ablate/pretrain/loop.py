@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -136,6 +137,8 @@ def run_pretraining(
     compiling = Compiling(method.network.net, after=passes.compile_after if is_whole else None, state=state)
     key = pretraining.model_dump_json(exclude={"spec": {"steps", "seed"}})
     probe = functools.partial(method.network.features, images[:2, None] / 255)
+    if method.group_by_group:
+        passes = replace(passes, groups=1, card=None)
     forward = Passes(passes, method, optimizer, state=state, key=key, probe=probe)
 
     def save(step: int) -> None:
@@ -205,11 +208,13 @@ def backward(
 ) -> Tensor:
     """Add the gradients of one optimizer step, of passes of up to `groups` groups, and return the step's mean loss."""
     prepared = method.prepare(batch_W1HW, generator, step)
+    groups = 1 if method.group_by_group else groups
     passes = tuple(forward_passes(len(batch_W1HW), method.pretraining.fields.batch_size, groups))
     if isinstance(method, Contrastive) and method.sees_the_step and len(passes) > 1:
         return backward_through_vectors(method, prepared, passes, step)
     total = torch.zeros((), device=batch_W1HW.device)
     for one in passes:
+        method.before_pass()
         with normalised_apart(method, one.groups):
             loss = method.loss(*(tensor[one.part] for tensor in prepared), groups=one.groups) * one.share
         loss.backward()  # type: ignore[no-untyped-call]

@@ -14,14 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ablate.pretrain.base import MomentumBranch, SelfSupervision
+from ablate.pretrain.base import MomentumBranch, WithMomentum
 from ablate.pretrain.contrastive import enqueue, info_nce_with_queue
 from ablate.space import MocoV1Spec, Pretraining
 
 MocoSpec = TypeVar("MocoSpec", bound=MocoV1Spec)
 
 
-class Moco(SelfSupervision[MocoSpec]):
+class Moco(WithMomentum[MocoSpec]):
     """Queries of the first view, keys of the second, negatives from the queue.
 
     The queue is part of the state (lightly's memory bank leaves it out). It starts with random unit vectors.
@@ -38,6 +38,11 @@ class Moco(SelfSupervision[MocoSpec]):
         self.register_buffer("queue", F.normalize(torch.randn(spec.queue, spec.projection_dim)))
         self.register_buffer("next_slot", torch.zeros((), dtype=torch.long))
         self._new_keys: list[Tensor] = []  # of the forward passes since the last step
+
+    @property
+    def branch(self) -> MomentumBranch:
+        """The momentum encoder and its head."""
+        return self.keys
 
     @abstractmethod
     def head_of(self, spec: MocoSpec) -> nn.Module:
@@ -59,4 +64,4 @@ class Moco(SelfSupervision[MocoSpec]):
         """Put the step's keys in place of the oldest ones; move the momentum branch."""
         enqueue(self.queue, self.next_slot, torch.cat(self._new_keys))
         self._new_keys.clear()
-        self.keys.follow(self.network, self.projector, self.spec.momentum)
+        super().after_step(step)

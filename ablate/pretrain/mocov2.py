@@ -17,7 +17,8 @@ class MocoV2(Moco[MocoV2Spec]):
 
     def head_of(self, spec: MocoV2Spec) -> nn.Module:
         """Return a head of two layers without batch norm."""
-        return moco_head(self.network.feature_dim, spec.hidden_dim, spec.projection_dim, batch_norm=False)
+        num_inputs = self.network.feature_dim
+        return moco_head(num_inputs, spec.hidden_dim or num_inputs, spec.projection_dim, batch_norm=False)
 
 
 IMPLEMENTATION = MocoV2

@@ -75,6 +75,7 @@ def backward_through_vectors(
     trained, others = list[tuple[Tensor, ...]](), list[tuple[Tensor, ...]]()
     with torch.no_grad():
         for number, one in enumerate(passes):
+            method.before_pass()
             with global_seed(device, seed, "dropout", step, number), normalised_apart(method, one.groups):
                 trained.append(method.embed(*views(one)))
                 others.append(method.targets(*views(one)))

@@ -24,9 +24,10 @@ class Simclr(Contrastive[SimclrSpec]):
         spec = self.spec
         self.projector = simclr_head(
             self.network.feature_dim,
-            spec.hidden_dim,
+            spec.hidden_dim or self.network.feature_dim,
             spec.projection_dim,
             num_layers=3 if isinstance(spec, SimclrV2Spec) else 2,
+            batch_norm=spec.head_norm,
         )
 
     def embed(self, *views_B1HW: Tensor) -> tuple[Tensor, ...]:

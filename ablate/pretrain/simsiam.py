@@ -19,7 +19,8 @@ class Simsiam(SelfSupervision[SimsiamSpec]):
     def __init__(self, pretraining: Pretraining) -> None:
         super().__init__(pretraining)
         spec = self.spec
-        self.projector = simsiam_projector(self.network.feature_dim, spec.hidden_dim, spec.projection_dim)
+        num_inputs = self.network.feature_dim
+        self.projector = simsiam_projector(num_inputs, spec.hidden_dim or num_inputs, spec.projection_dim)
         self.predictor = simsiam_predictor(spec.projection_dim, spec.predictor_dim)
         self.negative_cosine = negative_cosine()
 

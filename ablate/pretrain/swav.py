@@ -30,15 +30,14 @@ from ablate.training import by_view
 class Swav(MultiCropping[SwavSpec]):
     """Swapped prediction of codes over two global and `local_crops` local crops."""
 
-    local_share = 0.05 / 0.14  # as in SwAV
-
     queue: Tensor  # (2 global crops, Q, D), unit vectors
     next_slot: Tensor  # index of the oldest projections, which the next ones replace
 
     def __init__(self, pretraining: Pretraining) -> None:
         super().__init__(pretraining)
         spec = self.spec
-        self.projector = swav_head(self.network.feature_dim, spec.hidden_dim, spec.projection_dim)
+        num_inputs = self.network.feature_dim
+        self.projector = swav_head(num_inputs, spec.hidden_dim or num_inputs, spec.projection_dim)
         self.prototypes = nn.Linear(spec.projection_dim, spec.prototypes, bias=False)
         self.swapped_prediction = swav_loss(spec.temperature, spec.sinkhorn_iterations, spec.epsilon)
         queue = torch.randn(NUM_GLOBAL, spec.queue, spec.projection_dim)

@@ -1,8 +1,8 @@
 """Random views of grey X-ray images, for self-supervision to compare.
 
-Every random number of a view belongs to one image, so an optimizer step's views do not depend on how the step is
-split into forward passes. Shapes: B images, H and W of the image, S side of the view, D random numbers, G side of the
-sampling grid.
+Every random number of a view belongs to one image, or to one group of images, so an optimizer step's views do not
+depend on how the step is split into forward passes. Shapes: B images, H and W of the image, S side of the view, D
+random numbers, G side of the sampling grid.
 """
 
 from __future__ import annotations
@@ -34,37 +34,49 @@ class View:
     log_gamma: float = 0.4  # largest change of the exponent's logarithm
     blur_probability: float = 0.5
     blur_sigma: tuple[float, float] = (0.1, 2.0)  # pixels at a size of 224, as in SimCLR
+    solarize_probability: float = 0.0
 
 
 NUM_DRAWS = 11
-"""Random numbers that one view of one image consumes."""
+"""Random numbers that one view of one image consumes; solarising takes another."""
+
+SOLARIZED_FROM = 0.5
+"""Grey value from which on solarising inverts (Grill et al. 2020, appendix B)."""
 
 
-def random_view(images_B1HW: Tensor, view: View, generator: torch.Generator) -> Tensor:
-    """Draw and render one view (B, 1, S, S) of each image."""
-    draws_BD = torch.rand((images_B1HW.shape[0], NUM_DRAWS), generator=generator, device=images_B1HW.device)
-    return render_views(images_B1HW, draws_BD, view)
+def random_view(images_B1HW: Tensor, view: View, generator: torch.Generator, *, drawn_for: int = 1) -> Tensor:
+    """Draw and render one view (B, 1, S, S) of each image; `drawn_for` images that follow one another get one draw."""
+    num_images, device = images_B1HW.shape[0], images_B1HW.device
+    num_drawn = math.ceil(num_images / drawn_for)
+    draws = torch.rand((num_drawn, NUM_DRAWS), generator=generator, device=device)
+    if view.solarize_probability:  # apart, so that the other draws are those of views that are not solarised
+        draws = torch.cat((draws, torch.rand((num_drawn, 1), generator=generator, device=device)), 1)
+    return render_views(images_B1HW, draws.repeat_interleave(drawn_for, 0)[:num_images], view)
 
 
 @torch.no_grad()
 def render_views(images_B1HW: Tensor, draws_BD: Tensor, view: View) -> Tensor:
-    """Render one view of each image: crop, flip, brightness, contrast, gamma, blur.
+    """Render one view of each image: crop, flip, brightness, contrast, gamma, blur, solarising.
 
     Args:
         images_B1HW: in [0, 1].
-        draws_BD: one row of NUM_DRAWS random numbers in [0, 1) per image.
+        draws_BD: one row of NUM_DRAWS random numbers in [0, 1) per image, and one more where views are solarised.
         view: sizes and strengths.
 
     Returns:
         (B, 1, S, S) in [0, 1].
     """
-    area, aspect, left, top, flip, jitter, brightness, contrast, gamma, blur, sigma = draws_BD.unbind(1)
+    area, aspect, left, top, flip, jitter, brightness, contrast, gamma, blur, sigma, *solarize = draws_BD.unbind(1)
     views = _crop(images_B1HW, area, aspect, left, top, flip < view.flip_probability, view)
     jittered = _jitter(views, brightness, contrast, gamma, view)
     views = torch.where((jitter < view.jitter_probability)[:, None, None, None], jittered, views)
     low, high = (value * view.size / 224 for value in view.blur_sigma)
     blurred = _blur(views, low + sigma * (high - low), radius=max(1, round(0.05 * view.size)))
-    return torch.where((blur < view.blur_probability)[:, None, None, None], blurred, views)
+    views = torch.where((blur < view.blur_probability)[:, None, None, None], blurred, views)
+    for draw_B in solarize:
+        inverted = torch.where(views < SOLARIZED_FROM, views, 1 - views)
+        views = torch.where((draw_B < view.solarize_probability)[:, None, None, None], inverted, views)
+    return views
 
 
 def _crop(

@@ -126,6 +126,8 @@ def value_label(field: str, value: Value) -> str:
     if field == INITIALISATION:
         method, _, name = str(value).partition(":")
         return method_label(method, name) if method in METHODS else str(value)
+    if field == "pretrain_hidden_dim" and value == 0:
+        return "features"
     if field == "pretrain_weights_sha256":
         return str(value)[:8]
     if isinstance(value, bool):

@@ -30,7 +30,7 @@ LOOKS: dict[str, Look] = {
     "weights": Look("#CC6677", "H", "hexagon2"),
     "scratch": Look("#7A7A7A", "X", "x"),
     "mocov2": Look("#56B4E9", "p", "pentagon"),
-    "mocov1": Look("#332288", "8", "octagon"),
+    "mocov1": Look("#88CCEE", (3, 1, 0), "star-triangle-up"),
     "simclr": Look("#44AA99", "<", "triangle-left"),
     "swav": Look("#661100", (6, 1, 0), "hexagram"),
     "byol": Look("#AA4499", "h", "hexagon"),

@@ -20,6 +20,7 @@ _ALONE = (*_START, "dataset", "shots", "seed")
 """What names a trial that differs from no other."""
 
 _WORDS: Mapping[str, Callable[[Any], str]] = {
+    "pretrain_hidden_dim": lambda value: f"hidden_dim {value or 'features'}",
     "pretrain_timesteps": lambda value: f"T={value}",
     "pretrain_steps": lambda value: f"{value} steps",
     "dataset": str,

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
@@ -103,10 +103,45 @@ class DdpmSpec(Pretrain):
     clip: PositiveNumber = Field(1.0, description="gradient values are clipped to +- this")
 
 
+def _hidden_dim(value: object) -> object:
+    if isinstance(value, str):
+        if value != "features":
+            raise ValueError(
+                f"pretrain.hidden_dim must be a whole number, or features for the width of the encoder's features; got "
+                f"{value!r}"
+            )
+        return 0
+    return value
+
+
+HiddenDim: TypeAlias = Annotated[int, BeforeValidator(_hidden_dim), Field(ge=0)]
+"""A width of hidden layers; 0, which is given as `features`, is that of the encoder's features."""
+
+_FEATURES = "given as features (0): the width of the encoder's features"
+
+
 class SelfSupervised(Pretrain):
-    """Fields of methods that compare two augmented views of an image."""
+    """Fields of methods that compare augmented views of an image."""
 
     min_crop: float = Field(0.2, gt=0, le=1, description="smallest share of the image's area that a view shows")
+    jitter: float = Field(
+        0.4, ge=0, le=1, description="largest relative change of a view's brightness and contrast, and of log gamma"
+    )
+    solarize: float = Field(
+        0.0, ge=0, le=1, description="probability that the second (of DINO and SwAV: second global) view is solarised"
+    )
+    views: Literal["image", "pass"] = Field(
+        "image", description="views are drawn for each image, or once for a group of batch_size images"
+    )
+
+
+class Momentum(SelfSupervised):
+    """Fields of methods with a momentum encoder."""
+
+    momentum: Fraction = Field(0.999, description="momentum of the momentum encoder")
+    momentum_update: Literal["step", "pass"] = Field(
+        "step", description="the momentum encoder moves after each optimizer step, or before each group of images"
+    )
 
 
 class Contrasted(SelfSupervised):
@@ -117,23 +152,56 @@ class Contrasted(SelfSupervised):
     )
 
 
-class MocoV3Spec(Contrasted):
+class MultiCrop(SelfSupervised):
+    """Fields of methods that compare local crops with global ones."""
+
+    local_share: ClassVar[float]
+    """The smallest local crop's area to the smallest global crop's, where it is not given."""
+
+    local_crops: int = Field(6, ge=0, description="number of local crops beside the two global ones")
+    local_min_crop: float | None = Field(
+        None, gt=0, le=1, description="smallest share of the area that a local crop shows; default: a part of min_crop"
+    )
+    local_max_crop: float | None = Field(
+        None, gt=0, le=1, description="largest share of the area that a local crop shows; default: min_crop"
+    )
+
+    @property
+    def local_areas(self) -> tuple[float, float]:
+        """Smallest and largest share of the image's area that a local crop shows."""
+        low = self.min_crop * self.local_share if self.local_min_crop is None else self.local_min_crop
+        return low, self.min_crop if self.local_max_crop is None else self.local_max_crop
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        low, high = self.local_areas
+        if low > high:
+            raise ValueError(
+                f"pretrain.local_min_crop must be at most pretrain.local_max_crop; got {low:g} and {high:g}; give "
+                f"both, or neither for {self.local_share:.3g} * min_crop and min_crop"
+            )
+        return self
+
+
+class MocoV3Spec(Contrasted, Momentum):
     """MoCo v3 (Chen, Xie, He 2021): symmetric InfoNCE against a momentum encoder, no queue."""
 
     method: Literal["mocov3"] = "mocov3"
     projection_dim: Positive = Field(256, description="width of the projection head's output")
-    hidden_dim: Positive = Field(2048, description="width of the hidden layers of projection head and predictor")
+    hidden_dim: HiddenDim = Field(
+        2048, description=f"width of the hidden layers of projection head and predictor; {_FEATURES}"
+    )
+    projector_layers: int = Field(2, ge=2, description="layers of the projection head, each with batch norm")
+    predictor_norm: bool = Field(True, description="batch norm after the predictor's last layer too")
     temperature: PositiveNumber = Field(0.5, description="softmax temperature of the contrastive loss")
-    momentum: Fraction = Field(0.999, description="momentum of the momentum encoder")
 
 
-class MocoV1Spec(SelfSupervised):
+class MocoV1Spec(Momentum):
     """MoCo (He et al. 2020): InfoNCE against a queue of keys from a momentum encoder."""
 
     method: Literal["mocov1"] = "mocov1"
     projection_dim: Positive = Field(128, description="width of the projection head's output")
     temperature: PositiveNumber = Field(0.07, description="softmax temperature of the contrastive loss")
-    momentum: Fraction = Field(0.999, description="momentum of the momentum encoder")
     queue: Positive = Field(4096, description="keys held as negatives")
 
 
@@ -141,7 +209,7 @@ class MocoV2Spec(MocoV1Spec):
     """MoCo v2 (Chen et al. 2020): as MoCo with a two-layer projection head and a higher temperature."""
 
     method: Literal["mocov2"] = "mocov2"  # type: ignore[assignment]
-    hidden_dim: Positive = Field(2048, description="width of the projection head's hidden layer")
+    hidden_dim: HiddenDim = Field(2048, description=f"width of the projection head's hidden layer; {_FEATURES}")
     temperature: PositiveNumber = Field(0.2, description="softmax temperature of the contrastive loss")
 
 
@@ -150,7 +218,8 @@ class SimclrSpec(Contrasted):
 
     method: Literal["simclr"] = "simclr"
     projection_dim: Positive = Field(128, description="width of the projection head's output")
-    hidden_dim: Positive = Field(2048, description="width of the projection head's hidden layer")
+    hidden_dim: HiddenDim = Field(2048, description=f"width of the projection head's hidden layer; {_FEATURES}")
+    head_norm: bool = Field(True, description="batch norm in the projection head")
     temperature: PositiveNumber = Field(0.5, description="softmax temperature of the contrastive loss")
 
 
@@ -160,31 +229,31 @@ class SimclrV2Spec(SimclrSpec):
     method: Literal["simclrv2"] = "simclrv2"  # type: ignore[assignment]
 
 
-class MultiCrop(SelfSupervised):
-    """Fields of methods that compare local crops with global ones."""
-
-    local_crops: int = Field(6, ge=0, description="number of local crops beside the two global ones")
-
-
-class DinoSpec(MultiCrop):
+class DinoSpec(MultiCrop, Momentum):
     """DINO (Caron et al. 2021): self-distillation from a momentum teacher over global and local crops."""
+
+    local_share = 0.05 / 0.4  # as in DINO
 
     method: Literal["dino"] = "dino"
     prototypes: Positive = Field(65_536, description="width of the projection head's output")
-    hidden_dim: Positive = Field(2048, description="width of the projection head's hidden layers")
+    hidden_dim: HiddenDim = Field(2048, description=f"width of the projection head's hidden layers; {_FEATURES}")
     bottleneck_dim: Positive = Field(256, description="width of the projection head's bottleneck")
+    head_norm: bool = Field(True, description="batch norm in the projection head")
     student_temperature: PositiveNumber = Field(0.1, description="softmax temperature of the student")
     teacher_temperature: PositiveNumber = Field(0.04, description="softmax temperature of the teacher")
     momentum: Fraction = Field(0.996, description="momentum of the teacher")
     center_momentum: Fraction = Field(0.9, description="momentum of the teacher output's centre")
+    snapshot: Literal["teacher", "student"] = Field("teacher", description="whose encoder is fine-tuned")
 
 
 class SwavSpec(MultiCrop):
     """SwAV (Caron et al. 2020): a crop's assignment to prototypes is predicted from the image's other crops."""
 
+    local_share = 0.05 / 0.14  # as in SwAV
+
     method: Literal["swav"] = "swav"
     prototypes: Positive = Field(300, description="number of prototypes that images are assigned to")
-    hidden_dim: Positive = Field(2048, description="width of the projection head's hidden layer")
+    hidden_dim: HiddenDim = Field(2048, description=f"width of the projection head's hidden layer; {_FEATURES}")
     projection_dim: Positive = Field(128, description="width of the projection head's output")
     temperature: PositiveNumber = Field(0.1, description="softmax temperature of the predicted assignments")
     epsilon: PositiveNumber = Field(0.05, description="weight of the assignments' entropy: less is harder")
@@ -192,12 +261,14 @@ class SwavSpec(MultiCrop):
     queue: int = Field(384, ge=0, description="earlier projections that are assigned with a group's; 0: none")
 
 
-class ByolSpec(SelfSupervised):
+class ByolSpec(Momentum):
     """BYOL (Grill et al. 2020): regression of a momentum encoder's projection, no negatives."""
 
     method: Literal["byol"] = "byol"
     projection_dim: Positive = Field(256, description="width of the projection head's output")
-    hidden_dim: Positive = Field(4096, description="width of the hidden layers of projection head and predictor")
+    hidden_dim: HiddenDim = Field(
+        4096, description=f"width of the hidden layers of projection head and predictor; {_FEATURES}"
+    )
     momentum: Fraction = Field(0.996, description="momentum of the momentum encoder")
 
 
@@ -206,7 +277,7 @@ class SimsiamSpec(SelfSupervised):
 
     method: Literal["simsiam"] = "simsiam"
     projection_dim: Positive = Field(2048, description="width of the projection head's output")
-    hidden_dim: Positive = Field(2048, description="width of the projection head's hidden layers")
+    hidden_dim: HiddenDim = Field(2048, description=f"width of the projection head's hidden layers; {_FEATURES}")
     predictor_dim: Positive = Field(512, description="width of the predictor's hidden layer")
 
 
@@ -215,7 +286,7 @@ class BarlowTwinsSpec(SelfSupervised):
 
     method: Literal["barlow_twins"] = "barlow_twins"
     projection_dim: Positive = Field(2048, description="width of the projection head's output")
-    hidden_dim: Positive = Field(2048, description="width of the projection head's hidden layers")
+    hidden_dim: HiddenDim = Field(2048, description=f"width of the projection head's hidden layers; {_FEATURES}")
     redundancy: PositiveNumber = Field(5e-3, description="weight of the off-diagonal terms (lambda)")
 
 
