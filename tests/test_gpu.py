@@ -139,6 +139,17 @@ def test_a_fine_tuning_of_recorded_passes_ends_as_one_of_passes_as_they_are(fiel
         assert_equal_outcomes(run(CudaRecording.maker(GPU), unpack(states.saved[middle])), plain)
 
 
+@EVERY_METHOD
+def test_a_pre_training_of_recorded_passes_ends_as_one_of_passes_as_they_are(method: str, kind: str) -> None:
+    plain, recorded = Recorder(), Recorder()
+    with deterministic(GPU, wanted=True):
+        pretrain(make(method, kind), plain, snapshots=[3], device=GPU)
+        size = PassSize(recordings=CudaRecording.maker(GPU))
+        pretrain(make(method, kind), recorded, snapshots=[3], device=GPU, passes=size)
+    for name, tensor in plain.snapshots[3].items():
+        assert torch.equal(recorded.snapshots[3][name], tensor), name
+
+
 @pytest.mark.slow
 def test_a_compiled_pre_training_goes_on_bit_for_bit_on_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling, "pays", lambda remaining, seconds: True)

@@ -7,11 +7,15 @@ import pytest
 import torch
 from test_finetune import Always, assert_equal_outcomes, dataset, spec_of
 from test_finetune import run as fine_tune
+from test_pretrain import Recorder, make
+from test_pretrain import run as pretrain
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ablate.training import PassSize, graphs, unpack
+from ablate.pretrain import build_method
+from ablate.space import METHODS
+from ablate.training import Interrupted, PassSize, graphs, unpack
 from ablate.training.graphs import Launcher, Outputs
 
 torch.set_num_threads(1)
@@ -144,3 +148,18 @@ def test_passes_of_another_kind_or_size_are_recorded_apart() -> None:
             (loss,) = launcher(kind, work, given)
             assert torch.equal(loss, factor * layer(given).sum().detach())
     assert Tape.num_replayed == 6
+
+
+@pytest.mark.parametrize("method", [name for name, row in METHODS.items() if row.code is not None])
+def test_a_pre_training_of_recorded_passes_ends_as_one_of_passes_as_they_are(method: str) -> None:
+    pretraining = make(method, METHODS[method].network)
+    plain, recorded, first, second = Recorder(), Recorder(), Recorder(stop_at=2), Recorder()
+    pretrain(pretraining, plain, snapshots=[3])
+    pretrain(pretraining, recorded, snapshots=[3], passes=RECORDED)
+    assert (Tape.num_replayed == 0) == (build_method(pretraining).head == "noise")
+    with pytest.raises(Interrupted):
+        pretrain(pretraining, first, passes=RECORDED)
+    pretrain(pretraining, second, snapshots=[3], passes=RECORDED, state=unpack(first.states[2]))
+    for other in (recorded, second):
+        for name, tensor in plain.snapshots[3].items():
+            assert torch.equal(other.snapshots[3][name], tensor), name

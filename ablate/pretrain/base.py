@@ -56,6 +56,7 @@ class PretrainingMethod(nn.Module, ABC, Generic[AnySpec]):
             head=self.head,
             precision=pretraining.precision,
         )
+        self._left: list[Tensor] = []
         if fields.weights is not None:
             load_weights(self.network, read_weights(fields.weights), fields.weights)
 
@@ -80,8 +81,17 @@ class PretrainingMethod(nn.Module, ABC, Generic[AnySpec]):
         see `ablate.training.groups`, also for batch norm, which the loop sees to.
         """
 
-    def forget_passes(self) -> None:
-        """Forget the forward passes since the last optimizer step, which are made again."""
+    def leave(self, *tensors: Tensor) -> None:
+        """Keep tensors of a forward pass, without a graph, for `after_step`.
+
+        What `loss` keeps in any other way is lost on a GPU, where a pass may be a recording that knows no Python.
+        """
+        self._left += tensors
+
+    def take_left(self) -> list[Tensor]:
+        """Return what forward passes left since this was last asked, the first one's first, and forget it."""
+        left, self._left = self._left, []
+        return left
 
     def before_pass(self) -> None:
         """Do what precedes a forward pass."""

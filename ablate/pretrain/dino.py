@@ -37,8 +37,6 @@ class Dino(MultiCropping[DinoSpec], WithMomentum[DinoSpec]):
         self.projector = new_head()
         self.teacher = MomentumBranch(self.network, self.projector, new_head())
         self.cross_entropy = dino_loss(spec.prototypes, spec.student_temperature, spec.teacher_temperature)
-        self._teacher_sum: Tensor | None = None  # over the forward passes since the last step
-        self._teacher_count = 0
 
     @property
     def branch(self) -> MomentumBranch:
@@ -53,24 +51,21 @@ class Dino(MultiCropping[DinoSpec], WithMomentum[DinoSpec]):
     def loss(self, *prepared: Tensor, groups: int = 1) -> Tensor:
         """Return the mean cross-entropy over all pairs of a teacher's and another student's crop."""
         teacher_output = self.teacher(join_views(prepared[:NUM_GLOBAL], groups))
-        self._teacher_sum = teacher_output.sum(0) + (0 if self._teacher_sum is None else self._teacher_sum)
-        self._teacher_count += len(teacher_output)
+        self.leave(teacher_output.sum(0))
         student_output = self.projector(self.features_of(prepared, groups))
         loss: Tensor = self.cross_entropy(
             by_view(teacher_output, NUM_GLOBAL, groups), by_view(student_output, len(prepared), groups)
         )
         return loss
 
-    def forget_passes(self) -> None:
-        """Forget the teacher's outputs since the last step."""
-        self._teacher_sum, self._teacher_count = None, 0
-
     @torch.no_grad()
     def after_step(self, step: int) -> None:
         """Move the centre by the teacher's outputs of this step, then the teacher."""
-        assert self._teacher_sum is not None
-        self.center.lerp_(self._teacher_sum / self._teacher_count, 1 - self.spec.center_momentum)
-        self.forget_passes()
+        total_P, *others = self.take_left()
+        for sum_P in others:
+            total_P = sum_P + total_P
+        mean_P = total_P / (NUM_GLOBAL * self.spec.batch_size * self.spec.accumulate)
+        self.center.lerp_(mean_P, 1 - self.spec.center_momentum)
         super().after_step(step)
 
     def snapshot(self) -> dict[str, Tensor]:

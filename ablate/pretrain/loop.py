@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ablate.network.base import Denoiser
 from ablate.pretrain.base import PretrainingMethod
 from ablate.pretrain.methods import build_method
 from ablate.pretrain.negatives import Contrastive, backward_through_vectors
@@ -29,7 +28,10 @@ from ablate.training import (
     CurvePoint,
     Diverged,
     Interrupted,
+    Launch,
     Losses,
+    Outputs,
+    Pass,
     Passes,
     PassSize,
     Progress,
@@ -37,6 +39,7 @@ from ablate.training import (
     State,
     Stopwatch,
     adamw,
+    as_it_is,
     curve_of,
     curve_state,
     forward_passes,
@@ -133,8 +136,10 @@ def run_pretraining(
             loss_sum = 0.0
 
     losses = Losses(device, note)
-    is_whole = isinstance(method.network, Denoiser) and method.head == "noise"
+    is_whole = method.head == "noise"
     compiling = Compiling(method.network.net, after=passes.compile_after if is_whole else None, state=state)
+    if is_whole:  # a U-Net's operations are few and large
+        passes = replace(passes, recordings=None)
     key = pretraining.model_dump_json(exclude={"spec": {"steps", "seed"}})
     probe = functools.partial(method.network.features, images[:2, None] / 255)
     if method.group_by_group:
@@ -169,7 +174,7 @@ def run_pretraining(
         batch_W1HW = images[on_device(order, device)][:, None].float() / 255
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(pretraining, step)
-        loss = forward.step(functools.partial(_gradients, method, batch_W1HW, step), fields.accumulate)
+        loss = forward.step(functools.partial(_gradients, method, batch_W1HW, step, forward.launch), fields.accumulate)
         losses.step(optimizer, step, loss, method.clip)
         method.after_step(step)
         compiling.after_step(step, steps - step, (watch.seconds - seconds) / (step - start))
@@ -195,31 +200,48 @@ def learning_rate(pretraining: Pretraining, step: int) -> float:
     return fields.lr * min(1.0, step / fields.warmup) if fields.warmup else fields.lr
 
 
-def _gradients(method: PretrainingMethod[Any], batch_W1HW: Tensor, step: int, groups: int) -> Tensor:
+def _gradients(method: PretrainingMethod[Any], batch_W1HW: Tensor, step: int, launch: Launch, groups: int) -> Tensor:
     """Do `backward` with the random numbers of optimizer step `step`, also when its passes are made again."""
     device, seed = batch_W1HW.device, method.pretraining.fields.seed
-    method.forget_passes()
+    method.take_left()  # of passes that memory ran out in
     with global_seed(device, seed, "dropout", step):
-        return backward(method, batch_W1HW, seeded(device, seed, "draws", step), step, groups)
+        return backward(method, batch_W1HW, seeded(device, seed, "draws", step), step, groups, launch)
 
 
 def backward(
-    method: PretrainingMethod[Any], batch_W1HW: Tensor, generator: torch.Generator, step: int, groups: int = 1
+    method: PretrainingMethod[Any],
+    batch_W1HW: Tensor,
+    generator: torch.Generator,
+    step: int,
+    groups: int = 1,
+    launch: Launch = as_it_is,
 ) -> Tensor:
-    """Add the gradients of one optimizer step, of passes of up to `groups` groups, and return the step's mean loss."""
+    """Add the gradients of one optimizer step, of passes of up to `groups` groups, and return the step's mean loss.
+
+    `launch` does each pass, but where negatives are those of the step and of several passes.
+    """
     prepared = method.prepare(batch_W1HW, generator, step)
     groups = 1 if method.group_by_group else groups
     passes = tuple(forward_passes(len(batch_W1HW), method.pretraining.fields.batch_size, groups))
     if isinstance(method, Contrastive) and method.sees_the_step and len(passes) > 1:
         return backward_through_vectors(method, prepared, passes, step)
-    total = torch.zeros((), device=batch_W1HW.device)
+    total, left = torch.zeros((), device=batch_W1HW.device), list[Tensor]()
     for one in passes:
         method.before_pass()
-        with normalised_apart(method, one.groups):
-            loss = method.loss(*(tensor[one.part] for tensor in prepared), groups=one.groups) * one.share
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.detach()
+        views = [tensor[one.part] for tensor in prepared]
+        loss, *left_here = launch((one.groups, one.share), functools.partial(_pass, method, one), *views)
+        total += loss
+        left += left_here
+    method.leave(*left)
     return total
+
+
+def _pass(method: PretrainingMethod[Any], one: Pass, *prepared: Tensor) -> Outputs:
+    """Add the gradient of one pass's share of the loss; return that share, and what the pass leaves for the step."""
+    with normalised_apart(method, one.groups):
+        loss = method.loss(*prepared, groups=one.groups) * one.share
+    loss.backward()  # type: ignore[no-untyped-call]
+    return (loss.detach(), *method.take_left())
 
 
 def _snapshot(method: PretrainingMethod[Any]) -> dict[str, Tensor]:

@@ -37,7 +37,6 @@ class Moco(WithMomentum[MocoSpec]):
         self.keys = MomentumBranch(self.network, self.projector)
         self.register_buffer("queue", F.normalize(torch.randn(spec.queue, spec.projection_dim)))
         self.register_buffer("next_slot", torch.zeros((), dtype=torch.long))
-        self._new_keys: list[Tensor] = []  # of the forward passes since the last step
 
     @property
     def branch(self) -> MomentumBranch:
@@ -52,16 +51,11 @@ class Moco(WithMomentum[MocoSpec]):
         """Return InfoNCE of two views, each (B, 1, H, W)."""
         first, second = prepared
         keys_BD = self.keys(second)
-        self._new_keys.append(F.normalize(keys_BD))
+        self.leave(F.normalize(keys_BD))
         queries_BD = self.projector(self.network.features(first))
         return info_nce_with_queue(queries_BD, keys_BD, self.queue, self.spec.temperature)
 
-    def forget_passes(self) -> None:
-        """Forget the keys since the last step."""
-        self._new_keys.clear()
-
     def after_step(self, step: int) -> None:
         """Put the step's keys in place of the oldest ones; move the momentum branch."""
-        enqueue(self.queue, self.next_slot, torch.cat(self._new_keys))
-        self._new_keys.clear()
+        enqueue(self.queue, self.next_slot, torch.cat(self.take_left()))
         super().after_step(step)

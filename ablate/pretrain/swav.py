@@ -43,14 +43,13 @@ class Swav(MultiCropping[SwavSpec]):
         queue = torch.randn(NUM_GLOBAL, spec.queue, spec.projection_dim)
         self.register_buffer("queue", F.normalize(queue, dim=-1))
         self.register_buffer("next_slot", torch.zeros((), dtype=torch.long))
-        self._new: list[Tensor] = []  # global crops' projections in the forward passes since the last step
         self._normalise_prototypes()
 
     def loss(self, *prepared: Tensor, groups: int = 1) -> Tensor:
         """Return the mean cross-entropy over all pairs of a global crop's code and another crop's prediction."""
         projections = F.normalize(self.projector(self.features_of(prepared, groups)))
         crops_VBP = [self.prototypes(view) for view in by_view(projections, len(prepared), groups)]
-        self._new.append(torch.stack(by_view(projections.detach(), len(prepared), groups)[:NUM_GLOBAL]))
+        self.leave(torch.stack(by_view(projections.detach(), len(prepared), groups)[:NUM_GLOBAL]))
         queues = [self.prototypes(queue_QD).detach() for queue_QD in self.queue] if self.spec.queue else None
         losses = [
             self.swapped_prediction([*crops[:NUM_GLOBAL]], [*crops[NUM_GLOBAL:]], queues)
@@ -58,16 +57,12 @@ class Swav(MultiCropping[SwavSpec]):
         ]
         return torch.cat(losses).mean()
 
-    def forget_passes(self) -> None:
-        """Forget the projections since the last step."""
-        self._new.clear()
-
     def after_step(self, step: int) -> None:
         """Normalise the prototypes; put the step's projections in place of the oldest ones."""
         self._normalise_prototypes()
+        projections = torch.cat(self.take_left(), 1)
         if self.spec.queue:
-            enqueue(self.queue, self.next_slot, torch.cat(self._new, 1))
-        self._new.clear()
+            enqueue(self.queue, self.next_slot, projections)
 
     @torch.no_grad()
     def _normalise_prototypes(self) -> None:
