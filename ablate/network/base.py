@@ -56,6 +56,9 @@ class Network(nn.Module, ABC):
     _output: tuple[str, ...]  # prefixes of the output layer in `state_dict`
     _encoder: tuple[str, ...]  # prefixes of what self-supervision trains in `state_dict`
 
+    rectifies: bool = False
+    """Whether `features` are averaged behind a ReLU."""
+
     precision: Precision = "fp32"
     """What its layers compute in, see `_computed`."""
 
@@ -93,8 +96,17 @@ class Network(nn.Module, ABC):
         """Put a new output layer with `num_outputs` channels in place of the one that is there."""
 
     @abstractmethod
+    def feature_map(self, images_B1HW: Tensor) -> Tensor:
+        """Return the encoder's last feature map (B, C, h, w)."""
+
     def features(self, images_B1HW: Tensor) -> Tensor:
-        """Return the encoder's last feature map, averaged over its positions: (B, C)."""
+        """Return the encoder's last feature map, averaged over its positions: (B, C); see `rectifies`."""
+
+        def averaged() -> Tensor:
+            map_BChw = self.feature_map(images_B1HW)
+            return (map_BChw.relu() if self.rectifies else map_BChw).mean((2, 3))
+
+        return self._computed(averaged, images_B1HW)
 
     def output_names(self) -> set[str]:
         """Return the names in `state_dict()` of the output layer's tensors."""

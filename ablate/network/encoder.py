@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,20 +11,28 @@ from torch import Tensor, nn
 
 from ablate.errors import InputError, nearest
 from ablate.network.base import Head, Network, without_memory
-from ablate.space import NetworkSpec
+from ablate.network.matching import first_convolution, fits, with_channels
+from ablate.space import EncoderInput, NetworkSpec
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0, 1], as all encoders with ImageNet weights expect them
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+INPUTS: Mapping[EncoderInput, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+    "half": ((0.5, 0.5, 0.5), IMAGENET_STD),
+    "grey": ((0.0,), (1.0,)),
+}
+"""Mean and standard deviation of each channel, by `network.input`; grey images are repeated in all channels."""
 
 _STAGED = ("mit_b0", "tu-pvt_v2_b0", "tu-swin_tiny_patch4_window7_224")
 """Transformers that go down in stages, given where one that does not was asked for."""
 
 
 class EncoderUNet(Network):
-    """segmentation_models_pytorch's U-Net on a named encoder, grey repeated to RGB.
+    """segmentation_models_pytorch's U-Net on a named encoder, its input a row of `INPUTS`.
 
-    RGB is normalised with ImageNet's mean and standard deviation whatever the initialisation, so that
-    initialisations are compared on the same input.
+    By default grey is repeated to RGB and normalised with ImageNet's mean and standard deviation whatever the
+    initialisation, so that initialisations are compared on the same input.
     """
 
     _output = ("net.segmentation_head.",)
@@ -34,28 +43,39 @@ class EncoderUNet(Network):
 
     def __init__(self, spec: NetworkSpec, image_size: int, head: Head) -> None:
         super().__init__(spec, image_size, head)
-        self.net = _encoder_unet(spec.encoder, image_size)
+        mean, std = INPUTS[spec.input]
+        self.net = _encoder_unet(spec.encoder, image_size, len(mean))
         self.encoder = spec.encoder
         encoder: Any = self.net.encoder  # segmentation_models_pytorch is untyped
         self.feature_dim, self.stride = int(encoder.out_channels[-1]), int(encoder.output_stride)
-        self.register_buffer("mean_3", torch.tensor(IMAGENET_MEAN), persistent=False)
-        self.register_buffer("std_3", torch.tensor(IMAGENET_STD), persistent=False)
+        self.register_buffer("mean_3", torch.tensor(mean), persistent=False)
+        self.register_buffer("std_3", torch.tensor(std), persistent=False)
 
     def forward(self, images_B1HW: Tensor, timesteps_B: Tensor | None = None) -> Tensor:
         """Return logits (B, K, H, W); this network has no timestep, `timesteps_B` is ignored."""
-        return self._computed(lambda: self.net(self._rgb(images_B1HW)), images_B1HW)
+        return self._computed(lambda: self.net(self._normalised(images_B1HW)), images_B1HW)
 
-    def features(self, images_B1HW: Tensor) -> Tensor:
-        """Return (B, C): the encoder's deepest feature map, averaged over positions."""
+    def feature_map(self, images_B1HW: Tensor) -> Tensor:
+        """Return the encoder's deepest feature map (B, C, h, w)."""
         encoder: Any = self.net.encoder
-        return self._computed(lambda: encoder(self._rgb(images_B1HW))[-1].mean((2, 3)), images_B1HW)
+        found: Tensor = encoder(self._normalised(images_B1HW))[-1]
+        return found
+
+    def load_initial(self, tensors: Mapping[str, Tensor]) -> list[str]:
+        """Start from pre-trained weights; a first convolution of three channels is summed where there is one."""
+        first = first_convolution(self.encoder_state())
+        own, given = self.state_dict()[first], dict(tensors)
+        for name in (first, first.removeprefix(self._prefix)):
+            if name in given and fits(own, given[name], is_first=True) and own.shape != given[name].shape:
+                given[name], _ = with_channels(given[name], own.shape[1])
+        return super().load_initial(given)
 
     def keep_encoder_only(self) -> None:
         """Drop the decoder and the output."""
         net: Any = self.net
         net.decoder, net.segmentation_head = nn.Identity(), nn.Identity()
 
-    def _rgb(self, images_B1HW: Tensor) -> Tensor:
+    def _normalised(self, images_B1HW: Tensor) -> Tensor:
         return (images_B1HW - self.mean_3[:, None, None]) / self.std_3[:, None, None]
 
     @classmethod
@@ -81,11 +101,11 @@ class EncoderUNet(Network):
         net.segmentation_head = head
 
 
-def _encoder_unet(encoder: str, image_size: int) -> nn.Module:
+def _encoder_unet(encoder: str, image_size: int, channels: int) -> nn.Module:
     import segmentation_models_pytorch
 
     net: nn.Module = segmentation_models_pytorch.Unet(
-        encoder, encoder_weights=None, in_channels=3, classes=1, **encoder_options(encoder, image_size)
+        encoder, encoder_weights=None, in_channels=channels, classes=1, **encoder_options(encoder, image_size)
     )
     return net
 

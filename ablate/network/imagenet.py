@@ -7,7 +7,7 @@ from torch import nn
 from ablate.errors import InputError
 from ablate.network.base import Network
 from ablate.network.building import outline
-from ablate.network.encoder import EncoderUNet, check_encoder_name, encoder_options
+from ablate.network.encoder import INPUTS, EncoderUNet, check_encoder_name, encoder_options
 from ablate.network.starting import match_file, put, told
 from ablate.network.weights import read_file
 from ablate.space import PAPER_SIZE, NetworkSpec
@@ -44,7 +44,10 @@ def load_imagenet(network: Network, weights: str | None = None) -> str:
     sources = imagenet_files(name)
     try:
         loaded: nn.Module = encoders.get_encoder(
-            name, weights=True if name.startswith("tu-") else "imagenet", **options
+            name,
+            in_channels=len(INPUTS[network.spec.input][0]),
+            weights=True if name.startswith("tu-") else "imagenet",
+            **options,
         )
     except Exception as error:  # of the network, the server, the disk: in every case there are no weights
         raise InputError(_no_imagenet(name, sources, f"{type(error).__name__}: {error}")) from error

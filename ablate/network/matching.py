@@ -162,13 +162,13 @@ def _by_order(
     """Return the file's whole name for each of `own`, in order; None where a shape or a last name differs."""
     ours = [name for name in own if not _is_counter(name)]
     kept = [short for short in names if not _is_counter(short)]
-    first = _first_convolution(own)
+    first = first_convolution(own)
     for theirs in (kept, [short for short in kept if not _is_head(short)]):
         pairs = list(zip(ours, theirs, strict=False))
         parts = {_part(short) for _, short in pairs}
         is_whole = len(pairs) == len(ours) and not any(_part(short) in parts for short in theirs[len(pairs) :])
         if is_whole and all(  # what follows is a part of its own: a head under another name
-            _fits(own[mine], tensors[names[short]], is_first=mine == first)
+            fits(own[mine], tensors[names[short]], is_first=mine == first)
             and mine.rpartition(".")[2] == short.rpartition(".")[2]
             for mine, short in pairs
         ):
@@ -211,11 +211,11 @@ def _problems(
         problems.append(f"missing {some(missing)}{nearest(missing[0], unknown)}")
     if unknown:
         problems.append(f"unknown {some(unknown)}")
-    first = _first_convolution(own)
+    first = first_convolution(own)
     shapes = [
         f"{mine} {tuple(tensors[name].shape)} instead of {tuple(own[mine].shape)}"
         for mine, name in found.items()
-        if not _fits(own[mine], tensors[name], is_first=mine == first)
+        if not fits(own[mine], tensors[name], is_first=mine == first)
     ]
     if shapes:
         problems.append(f"other shapes: {some(shapes)}")
@@ -225,9 +225,9 @@ def _problems(
 def _result(tensors: Mapping[str, Tensor], found: Mapping[str, str], target: Target, prefix: str, how: str) -> Match:
     given = {mine: tensors[name] for mine, name in found.items()}
     own, channels = target.tensors, ""
-    first = _first_convolution(own)
+    first = first_convolution(own)
     if first in given and given[first].shape != own[first].shape:
-        given[first], channels = _with_channels(given[first], own[first].shape[1])
+        given[first], channels = with_channels(given[first], own[first].shape[1])
     used = set(found.values())
     aside = tuple(name for name in tensors if name not in used)
     return Match(target.what, given, how, prefix, aside, tuple(name for name in own if name not in given), channels)
@@ -241,11 +241,12 @@ def _is_head(name: str) -> bool:
     return name.removeprefix("_").partition(".")[0] in HEADS
 
 
-def _first_convolution(own: Mapping[str, Tensor]) -> str:
+def first_convolution(own: Mapping[str, Tensor]) -> str:
+    """Return the name of the first convolution's kernel; nothing where there is none."""
     return next((name for name, tensor in own.items() if tensor.ndim == 4), "")
 
 
-def _fits(own: Tensor, given: Tensor, *, is_first: bool) -> bool:
+def fits(own: Tensor, given: Tensor, *, is_first: bool) -> bool:
     """Whether shapes are equal; those of a first convolution may have one input channel against several."""
     return own.shape == given.shape or (
         is_first
@@ -256,7 +257,7 @@ def _fits(own: Tensor, given: Tensor, *, is_first: bool) -> bool:
     )
 
 
-def _with_channels(kernel: Tensor, channels: int) -> tuple[Tensor, str]:
+def with_channels(kernel: Tensor, channels: int) -> tuple[Tensor, str]:
     """Return a kernel (out, in, h, w) for another number of channels, equal on grey repeated in all of them."""
     if channels == 1:
         return kernel.sum(1, keepdim=True), f"the first convolution's {kernel.shape[1]} channels are summed to one"

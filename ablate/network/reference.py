@@ -60,9 +60,10 @@ class Reference(Denoiser):
         """Run the U-Net on images, noised or not: (B, K, H, W); without timesteps no block is told one."""
         return self._computed(lambda: self.net(scaled_B1HW, timesteps_B), scaled_B1HW)
 
-    def features(self, images_B1HW: Tensor) -> Tensor:
-        """Return (B, C): what leaves the middle, without a timestep, averaged over positions."""
-        return self._computed(lambda: self.net.encode(images_B1HW).mean((2, 3)), images_B1HW)
+    def feature_map(self, images_B1HW: Tensor) -> Tensor:
+        """Return what leaves the middle (B, C, H / 8, W / 8), without a timestep."""
+        found: Tensor = self.net.encode(images_B1HW)
+        return found
 
     def encoder_state(self) -> dict[str, Tensor]:
         """Return the tensors that `features` uses, named as in `state_dict()`."""

@@ -51,19 +51,16 @@ class UNet(Denoiser):
         timesteps_B = self._timesteps(scaled_B1HW, timesteps_B)
         return self._computed(lambda: self.net(scaled_B1HW, timesteps_B, return_dict=False)[0], scaled_B1HW)
 
-    def features(self, images_B1HW: Tensor) -> Tensor:
-        """Return (B, C): conv_in, down_blocks and mid_block at timestep 0, averaged over positions."""
-        return self._computed(lambda: self._encoded(images_B1HW), images_B1HW)
-
-    def _encoded(self, images_B1HW: Tensor) -> Tensor:
+    def feature_map(self, images_B1HW: Tensor) -> Tensor:
+        """Return what conv_in, down_blocks and mid_block make of images at timestep 0: (B, C, h, w)."""
         net: Any = self.net  # diffusers is untyped
         hidden = self.scale(images_B1HW)
         embedding = net.time_embedding(net.time_proj(self._timesteps(hidden, None)).to(hidden.dtype))
         hidden = net.conv_in(hidden)
         for block in net.down_blocks:
             hidden, _ = block(hidden_states=hidden, temb=embedding)
-        pooled: Tensor = net.mid_block(hidden, embedding).mean((2, 3))
-        return pooled
+        found: Tensor = net.mid_block(hidden, embedding)
+        return found
 
     def keep_encoder_only(self) -> None:
         """Drop the up blocks and the output."""

@@ -105,7 +105,7 @@ def check_weights(pretraining: Pretraining) -> None:
     if weights is None:
         return
     head: Head = "noise" if pretraining.fields.method == "ddpm" else "landmarks"
-    network, device = outline(pretraining.network, pretraining.image_size, head)
+    network, device = outline(pretraining.trained_network, pretraining.image_size, head)
     tensors = {name: tensor.to(device) for name, tensor in read_weights(weights).items()}
     load_weights(network, tensors, weights)
 

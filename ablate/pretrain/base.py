@@ -49,7 +49,7 @@ class PretrainingMethod(nn.Module, ABC, Generic[AnySpec]):
         self.pretraining = pretraining
         self.spec = cast(AnySpec, fields)  # the row of `METHODS` pairs the class of the fields with this class
         self.network = build_network(
-            pretraining.network,
+            pretraining.trained_network,
             num_outputs=1,
             image_size=pretraining.image_size,
             seed=fields.seed,
@@ -114,6 +114,7 @@ class SelfSupervision(PretrainingMethod[ViewsSpec]):
     def __init__(self, pretraining: Pretraining) -> None:
         super().__init__(pretraining)
         self.network.keep_encoder_only()
+        self.network.rectifies = self.spec.rectify
         view = self._view(pretraining.image_size, self.spec.min_crop)
         self.views: tuple[View, ...] = (view, replace(view, solarize_probability=self.spec.solarize))
 

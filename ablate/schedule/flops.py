@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
-from ablate.space import NetworkSpec, find_grid, load_grid, shipped_grids
+from ablate.space import COSTLESS, NetworkSpec, find_grid, load_grid, shipped_grids
 
 TABLE = "flops.json"
 
@@ -48,7 +48,8 @@ def count(network: NetworkSpec, image_size: int) -> Flops:
 
 def table_key(network: NetworkSpec, image_size: int) -> str:
     """Return a network in words, by what its operations depend on: `encoder, encoder densenet161, 256 px`."""
-    words = [network.kind, *(f"{name} {value}" for name, value in network.fields.items()), f"{image_size} px"]
+    fields = {name: value for name, value in network.fields.items() if name not in COSTLESS}
+    words = [network.kind, *(f"{name} {value}" for name, value in fields.items()), f"{image_size} px"]
     return ", ".join(words)
 
 

@@ -31,7 +31,7 @@ from ablate.space.methods import (
     method_label,
     missing_field,
 )
-from ablate.space.networks import NETWORKS, NetworkRow, NetworkSpec, Precision
+from ablate.space.networks import COSTLESS, NETWORKS, EncoderInput, NetworkRow, NetworkSpec, Precision
 from ablate.space.spec import Spec
 from ablate.space.trial import (
     BUILT_IN_DATASETS,
@@ -49,6 +49,7 @@ from ablate.space.tune import SearchSpec, Settings, Study, TuneSpec, value_at
 
 __all__ = [
     "BUILT_IN_DATASETS",
+    "COSTLESS",
     "FILES_OF_WEIGHTS",
     "METHODS",
     "NETWORKS",
@@ -60,6 +61,7 @@ __all__ = [
     "Contrasted",
     "DdpmSpec",
     "DinoSpec",
+    "EncoderInput",
     "Equal",
     "EvaluateSpec",
     "FinetuneSpec",

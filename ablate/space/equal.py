@@ -18,7 +18,7 @@ from ablate.errors import InputError
 from ablate.space.explain import explain
 from ablate.space.files import Source
 from ablate.space.lengths import Length, num_held_out
-from ablate.space.networks import NetworkSpec
+from ablate.space.networks import COSTLESS, NetworkSpec
 from ablate.space.spec import PositiveNumber, Spec
 from ablate.space.trial import Pretraining, TrialSpec
 
@@ -113,7 +113,8 @@ class StepCosts:
 
 
 def _network_words(network: NetworkSpec, image_size: int) -> str:
-    values = ("-".join(map(str, value)) if isinstance(value, tuple) else value for value in network.fields.values())
+    fields = (value for name, value in network.fields.items() if name not in COSTLESS)
+    values = ("-".join(map(str, value)) if isinstance(value, tuple) else value for value in fields)
     return " ".join(map(str, (network.kind, *values))) + f", {image_size} px"
 
 

@@ -133,6 +133,10 @@ class SelfSupervised(Pretrain):
     views: Literal["image", "pass"] = Field(
         "image", description="views are drawn for each image, or once for a group of batch_size images"
     )
+    input: Literal["network", "imagenet", "half", "grey"] = Field(
+        "network", description="what an encoder takes views as: network.input, or another of its values"
+    )
+    rectify: bool = Field(False, description="the last feature map passes a ReLU before it is averaged")
 
 
 class Momentum(SelfSupervised):

@@ -21,6 +21,12 @@ def _known(kind: str) -> str:
 Precision: TypeAlias = Literal["fp32", "bf16"]
 """What a network computes in; its weights are fp32 either way."""
 
+EncoderInput: TypeAlias = Literal["imagenet", "half", "grey"]
+"""What an encoder takes a grey image as."""
+
+COSTLESS = ("input",)
+"""Fields of a network that change the operations of a pass by next to nothing."""
+
 NetworkKind: TypeAlias = Annotated[str, AfterValidator(_known)]
 """A key of `NETWORKS`."""
 
@@ -38,6 +44,11 @@ class NetworkSpec(Spec):
     layers_per_block: Positive = Field(2, description="residual layers of each level (unet)")
     attention: Literal["none", "middle"] = Field("middle", description="where the U-Net attends (unet)")
     encoder: str = Field("densenet161", description="encoder of segmentation_models_pytorch (encoder)")
+    input: EncoderInput = Field(
+        "imagenet",
+        description="imagenet: three equal channels with ImageNet's mean and deviation; half: with mean 0.5; grey: one "
+        "channel in [0, 1], for which a first convolution of three is summed (encoder)",
+    )
     width: Positive = Field(256, description="channels of the first level, a multiple of 4 (reference)")
 
     @property
@@ -73,7 +84,7 @@ NETWORKS: dict[str, NetworkRow] = {
         lambda spec: 2 ** (len(spec.channels) - 1),
         has_timesteps=True,
     ),
-    "encoder": NetworkRow("ablate.network.encoder", ("encoder",), lambda spec: 32),
+    "encoder": NetworkRow("ablate.network.encoder", ("encoder", "input"), lambda spec: 32),
     "reference": NetworkRow("ablate.network.reference", ("width",), lambda spec: 8),
 }
 """Every kind of network. A new one is one file under `ablate/network/` and one row here."""

@@ -355,6 +355,12 @@ class Pretraining(Spec):
         assert isinstance(self.spec, Pretrain)
         return self.spec
 
+    @property
+    def trained_network(self) -> NetworkSpec:
+        """The network that is pre-trained: the trial's, but for what it takes images as."""
+        given = getattr(self.spec, "input", "network")
+        return self.network if given == "network" else self.network.model_copy(update={"input": given})
+
     @functools.cached_property
     def key(self) -> str:
         """12 hex digits over everything the pre-training depends on except its number of steps."""
