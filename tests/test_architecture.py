@@ -88,7 +88,7 @@ INSIDE = {
         ("importer",),
     ),
     "network": (
-        ("base", "heatmaps", "hub", "matching"),
+        ("augment", "base", "heatmaps", "hub", "matching"),
         modules_of(NETWORKS),
         ("building",),
         ("flops", "metrics", "weights"),
@@ -120,7 +120,7 @@ INSIDE = {
         (*modules_of(METHODS), "methods"),
         ("loop",),
     ),
-    "finetune": (("augment", "losses", "rates", "shots"), ("mean_shape", "validation"), ("loop",)),
+    "finetune": (("losses", "rates", "shots"), ("mean_shape", "validation"), ("loop",)),
     "stage": (
         ("log", "pictures", "settings"),
         ("checkpoints", "machine", "starts"),

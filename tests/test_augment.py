@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ablate.finetune.augment import Affine, apply, draw
+from ablate.network.augment import Affine, apply, draw
 from ablate.network.heatmaps import decode, targets
 from ablate.space import AugmentSpec
 

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from ablate.datasets import Dataset, Split
-from ablate.finetune import augment
 from ablate.finetune.losses import LOSSES
 from ablate.finetune.rates import learning_rate
 from ablate.finetune.shots import Shots, check_finetune
 from ablate.finetune.validation import Images, draw_targets, validate, validation_error
+from ablate.network import augment
 from ablate.network.base import Network
 from ablate.network.evaluation import as_input, run_network
 from ablate.space import Length, TrialSpec

@@ -1,4 +1,4 @@
-"""Random affine augmentation of annotated images.
+"""Random affine augmentation of images, and of their landmarks where there are any.
 
 Shapes: B images, K landmarks, H = W the side of the square image, 2 = (x, y) in network pixels.
 """
