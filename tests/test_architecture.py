@@ -39,7 +39,8 @@ ROOMS = (
 INSIDE = {
     "space": (
         ("files", "spec"),
-        ("explain", "networks"),
+        ("explain", "networks", "pretrain"),
+        ("whole",),
         ("methods",),
         ("trial",),
         ("fields", "lengths"),
@@ -116,7 +117,7 @@ INSIDE = {
     "pretrain": (
         ("contrastive", "heads", "views"),
         ("base",),
-        ("crops", "moco", "negatives"),
+        ("crops", "moco", "negatives", "whole"),
         (*modules_of(METHODS), "methods"),
         ("loop",),
     ),
@@ -201,7 +202,7 @@ ONLY_IN = {
     "jsonschema": {"launch.ray_files"},
     "optuna": {"tuning"},
     "lightly": {"pretrain"},
-    "diffusers": {"network.unet", "pretrain.ddpm"},
+    "diffusers": {"network.unet", "pretrain.ddpm", "pretrain.whole"},
     "segmentation_models_pytorch": {"network"},
     "typer": {"cli"},
     "plotly": {"report"},

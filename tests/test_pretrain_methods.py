@@ -14,13 +14,14 @@ from ablate.network.unet import UNet
 from ablate.pretrain import build_method
 from ablate.pretrain.contrastive import info_nce, info_nce_with_queue, nt_xent
 from ablate.pretrain.crops import local_size
-from ablate.pretrain.ddpm import Ddpm, NoiseSchedule, WeightAverage, strips
+from ablate.pretrain.ddpm import Ddpm, NoiseSchedule, strips
 from ablate.pretrain.dino import Dino
 from ablate.pretrain.heads import barlow_twins_loss, negative_cosine
 from ablate.pretrain.mocov2 import MocoV2
 from ablate.pretrain.simsiam import Simsiam
 from ablate.pretrain.swav import Swav
 from ablate.pretrain.views import NUM_DRAWS, View, render_views
+from ablate.pretrain.whole import WeightAverage
 from ablate.space import DdpmSpec, Pretraining, TrialSpec
 from ablate.training import seeded
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from ablate.errors import InputError
 from ablate.network.base import Head, Network
 from ablate.network.building import outline
-from ablate.space import Pretraining
+from ablate.space import Pretraining, WholeNetwork
 
 CONTAINERS = (
     "teacher",  # DINO evaluates its teacher
@@ -104,7 +104,7 @@ def check_weights(pretraining: Pretraining) -> None:
     weights = pretraining.fields.weights
     if weights is None:
         return
-    head: Head = "noise" if pretraining.fields.method == "ddpm" else "landmarks"
+    head: Head = "noise" if isinstance(pretraining.fields, WholeNetwork) else "landmarks"
     network, device = outline(pretraining.trained_network, pretraining.image_size, head)
     tensors = {name: tensor.to(device) for name, tensor in read_weights(weights).items()}
     load_weights(network, tensors, weights)

@@ -2,32 +2,28 @@
 
 Ho et al. 2020, "Denoising diffusion probabilistic models", set up as the paper does: epsilon-prediction, timesteps
 drawn from 1..T-1, gradient values clipped, weights averaged. Images are noised in the range of their network, which is
-[-1, 1] for `unet` and the authors' [0, 1] for `reference`. Deviation: the average's decay starts low and rises to
-`ema`, see `WeightAverage`. Shapes: B images, N pictures of a strip, H and W of the square image.
+[-1, 1] for `unet` and the authors' [0, 1] for `reference`. Shapes: B images, N pictures of a strip, H and W of the
+square image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ablate.network.base import Denoiser
 from ablate.network.building import build_network
-from ablate.pretrain.base import PretrainingMethod
+from ablate.pretrain.whole import WholeNetworkTraining
 from ablate.space import DdpmSpec, Pretraining
 from ablate.training import seeded
 
 SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2", "quadratic": "scaled_linear", "sigmoid": "sigmoid"}
 """Names of the noise schedules in diffusers; all but cosine run from beta 1e-4 to 0.02."""
-
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": F.l1_loss, "l2": F.mse_loss, "huber": F.huber_loss}
-"""Distances between predicted and true noise, by their name in `pretrain.loss`."""
 
 
 class NoiseSchedule:
@@ -62,59 +58,12 @@ class NoiseSchedule:
         return earlier
 
 
-class WeightAverage(nn.Module):
-    """Exponential moving average of a network's parameters: diffusers' EMAModel as part of a state.
-
-    The decay after step n is min(decay, n / (9 + n)) and 0 at n = 1, EMAModel's own start: with a constant 0.995 a
-    pre-training of a few hundred steps would mostly return its random initial weights. It depends on n alone.
-    """
-
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        super().__init__()
-        from diffusers.training_utils import EMAModel
-
-        self._average: Any = EMAModel(network.parameters(), decay=decay, foreach=True)
-
-    def follow(self, network: nn.Module) -> None:
-        """Take in the parameters after one more optimizer step."""
-        self._average.step(network.parameters())
-
-    def tensors(self, network: nn.Module) -> dict[str, Tensor]:
-        """Return the averaged parameters, and the network's other tensors as they are, by name."""
-        names = [name for name, _ in network.named_parameters()]
-        return {**network.state_dict(), **dict(zip(names, self._average.shadow_params, strict=True))}
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """Return the averages and the number of steps; called by `state_dict`."""
-        state: dict[str, Any] = self._average.state_dict()
-        return state
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Go on from `get_extra_state`; called by `load_state_dict`."""
-        device = self._average.shadow_params[0].device
-        self._average.load_state_dict(state)
-        self._average.to(device)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> WeightAverage:
-        """Follow the module to a device; called by `to`."""
-        self._average.shadow_params = [fn(tensor) for tensor in self._average.shadow_params]
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        return self
-
-
-class Ddpm(PretrainingMethod[DdpmSpec]):
-    """Noise prediction with the whole U-Net; the snapshot holds the averaged weights."""
-
-    head = "noise"
-    network: Denoiser  # as all kinds of network are that the row of `METHODS` allows
+class Ddpm(WholeNetworkTraining[DdpmSpec]):
+    """Noise prediction at every timestep with the whole network."""
 
     def __init__(self, pretraining: Pretraining) -> None:
         super().__init__(pretraining)
-        spec = self.spec
-        self.clip = spec.clip
-        self.schedule = NoiseSchedule(spec)
-        self.average = WeightAverage(self.network, spec.ema)
-        self.distance = LOSSES[spec.loss]
+        self.schedule = NoiseSchedule(self.spec)
 
     def prepare(self, images_B1HW: Tensor, generator: torch.Generator, step: int) -> tuple[Tensor, ...]:
         """Return scaled images, noise (both (B, 1, H, W)) and timesteps (B)."""
@@ -129,14 +78,6 @@ class Ddpm(PretrainingMethod[DdpmSpec]):
         scaled, noise, timesteps = prepared
         predicted = self.network.denoise(self.schedule.add_noise(scaled, noise, timesteps), timesteps)
         return self.distance(predicted, noise)
-
-    def after_step(self, step: int) -> None:
-        """Move the average of the weights."""
-        self.average.follow(self.network)
-
-    def snapshot(self) -> dict[str, Tensor]:
-        """Return the averaged weights of the whole U-Net."""
-        return self.average.tensors(self.network)
 
 
 IMPLEMENTATION = Ddpm

@@ -23,6 +23,8 @@ class Look:
 
 LOOKS: dict[str, Look] = {
     "ddpm": Look("#D55E00", "o", "circle"),
+    "denoise": Look("#332288", "8", "octagon"),
+    "mask": Look("#117733", "*", "star"),
     "mocov3": Look("#0072B2", "s", "square"),
     "simclrv2": Look("#009E73", "^", "triangle-up"),
     "dino": Look("#CC79A7", "D", "diamond"),

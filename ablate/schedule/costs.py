@@ -17,7 +17,7 @@ from ablate import tables
 from ablate.errors import InputError
 from ablate.schedule.flops import forward_flops
 from ablate.schedule.stages import Costs
-from ablate.space import Contrasted, Length, MultiCrop, Pretraining, StepSeconds, TrialSpec, num_held_out
+from ablate.space import Contrasted, Length, MultiCrop, Pretraining, StepSeconds, TrialSpec, WholeNetwork, num_held_out
 from ablate.store import Store
 
 # --- the facts behind the defaults ------------------------------------------------------------------
@@ -97,7 +97,7 @@ def step_work(pretraining: Pretraining) -> Work:
     """Return what one optimizer step of a pre-training has to do; raise `InputError` for an impossible network."""
     fields = pretraining.fields
     encoder, whole = forward_flops(pretraining.network, pretraining.image_size)
-    if fields.method == "ddpm":
+    if isinstance(fields, WholeNetwork):
         flops, views = float(whole * TRAIN), 1.0
     else:
         trained, followed = VIEWS.get(fields.method, VIEWS["mocov3"])

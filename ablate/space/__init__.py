@@ -6,12 +6,10 @@ from ablate.space.files import Source, find_grid, shipped_folder, shipped_grids
 from ablate.space.grid import Grid, Plan, axes_of, load_grid, load_trial, plan_of, recorded_trial
 from ablate.space.lengths import Length, num_held_out
 from ablate.space.methods import (
-    FILES_OF_WEIGHTS,
     METHODS,
     BarlowTwinsSpec,
     ByolSpec,
     Contrasted,
-    DdpmSpec,
     DinoSpec,
     ImagenetSpec,
     MethodRow,
@@ -20,7 +18,6 @@ from ablate.space.methods import (
     MocoV3Spec,
     Momentum,
     MultiCrop,
-    Pretrain,
     ScratchSpec,
     SelfSupervised,
     SimclrSpec,
@@ -32,6 +29,7 @@ from ablate.space.methods import (
     missing_field,
 )
 from ablate.space.networks import COSTLESS, NETWORKS, EncoderInput, NetworkRow, NetworkSpec, Precision
+from ablate.space.pretrain import FILES_OF_WEIGHTS, Pretrain
 from ablate.space.spec import Spec
 from ablate.space.trial import (
     BUILT_IN_DATASETS,
@@ -46,6 +44,7 @@ from ablate.space.trial import (
     canonical,
 )
 from ablate.space.tune import SearchSpec, Settings, Study, TuneSpec, value_at
+from ablate.space.whole import DdpmSpec, DenoiseSpec, MaskSpec, WholeNetwork
 
 __all__ = [
     "BUILT_IN_DATASETS",
@@ -60,6 +59,7 @@ __all__ = [
     "ByolSpec",
     "Contrasted",
     "DdpmSpec",
+    "DenoiseSpec",
     "DinoSpec",
     "EncoderInput",
     "Equal",
@@ -68,6 +68,7 @@ __all__ = [
     "Grid",
     "ImagenetSpec",
     "Length",
+    "MaskSpec",
     "MethodRow",
     "MocoV1Spec",
     "MocoV2Spec",
@@ -97,6 +98,7 @@ __all__ = [
     "TrialSpec",
     "TuneSpec",
     "WeightsSpec",
+    "WholeNetwork",
     "axes_of",
     "canonical",
     "find_grid",

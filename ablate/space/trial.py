@@ -11,17 +11,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from ablate.space.methods import (
-    FILES_OF_WEIGHTS,
-    METHODS,
-    AnyPretrain,
-    DdpmSpec,
-    Pretrain,
-    ScratchSpec,
-    SelfSupervised,
-)
+from ablate.space.methods import METHODS, AnyPretrain, ScratchSpec, SelfSupervised
 from ablate.space.networks import NETWORKS, NetworkSpec, Precision
+from ablate.space.pretrain import FILES_OF_WEIGHTS, Pretrain
 from ablate.space.spec import Positive, PositiveNumber, Spec
+from ablate.space.whole import DdpmSpec
 
 SPEC_VERSION = 1
 """Raised when a default changes its meaning, so that old identities are never mistaken for new ones."""
@@ -209,6 +203,8 @@ class TrialSpec(Spec):
                 f"pretrain.images must not be shots where pretrain.dataset is another data set; got pretrain.dataset "
                 f"{pretrain.dataset!r} for dataset {self.dataset!r}; choose all or train"
             )
+        if isinstance(pretrain, Pretrain) and (misfit := pretrain.misfit(self.image_size)):
+            raise ValueError(misfit)
         if isinstance(self.pretrain, SelfSupervised) and self.pretrain.batch_size < 2:
             raise ValueError(
                 f"pretrain.batch_size must be at least 2 for {self.method}, whose loss or batch statistics compare "

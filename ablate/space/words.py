@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ablate.space.methods import Pretrain, method_label
+from ablate.space.methods import method_label
+from ablate.space.pretrain import Pretrain
 from ablate.space.spec import Spec
 
 

@@ -1,0 +1,170 @@
+"""What tells whether it is diffusion that helps: denoising at one level, masked images."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from tiny import small_network, tiny_trial
+from torch import Tensor
+
+from ablate.network.base import Denoiser
+from ablate.pretrain import build_method
+from ablate.pretrain.ddpm import NoiseSchedule
+from ablate.pretrain.denoise import Denoise
+from ablate.pretrain.mask import GREY, Mask, hidden_patches
+from ablate.pretrain.whole import WholeNetworkTraining
+from ablate.schedule.costs import step_work
+from ablate.space import METHODS, DdpmSpec, MaskSpec, Pretraining, TrialSpec, WholeNetwork
+from ablate.training import seeded
+
+torch.set_num_threads(1)
+
+WHOLE = tuple(name for name, method in METHODS.items() if issubclass(method.spec, WholeNetwork))
+IMAGES = torch.rand(3, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def pretraining_of(method: str, kind: str = "unet", **fields: Any) -> Pretraining:
+    pretraining = tiny_trial(method, network=small_network(kind), pretrain=fields).pretraining
+    assert pretraining is not None
+    return pretraining
+
+
+def built(method: str, kind: str = "unet", **fields: Any) -> WholeNetworkTraining[Any]:
+    made = build_method(pretraining_of(method, kind, **fields))
+    assert isinstance(made, WholeNetworkTraining)
+    return made
+
+
+def seen_by(network: Denoiser) -> list[tuple[Tensor, Tensor | None]]:
+    """Return a list to which every image that goes through the network is added, with its timesteps."""
+    seen, denoise = [], network.denoise
+
+    def spy(scaled_B1HW: Tensor, timesteps_B: Tensor | None = None) -> Tensor:
+        seen.append((scaled_B1HW, timesteps_B))
+        return denoise(scaled_B1HW, timesteps_B)
+
+    network.denoise = spy  # type: ignore[method-assign]
+    return seen
+
+
+# --- what all of them share -------------------------------------------------------------------------
+
+
+def test_arms_differ_in_what_is_seen_and_predicted_and_in_no_other_field() -> None:
+    assert set(WHOLE) == {"ddpm", "denoise", "mask"}
+    shared = WholeNetwork.model_fields
+    for method in WHOLE:
+        fields = METHODS[method].spec.model_fields
+        own = {name for name in fields if name not in shared or fields[name].default != shared[name].default}
+        assert own <= {"method", "timesteps", "beta_schedule", "noise", "patches", "mask_ratio"}
+        assert METHODS[method].networks == METHODS["ddpm"].networks
+        work = step_work(pretraining_of(method))
+        assert work == step_work(pretraining_of("ddpm"))
+
+
+@pytest.mark.parametrize("method", ["denoise", "mask"])
+def test_unet_is_told_the_timestep_of_fine_tuning_and_the_reference_network_none(method: str) -> None:
+    for kind in ("unet", "reference"):
+        made = built(method, kind)
+        seen = seen_by(made.network)
+        made.loss(*made.prepare(IMAGES, seeded("cpu", 0), 1))
+        ((_, timesteps),) = seen
+        assert timesteps is None if kind == "reference" else timesteps.tolist() == [0, 0, 0]
+
+
+# --- denoising --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["unet", "reference"])
+def test_noise_of_one_level_is_added_in_the_networks_range_and_predicted(kind: str) -> None:
+    made = built("denoise", kind, noise=0.75)
+    assert isinstance(made, Denoise)
+    seen = seen_by(made.network)
+    scaled, noise = made.prepare(IMAGES, seeded("cpu", 0), 1)
+    assert torch.equal(scaled, IMAGES * 2 - 1 if kind == "unet" else IMAGES)
+    loss = made.loss(scaled, noise)
+    ((noised, timesteps),) = seen
+    torch.testing.assert_close(noised, (scaled + 0.75 * noise) / 1.25)  # the root of 1 + 0.75^2
+    torch.testing.assert_close(loss, (made.network.denoise(noised, timesteps) - noise).square().mean())
+
+
+def test_images_are_noised_as_ddpm_noises_them_at_the_timestep_of_this_level() -> None:
+    schedule = NoiseSchedule(DdpmSpec())
+    left = float((1 - schedule.betas.double()).cumprod(0)[100])
+    made = built("denoise", noise=math.sqrt((1 - left) / left))
+    assert isinstance(made, Denoise)
+    scaled, noise = made.prepare(IMAGES, seeded("cpu", 0), 1)
+    torch.testing.assert_close(
+        made.noised(scaled, noise), schedule.add_noise(scaled, noise, torch.tensor([100])), rtol=0, atol=1e-5
+    )
+
+
+# --- masking ----------------------------------------------------------------------------------------
+
+
+def test_every_image_hides_the_same_number_of_patches_at_places_of_its_own() -> None:
+    hidden = hidden_patches(500, 4, 10, torch.Generator().manual_seed(0))
+    assert hidden.shape == (500, 4, 4)
+    assert set(hidden.sum((1, 2)).tolist()) == {10}
+    assert hidden.float().mean(0).sub(10 / 16).abs().max() < 0.1  # each place is hidden as often as the others
+    assert len({tuple(one.flatten().tolist()) for one in hidden}) > 400
+
+
+def test_hidden_patches_are_squares_of_middle_grey_and_the_others_are_as_they_were() -> None:
+    made = built("mask", patches=4, mask_ratio=0.5)
+    seen = seen_by(made.network)
+    images, hidden = made.prepare(IMAGES, seeded("cpu", 0), 1)
+    assert torch.equal(images, IMAGES)
+    patches = hidden.reshape(3, 4, 4, 4, 4).permute(0, 1, 3, 2, 4).flatten(3)  # image, row, column, pixels
+    assert torch.equal(patches.all(3), patches.any(3))
+    assert patches.any(3).sum((1, 2)).tolist() == [8, 8, 8]
+    made.loss(images, hidden)
+    ((shown, _),) = seen
+    assert torch.equal(shown, torch.where(hidden, torch.tensor(GREY), IMAGES) * 2 - 1)
+
+
+@pytest.mark.parametrize(("loss", "power"), [("l1", 1), ("l2", 2)])
+def test_loss_is_that_of_hidden_pixels_alone(loss: str, power: int) -> None:
+    made = built("mask", patches=4, mask_ratio=0.3, loss=loss)
+    assert isinstance(made, Mask)
+    images, hidden = made.prepare(IMAGES, seeded("cpu", 0), 1)
+    predicted = made.restored(images.masked_fill(hidden, GREY) * 2 - 1)
+    distances = (predicted - (images * 2 - 1)).abs()[hidden] ** power
+    assert distances.numel() == 3 * 5 * 16  # images, round(0.3 * 16) patches, pixels of each
+    torch.testing.assert_close(made.loss(images, hidden), distances.mean())
+
+
+def test_what_is_hidden_is_not_seen() -> None:
+    made = built("mask")
+    seen = seen_by(made.network)
+    images, hidden = made.prepare(IMAGES, seeded("cpu", 0), 1)
+    first = made.loss(images, hidden)
+    other = made.loss(torch.where(hidden, 1 - images, images), hidden)
+    assert torch.equal(seen[0][0], seen[1][0])
+    assert first != other
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"patches": 7}, r"pretrain\.patches must divide image_size 16.*got 7; the nearest is 8"),
+        (
+            {"patches": 2, "mask_ratio": 0.1},
+            r"pretrain\.mask_ratio must hide at least one of the 4 patches and leave one",
+        ),
+        ({"patches": 2, "mask_ratio": 0.9}, r"got 0\.9, which hides 4; choose one from 0\.25 to 0\.75"),
+    ],
+)
+def test_patches_that_cannot_be_hidden_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_trial("mask", pretrain=fields)
+
+
+def test_default_patches_are_those_of_the_docstring() -> None:
+    spec = MaskSpec()
+    assert 256 / spec.patches == 32
+    assert spec.num_hidden == 38  # of 64
+    assert isinstance(
+        TrialSpec.model_validate({"dataset": "cephalo", "pretrain": {"method": "mask"}}).pretrain, MaskSpec
+    )
