@@ -434,7 +434,7 @@ BOTH = pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["run", "dry-run"
 
 DDPM_FIELDS = (
     "accumulate, batch_size, beta_schedule, clip, dataset, ema, images, loss, lr, method, seed, steps, timesteps, "
-    "warmup, weight_decay, weights"
+    "transfer, warmup, weight_decay, weights"
 )
 METHOD_NAMES = ", ".join(METHODS)
 

@@ -1,21 +1,38 @@
-"""What tells whether it is diffusion that helps: denoising at one level, masked images."""
+"""What tells whether it is diffusion that helps: denoising at one level, masked images, the encoder alone."""
 
 import math
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
+from fake_run import specs
+from safetensors.torch import save
+from test_tables import frame
 from tiny import small_network, tiny_trial
 from torch import Tensor
+from tuned import load_space, tune_section
 
+from ablate import tables
 from ablate.network.base import Denoiser
+from ablate.network.building import build_network
 from ablate.pretrain import build_method
 from ablate.pretrain.ddpm import NoiseSchedule
 from ablate.pretrain.denoise import Denoise
 from ablate.pretrain.mask import GREY, Mask, hidden_patches
 from ablate.pretrain.whole import WholeNetworkTraining
+from ablate.report.pivot import pivot
+from ablate.report.tunings import Tuned
+from ablate.running.naming import Names
 from ablate.schedule.costs import step_work
-from ablate.space import METHODS, DdpmSpec, MaskSpec, Pretraining, TrialSpec, WholeNetwork
+from ablate.space import METHODS, DdpmSpec, MaskSpec, Pretraining, WholeNetwork, plan_of
+from ablate.space.words import arm_words
+from ablate.stage.inputs import initial_network
+from ablate.stage.task import data_in
+from ablate.stage.trial import run_trial
+from ablate.store import Store
+from ablate.store.layout import MODEL, pretrained_folder, step_folder
 from ablate.training import seeded
 
 torch.set_num_threads(1)
@@ -165,6 +182,96 @@ def test_default_patches_are_those_of_the_docstring() -> None:
     spec = MaskSpec()
     assert 256 / spec.patches == 32
     assert spec.num_hidden == 38  # of 64
-    assert isinstance(
-        TrialSpec.model_validate({"dataset": "cephalo", "pretrain": {"method": "mask"}}).pretrain, MaskSpec
+
+
+# --- the encoder alone ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", WHOLE)
+def test_what_is_transferred_changes_the_trial_and_not_the_pre_training(method: str) -> None:
+    whole, encoder = (tiny_trial(method, pretrain={"transfer": transfer}) for transfer in ("network", "encoder"))
+    assert whole.trial_id == tiny_trial(method).trial_id != encoder.trial_id
+    assert whole.pretraining == encoder.pretraining
+    assert whole.pretrain_key == encoder.pretrain_key == tiny_trial(method).pretrain_key
+    plan = plan_of([encoder, whole])
+    assert (len(plan.trials), len(plan.pretrainings)) == (2, 1)
+
+
+@pytest.mark.parametrize("kind", ["unet", "reference"])
+def test_fine_tuning_starts_from_the_encoder_alone_and_else_as_self_supervised_arms_do(
+    kind: str, tmp_path: Path
+) -> None:
+    store = Store.open(tmp_path / "run")
+
+    def start(method: str, **pretrain: Any) -> dict[str, Tensor]:
+        spec = tiny_trial(method, network=small_network(kind), pretrain={"steps": 1, **pretrain})
+        folder = pretrained_folder(str(spec.pretrain_key))
+        if not store.list(folder):
+            snapshot = build_method(spec.pretraining).snapshot()
+            moved = {name: tensor + 1 for name, tensor in snapshot.items()}
+            store.publish(step_folder(folder, 1), {MODEL: save(moved)})
+        network, _ = initial_network(spec, 12, store, folder)
+        return network.state_dict()
+
+    fresh = build_network(small_network(kind), num_outputs=12, image_size=16, seed=0)
+    encoder = fresh.encoder_state().keys()
+    self_supervised = start("simclr")
+    whole, alone = start("ddpm"), start("ddpm", transfer="encoder")
+    assert set(encoder) < set(alone)
+    for name, tensor in alone.items():
+        if name in encoder:
+            assert torch.equal(tensor, whole[name])
+            assert not torch.equal(tensor, fresh.state_dict()[name])
+        else:
+            assert torch.equal(tensor, self_supervised[name])
+            assert torch.equal(tensor, fresh.state_dict()[name])
+            assert name in fresh.output_names() or not torch.equal(tensor, whole[name])
+
+
+def test_both_arms_of_a_run_share_one_pre_training_and_reach_other_numbers(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "run")
+    rows = [
+        run_trial(tiny_trial("ddpm", pretrain={"timesteps": 20, **more}), store, data_in(None))
+        for more in ({}, {"transfer": "encoder"})
+    ]
+    assert [row["pretrain_transfer"] for row in rows] == ["network", "encoder"]
+    assert rows[0]["mre"] != rows[1]["mre"]
+    stages = tables.read_frame(store, "stages")
+    assert stages["kind"].tolist().count("pretrain") == 1
+
+
+def test_tables_and_the_screen_name_the_encoder_alone() -> None:
+    trials = specs(methods=["ddpm", "mask", "scratch"], shots=[5])
+    trials += specs(methods=["ddpm"], shots=[5], pretrain={"transfer": "encoder"})
+    (table,) = pivot(frame(trials, [1.0] * len(trials))).tables
+    labels = [row.label("pretrain_method") for row in table.group.rows]
+    assert labels == ["DDPM (encoder only)", "DDPM (whole network)", "masking", "scratch"]
+    found = {Names(trials).trial(trial) for trial in trials if trial.seed == 0}
+    assert found == {"DDPM, seed 0", "DDPM, encoder only, seed 0", "masking, seed 0", "scratch, seed 0"}
+    (both,) = {trial.pretraining.key: trial.pretraining for trial in trials if trial.method == "ddpm"}.values()
+    assert Names(trials).pretraining(both) == "DDPM"
+
+
+def test_a_tuned_arm_may_be_the_encoder_alone(tmp_path: Path) -> None:
+    grid = load_space(
+        tmp_path / "space.yaml",
+        grid={"pretrain": [{"method": "ddpm", "transfer": ["network", "encoder"]}, {"method": "scratch"}]},
+        tune=tune_section(arm=["pretrain.method", "pretrain.transfer"], per=["shots"]),
     )
+    assert [study.arm for study in grid.studies[:3]] == [
+        "pretrain_method=ddpm,pretrain_transfer=network",
+        "pretrain_method=ddpm,pretrain_transfer=encoder",
+        "pretrain_method=scratch",
+    ]
+    assert [arm_words(study.default, study.spec.arm) for study in grid.studies[:3]] == [
+        "DDPM",
+        "DDPM, encoder only",
+        "scratch",
+    ]
+    assert [Tuned(study.arm, "", 0, pd.DataFrame(), 0.0).label for study in grid.studies[:3]] == [
+        "DDPM",
+        "DDPM, encoder only",
+        "scratch",
+    ]
+    first, second = grid.studies[:2]
+    assert first.tuning_trial({}, 100).pretrain_key == second.tuning_trial({}, 100).pretrain_key

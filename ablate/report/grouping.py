@@ -19,6 +19,7 @@ import pandas as pd
 from ablate.errors import InputError, nearest
 from ablate.report.roles import ROLE, by_role, searched_fields
 from ablate.space import FILES_OF_WEIGHTS, METHODS, method_label
+from ablate.space.words import TRANSFERS
 from ablate.tables import TABLES, shots_of_number
 
 Value: TypeAlias = str | int | float | bool | tuple[object, ...] | None
@@ -43,6 +44,9 @@ FIELDS: tuple[str, ...] = tuple(
 
 LABELS = "labels"
 """The annotated images that a trial has seen: an axis in place of the shots, from which it follows."""
+
+TRANSFER = "pretrain_transfer"
+"""The field that says what of a pre-trained network is fine-tuned, whose values speak for themselves."""
 
 _NAME = "pretrain_name"
 """The field that names a starting point of one's own; tables have it as a part of the initialisation."""
@@ -128,6 +132,8 @@ def value_label(field: str, value: Value) -> str:
         return method_label(method, name) if method in METHODS else str(value)
     if field == "pretrain_hidden_dim" and value == 0:
         return "features"
+    if field == TRANSFER:
+        return TRANSFERS.get(str(value), str(value))
     if field == "pretrain_weights_sha256":
         return str(value)[:8]
     if isinstance(value, bool):
@@ -163,7 +169,7 @@ def field_label(field: str) -> str:
 
 def _variant_label(field: str, value: Value) -> str:
     text = value_label(field, value)
-    return text if field == ROLE else f"{_short(field)} {text}"
+    return text if field in (ROLE, TRANSFER) else f"{_short(field)} {text}"
 
 
 def _short(field: str) -> str:

@@ -18,6 +18,7 @@ from ablate.report.grouping import (
     FIELDS,
     INITIALISATION,
     SEED_FIELDS,
+    TRANSFER,
     Grouping,
     Value,
     check_axis,
@@ -38,7 +39,7 @@ ON_VALIDATION = ("val_mre", "val_loss")
 
 _ON_TEST = ("mre", "mre_median", "mre_std", "paper_mre", *RATES)
 
-_CONDITIONS = (INITIALISATION, "pretrain_name", "pretrain_dataset", "pretrain_images", *SEED_FIELDS)
+_CONDITIONS = (INITIALISATION, "pretrain_name", "pretrain_dataset", "pretrain_images", TRANSFER, *SEED_FIELDS)
 """Fields of a pre-training that are what is compared, and the seeds: never settings."""
 
 SETTINGS: tuple[str, ...] = tuple(

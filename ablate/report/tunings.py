@@ -14,7 +14,7 @@ import pandas as pd
 from ablate.report.analysis import Analysis
 from ablate.report.chart_kinds import Chart, Line, LineChart
 from ablate.report.conditions import CONDITIONAL
-from ablate.report.grouping import INITIALISATION, order_of, value_label
+from ablate.report.grouping import INITIALISATION, TRANSFER, order_of, value_label
 from ablate.report.metrics import METRICS
 from ablate.report.render import Cell, Table, slug
 from ablate.report.roles import tune_spec
@@ -37,11 +37,10 @@ class Tuned:
     def label(self) -> str:
         """The arm for a reader: `DDPM`, or its fields."""
         parts = dict(part.split("=", 1) for part in self.arm.split(",") if "=" in part)
-        if set(parts) == {INITIALISATION}:
-            return value_label(INITIALISATION, parts[INITIALISATION])
         return ", ".join(
-            value_label(INITIALISATION, value) if name == INITIALISATION else f"{name.replace('_', ' ')} {value}"
+            value_label(name, value) if name in (INITIALISATION, TRANSFER) else f"{name.replace('_', ' ')} {value}"
             for name, value in parts.items()
+            if (name, value) != (TRANSFER, "network")
         )
 
     @property

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ablate.space import NETWORKS, Pretraining, TrialSpec, flatten, method_label, trial_fields
-from ablate.space.words import initialisation
+from ablate.space.words import TRANSFERS, initialisation
 
 _START = ("pretrain_method", "pretrain_name", "pretrain_timesteps", "pretrain_steps")
 _LEADING = (*_START, "dataset", "pretrain_dataset", "shots")
@@ -23,6 +23,7 @@ _WORDS: Mapping[str, Callable[[Any], str]] = {
     "pretrain_hidden_dim": lambda value: f"hidden_dim {value or 'features'}",
     "pretrain_timesteps": lambda value: f"T={value}",
     "pretrain_steps": lambda value: f"{value} steps",
+    "pretrain_transfer": lambda value: TRANSFERS[value] if value != "network" else "",
     "dataset": str,
     "pretrain_dataset": lambda value: f"from {value}",
     "shots": lambda value: f"{value} shot{'' if value == 1 else 's'}",
@@ -30,7 +31,7 @@ _WORDS: Mapping[str, Callable[[Any], str]] = {
     "network_encoder": str,
     "seed": lambda value: f"seed {value}",
 }
-"""Axes with words of their own; another is its field's name and the value: `lr 0.001`."""
+"""Axes with words of their own, none for what goes without saying; another is its field's name and the value."""
 
 
 class Names:
@@ -60,6 +61,7 @@ class Names:
             return f"{initialisation(fields)} on {fields.dataset}"
         given = {"pretrain": fields.model_dump(), "network": pretraining.network.model_dump()}
         row = _row({**given, "image_size": pretraining.image_size, "fold": pretraining.fold})
+        row.pop("pretrain_transfer", None)  # trials of either may start from it
         if self._seed_follows:  # each pre-training is of one seed of the trials
             row["seed"] = fields.seed
         if pretraining.selection is not None:
@@ -80,7 +82,7 @@ class Names:
             word = f"{self._short[axis]} {_text(value)}" if own is None else own(value)
             if axis == "pretrain_timesteps" and words:
                 words[-1] += f" {word}"
-            else:
+            elif word:
                 words.append(word)
         return ", ".join(words)
 

@@ -14,7 +14,8 @@ from ablate.running.naming import Names
 from ablate.schedule.policy import Policy
 from ablate.schedule.rounds import Rounds
 from ablate.schedule.stages import Costs, Stage
-from ablate.space import Settings, Study, TrialSpec, method_label, value_at
+from ablate.space import Settings, Study, TrialSpec
+from ablate.space.words import arm_words
 from ablate.stage.settings import StageResult
 from ablate.store import Store, StoreTrouble
 from ablate.store.layout import state_folder, tuning_folder
@@ -315,10 +316,7 @@ def _round_words(courses: Sequence[Course]) -> str:
 
 def configuration_words(study: Study, found: Configuration) -> str:
     """Return a configuration in a few words: `DDPM, 5 shots, number 3: lr 0.003`."""
-    arm = ", ".join(
-        method_label(study.default.method) if name == "pretrain.method" else str(value_at(study.default, name))
-        for name in study.spec.arm
-    )
+    arm = arm_words(study.default, study.spec.arm)
     shots = f", {study.default.shots} shots" if "shots" in study.spec.per else ""
     values = ", ".join(f"{name.split('.')[-1]} {_text(value)}" for name, value in found.settings.items())
     return f"{arm}{shots}, number {found.number}: {values}"

@@ -13,6 +13,9 @@ from ablate.space.spec import Positive, PositiveNumber, Spec
 FILES_OF_WEIGHTS = ("weights", "file")
 """The fields of `pretrain` that name a file of weights; its path is no part of an identity, `weights_sha256` is."""
 
+AFTER_TRAINING = ("steps", "transfer")
+"""The fields of `pretrain` that say what of a training is fine-tuned, and are no part of what the training is."""
+
 
 def identify(spec: Spec, field: str, given: str | None, expected: str | None) -> None:
     """Put the absolute path of the file that `field` names and its SHA-256 into a spec that has just been validated.

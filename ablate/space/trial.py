@@ -13,9 +13,9 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from ablate.space.methods import METHODS, AnyPretrain, ScratchSpec, SelfSupervised
 from ablate.space.networks import NETWORKS, NetworkSpec, Precision
-from ablate.space.pretrain import FILES_OF_WEIGHTS, Pretrain
+from ablate.space.pretrain import AFTER_TRAINING, FILES_OF_WEIGHTS, Pretrain
 from ablate.space.spec import Positive, PositiveNumber, Spec
-from ablate.space.whole import DdpmSpec
+from ablate.space.whole import DdpmSpec, WholeNetwork
 
 SPEC_VERSION = 1
 """Raised when a default changes its meaning, so that old identities are never mistaken for new ones."""
@@ -322,7 +322,10 @@ def _digest(value: object) -> str:
 
 
 class Pretraining(Spec):
-    """A pre-training apart from the trials that use it: all it depends on, and its number of steps."""
+    """A pre-training apart from the trials that use it: all it depends on, and its number of steps.
+
+    What of it is fine-tuned is the trials' own: here `transfer` has its default.
+    """
 
     spec: AnyPretrain
     network: NetworkSpec
@@ -336,8 +339,9 @@ class Pretraining(Spec):
         """Return the pre-training of `trial`, to the trial's number of steps."""
         selection = trial.selection if getattr(trial.pretrain, "images", None) == "shots" else None
         own = isinstance(trial.pretrain, Pretrain) and trial.pretrain.dataset == trial.dataset
+        whole = isinstance(trial.pretrain, WholeNetwork)
         return cls(
-            spec=trial.pretrain,
+            spec=trial.pretrain.model_copy(update={"transfer": "network"}) if whole else trial.pretrain,
             network=trial.network,
             image_size=trial.image_size,
             selection=selection,
@@ -359,7 +363,7 @@ class Pretraining(Spec):
 
     @functools.cached_property
     def key(self) -> str:
-        """12 hex digits over everything the pre-training depends on except its number of steps."""
+        """12 hex digits over everything the pre-training depends on except what of it is fine-tuned."""
         return _pretrain_key(self.fields, self.network, self.image_size, self.precision, self.selection, self.fold)
 
 
@@ -374,7 +378,7 @@ def _pretrain_key(
 ) -> str:
     own = {"dataset": pretrain.dataset, "image_size": image_size, "precision": precision}
     identity = canonical(TrialSpec.model_validate({**own, "pretrain": pretrain, "network": network}))
-    different = {name: value for name, value in identity.pop("pretrain", {}).items() if name != "steps"}
+    different = {name: value for name, value in identity.pop("pretrain", {}).items() if name not in AFTER_TRAINING}
     if different:
         identity["pretrain"] = different
     if selection is not None:

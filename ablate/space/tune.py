@@ -29,7 +29,10 @@ REPLICATES = ("seed", "draw", "fold", "pretrain.seed")
 """Fields that tell replicates of one setting apart."""
 
 _SEARCHABLE = ("finetune", "pretrain", "network", "evaluate")
-_FIXED = ("pretrain.method", "pretrain.dataset", "pretrain.name", "pretrain.images", "network.kind")
+_FIXED = (
+    *("pretrain.method", "pretrain.dataset", "pretrain.name", "pretrain.images", "pretrain.transfer"),
+    "network.kind",
+)
 """Fields below `_SEARCHABLE` that say what an arm is, or what it sees, and are not settings of it."""
 
 _LENGTH = {"finetune.epochs", "finetune.steps"}

@@ -17,6 +17,11 @@ class WholeNetwork(Pretrain):
     loss: Literal["l1", "l2", "huber"] = Field("l2", description="loss between what is true and what is predicted")
     ema: Fraction = Field(0.995, description="decay of the exponential moving average of the weights")
     clip: PositiveNumber = Field(1.0, description="gradient values are clipped to +- this")
+    transfer: Literal["network", "encoder"] = Field(
+        "network",
+        description="what fine-tuning starts from: the whole network but its output, or what self-supervision trains "
+        "too; the rest is random then",
+    )
 
 
 class DdpmSpec(WholeNetwork):

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from ablate.space.fields import METHOD_FIELD, flatten
 from ablate.space.methods import method_label
 from ablate.space.pretrain import Pretrain
 from ablate.space.spec import Spec
+from ablate.space.trial import TrialSpec
+
+TRANSFERS = {"network": "whole network", "encoder": "encoder only"}
+"""What of a pre-trained network is fine-tuned, by `pretrain.transfer`."""
 
 
 def initialisation(spec: Spec) -> str:
@@ -13,3 +20,20 @@ def initialisation(spec: Spec) -> str:
     timesteps = f" T={spec.timesteps}" if hasattr(spec, "timesteps") else ""
     steps = f", {spec.steps} steps" if isinstance(spec, Pretrain) else ""
     return words + timesteps + steps
+
+
+def arm_words(trial: TrialSpec, fields: Iterable[str]) -> str:
+    """Return the values of an arm's fields, by dotted names, in a few words: `DDPM, encoder only`.
+
+    Fields that the trial's initialisation lacks are left out, and that the whole network is transferred.
+    """
+    row, words = flatten(trial), []
+    for field in fields:
+        column = field.replace(".", "_")
+        if field == ".".join(METHOD_FIELD):
+            words.append(method_label(trial.method))
+        elif field == "pretrain.transfer":
+            words += [TRANSFERS[row[column]]] if row.get(column, "network") != "network" else []
+        elif column in row:
+            words.append(str(row[column]))
+    return ", ".join(words)

@@ -64,7 +64,10 @@ def initial_network(spec: TrialSpec, num_landmarks: int, store: Store, folder: s
     pretraining = spec.pretraining
     if pretraining is not None and folder is not None:
         steps = pretraining.fields.steps
-        network.load_initial(load_snapshot(store, folder, steps))
+        snapshot = load_snapshot(store, folder, steps)
+        if getattr(spec.pretrain, "transfer", "network") == "encoder":
+            snapshot = {name: snapshot[name] for name in network.encoder_state()}
+        network.load_initial(snapshot)
         manifest = store.manifest(step_folder(folder, steps))
         return network, float(manifest.facts.get("seconds", 0.0)) if manifest else 0.0
     if isinstance(spec.pretrain, ImagenetSpec):
