@@ -38,7 +38,7 @@ ROOMS = (
 
 INSIDE = {
     "space": (
-        ("files", "spec"),
+        ("files", "noise", "spec"),
         ("explain", "networks", "pretrain"),
         ("whole",),
         ("methods",),
@@ -133,7 +133,7 @@ INSIDE = {
     "report": (
         ("chart_kinds", "metrics", "render", "roles", "style", "ticks"),
         ("grouping", "rank_layout"),
-        ("conditions", "folds", "literature", "mean_shapes", "paper_pixels"),
+        ("conditions", "folds", "literature", "mean_shapes", "noise_levels", "paper_pixels"),
         ("run_data",),
         ("intervals", "selection"),
         ("pivot",),

@@ -1,13 +1,15 @@
-"""What tells whether it is diffusion that helps: denoising at one level, masked images, the encoder alone."""
+"""What tells whether it is diffusion that helps: denoising at one level, masked images, the encoder alone,
+and timesteps that end with the same noise.
+"""
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 import pytest
 import torch
-from fake_run import specs
+from fake_run import specs, write_fake_run
 from safetensors.torch import save
 from test_tables import frame
 from tiny import small_network, tiny_trial
@@ -22,11 +24,26 @@ from ablate.pretrain.ddpm import NoiseSchedule
 from ablate.pretrain.denoise import Denoise
 from ablate.pretrain.mask import GREY, Mask, hidden_patches
 from ablate.pretrain.whole import WholeNetworkTraining
-from ablate.report.pivot import pivot
+from ablate.report.analysis import analyse
+from ablate.report.chart_kinds import LineChart
+from ablate.report.charts import timestep_charts
+from ablate.report.pivot import as_tables, pivot
+from ablate.report.run_data import read_run
 from ablate.report.tunings import Tuned
 from ablate.running.naming import Names
 from ablate.schedule.costs import step_work
-from ablate.space import METHODS, DdpmSpec, MaskSpec, Pretraining, WholeNetwork, plan_of
+from ablate.space import (
+    METHODS,
+    BetaSchedule,
+    DdpmSpec,
+    MaskSpec,
+    Pretraining,
+    TrialSpec,
+    WholeNetwork,
+    plan_of,
+    signal_left,
+)
+from ablate.space.noise import fixed_betas
 from ablate.space.words import arm_words
 from ablate.stage.inputs import initial_network
 from ablate.stage.task import data_in
@@ -74,7 +91,7 @@ def test_arms_differ_in_what_is_seen_and_predicted_and_in_no_other_field() -> No
     for method in WHOLE:
         fields = METHODS[method].spec.model_fields
         own = {name for name in fields if name not in shared or fields[name].default != shared[name].default}
-        assert own <= {"method", "timesteps", "beta_schedule", "noise", "patches", "mask_ratio"}
+        assert own <= {"method", "timesteps", "beta_schedule", "betas", "noise", "patches", "mask_ratio"}
         assert METHODS[method].networks == METHODS["ddpm"].networks
         work = step_work(pretraining_of(method))
         assert work == step_work(pretraining_of("ddpm"))
@@ -275,3 +292,117 @@ def test_a_tuned_arm_may_be_the_encoder_alone(tmp_path: Path) -> None:
     ]
     first, second = grid.studies[:2]
     assert first.tuning_trial({}, 100).pretrain_key == second.tuning_trial({}, 100).pretrain_key
+
+
+# --- timesteps and their noise ----------------------------------------------------------------------
+
+SCHEDULED: tuple[BetaSchedule, ...] = get_args(BetaSchedule)
+
+
+@pytest.mark.parametrize(("timesteps", "share"), [(10, 0.90), (100, 0.36), (500, 0.006)])
+def test_fewer_timesteps_of_todays_betas_leave_more_of_the_image(timesteps: int, share: float) -> None:
+    left = signal_left("linear", timesteps, "fixed")
+    betas = [1e-4 + (0.02 - 1e-4) * step / (timesteps - 1) for step in range(timesteps)]
+    assert left == pytest.approx(math.prod(1 - beta for beta in betas), rel=1e-9)
+    assert left == pytest.approx(share, abs=0.005 if share > 0.1 else 0.0005)
+
+
+def schedule_of(**fields: Any) -> NoiseSchedule:
+    return NoiseSchedule(DdpmSpec(**fields))
+
+
+def left_by(schedule: NoiseSchedule) -> Tensor:
+    return (1 - schedule.betas.double()).cumprod(0)
+
+
+@pytest.mark.parametrize("beta_schedule", SCHEDULED)
+@pytest.mark.parametrize("timesteps", [2, 10, 500, 1000])
+def test_betas_without_torch_are_those_that_images_are_noised_with(beta_schedule: BetaSchedule, timesteps: int) -> None:
+    expected = schedule_of(timesteps=timesteps, beta_schedule=beta_schedule).betas.tolist()
+    assert fixed_betas(beta_schedule, timesteps) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("beta_schedule", SCHEDULED)
+@pytest.mark.parametrize("timesteps", [2, 10, 100, 500, 1000])
+def test_matched_timesteps_end_with_the_noise_of_500(beta_schedule: BetaSchedule, timesteps: int) -> None:
+    end = signal_left(beta_schedule, 500, "fixed")
+    assert signal_left(beta_schedule, timesteps, "matched") == pytest.approx(end, rel=1e-9)
+    schedule = schedule_of(timesteps=timesteps, beta_schedule=beta_schedule, betas="matched")
+    assert float(left_by(schedule)[-1]) == pytest.approx(end, abs=1e-6)
+    assert bool(((schedule.betas > 0) & (schedule.betas <= 1)).all())
+
+
+def test_matched_timesteps_go_the_way_of_500() -> None:
+    whole = left_by(schedule_of())
+    ten = left_by(schedule_of(timesteps=10, betas="matched"))
+    torch.testing.assert_close(ten, whole[49::50], rtol=1e-5, atol=1e-7)
+    thousand = left_by(schedule_of(timesteps=1000, betas="matched"))
+    torch.testing.assert_close(thousand[1::2], whole, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(thousand[2::2], (whole[:-1] * whole[1:]).sqrt(), rtol=1e-4, atol=1e-7)
+
+
+def test_matching_500_timesteps_to_themselves_changes_no_bit() -> None:
+    fixed, matched = (build_method(pretraining_of("ddpm", betas=betas)) for betas in ("fixed", "matched"))
+    prepared = fixed.prepare(IMAGES, seeded("cpu", 0), 1)
+    assert torch.equal(schedule_of().betas, schedule_of(betas="matched").betas)
+    assert torch.equal(fixed.loss(*prepared), matched.loss(*prepared))
+    assert not torch.equal(schedule_of(timesteps=100).betas, schedule_of(timesteps=100, betas="matched").betas)
+
+
+def test_matched_betas_are_another_pre_training_but_of_500_timesteps() -> None:
+    for timesteps in (100, 500):
+        todays = tiny_trial("ddpm", pretrain={"timesteps": timesteps})
+        fixed, matched = (
+            tiny_trial("ddpm", pretrain={"timesteps": timesteps, "betas": betas}) for betas in ("fixed", "matched")
+        )
+        assert fixed.trial_id == todays.trial_id != matched.trial_id
+        assert fixed.pretrain_key == todays.pretrain_key
+        assert (matched.pretrain_key == todays.pretrain_key) == (timesteps == 500)
+
+
+def swept(*betas: str) -> list[TrialSpec]:
+    return [
+        spec
+        for kind in betas
+        for timesteps in (2, 10, 100, 500)
+        for spec in specs(methods=["ddpm"], shots=[10], pretrain={"timesteps": timesteps, "betas": kind})
+    ]
+
+
+def chart_of(folder: Path, trials: list[TrialSpec]) -> LineChart:
+    analysis = analyse(read_run(write_fake_run(folder / "run", trials, pictures=False)), num_resamples=20)
+    (chart,) = timestep_charts(analysis)
+    assert isinstance(chart, LineChart)
+    return chart
+
+
+TODAY = ((2.0, "2 (0.98)"), (10.0, "10 (0.90)"), (100.0, "100 (0.36)"), (500.0, "500 (0.006)"))
+
+
+def test_an_axis_of_timesteps_says_what_is_left_of_the_image(tmp_path: Path) -> None:
+    chart = chart_of(tmp_path, swept("fixed"))
+    assert (chart.x_label, chart.x_ticks) == ("timesteps T (signal left at T)", TODAY)
+    assert chart.lines[0].hover[1].startswith("10 (0.90), 3 seeds")
+
+
+def test_beside_matched_betas_the_axis_says_both(tmp_path: Path) -> None:
+    chart = chart_of(tmp_path, swept("fixed", "matched"))
+    assert (chart.x_label, chart.x_ticks) == ("timesteps T (signal left at T; betas matched: 0.006)", TODAY)
+    assert [line.label for line in chart.lines[:2]] == ["DDPM (betas fixed)", "DDPM (betas matched)"]
+    assert [line.hover[1].partition(", ")[0] for line in chart.lines[:2]] == ["10 (0.90)", "10 (0.006)"]
+
+
+def test_where_all_betas_are_matched_every_tick_has_the_same_noise(tmp_path: Path) -> None:
+    chart = chart_of(tmp_path, swept("matched"))
+    assert chart.x_label == "timesteps T (signal left at T)"
+    assert [label for _, label in chart.x_ticks] == ["2 (0.006)", "10 (0.006)", "100 (0.006)", "500 (0.006)"]
+
+
+@pytest.mark.parametrize("axes", [("pretrain.timesteps", "shots"), ("pretrain.method", "pretrain.timesteps")])
+def test_a_table_along_timesteps_says_what_is_left(axes: tuple[str, str]) -> None:
+    trials = swept("fixed")
+    (table,) = as_tables(pivot(frame(trials, [1.0] * len(trials)), rows=axes[0], columns=axes[1]))
+    shown = [row[0].text for row in table.rows] if axes[0] == "pretrain.timesteps" else list(table.header[1:])
+    assert shown == [label for _, label in TODAY]
+    assert "In parentheses the share of the image's variance that is left after the last timestep." in table.notes
+    assert {record["pretrain_timesteps"] for record in table.records} == {2, 10, 100, 500}

@@ -19,25 +19,37 @@ from torch import Tensor
 from ablate.network.base import Denoiser
 from ablate.network.building import build_network
 from ablate.pretrain.whole import WholeNetworkTraining
-from ablate.space import DdpmSpec, Pretraining
+from ablate.space import BetaSchedule, DdpmSpec, Pretraining
+from ablate.space.noise import FIRST_BETA, LAST_BETA, MATCHED_TIMESTEPS, matched_betas
 from ablate.training import seeded
 
-SCHEDULES = {"linear": "linear", "cosine": "squaredcos_cap_v2", "quadratic": "scaled_linear", "sigmoid": "sigmoid"}
-"""Names of the noise schedules in diffusers; all but cosine run from beta 1e-4 to 0.02."""
+SCHEDULES: dict[BetaSchedule, str] = {
+    "linear": "linear",
+    "cosine": "squaredcos_cap_v2",
+    "quadratic": "scaled_linear",
+    "sigmoid": "sigmoid",
+}
+"""Names of the noise schedules in diffusers, see `ablate.space.noise`."""
 
 
 class NoiseSchedule:
-    """Noising by timesteps, and the way back: diffusers' DDPMScheduler with types."""
+    """Noising by timesteps, and the way back: diffusers' DDPMScheduler with types.
+
+    Betas of `ablate.space.noise` are given to it where they are matched to another number of timesteps; its own are the
+    same to the last bits of float32, which pre-trainings keep.
+    """
 
     def __init__(self, spec: DdpmSpec) -> None:
         from diffusers import DDPMScheduler
 
+        matched = spec.betas == "matched" and spec.timesteps != MATCHED_TIMESTEPS
         self.timesteps = spec.timesteps
         self._scheduler: Any = DDPMScheduler(
             num_train_timesteps=spec.timesteps,
-            beta_start=1e-4,
-            beta_end=0.02,
+            beta_start=FIRST_BETA,
+            beta_end=LAST_BETA,
             beta_schedule=SCHEDULES[spec.beta_schedule],
+            trained_betas=matched_betas(spec.beta_schedule, spec.timesteps) if matched else None,
             prediction_type="epsilon",
         )
 
@@ -105,7 +117,7 @@ def strips(
     """Noise an image, and draw a new image from noise.
 
     Sampling ends with timestep 1, the lowest the network was trained on. It starts from pure noise; with few timesteps
-    of the linear schedule the last one still shows some of the image, so that samples come out pale.
+    and `betas: fixed` the last one still shows some of the image, so that samples come out pale.
 
     Args:
         pretraining: a `ddpm` pre-training.

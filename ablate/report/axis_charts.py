@@ -29,6 +29,7 @@ from ablate.report.intervals import Intervals
 from ablate.report.literature import Reference, points_against_shots
 from ablate.report.mean_shapes import LABEL, mean_shapes_along
 from ablate.report.metrics import MEAN_SHAPE, METRICS, Metric, metric_of, metric_values
+from ablate.report.noise_levels import TIMESTEPS, NoiseLevels
 from ablate.report.render import slug
 from ablate.report.run_data import RunData
 from ablate.report.selection import Selected, lay_out_trials
@@ -165,6 +166,7 @@ def _chart(run: RunData, intervals: Intervals, figure: Figure, grouping: Groupin
     axis_values = metric_values(grouping.trials, METRICS[figure.axis]) if measured else []
     dataset, unit = _about(grouping, group)
     scale = METRICS[figure.axis].scale if measured else 1.0
+    levels = NoiseLevels.of(_members(grouping, group)) if figure.axis == TIMESTEPS else None
 
     def x_of(column: Key, positions: Sequence[int]) -> float | None:
         if measured:
@@ -187,6 +189,8 @@ def _chart(run: RunData, intervals: Intervals, figure: Figure, grouping: Groupin
             kind, num_seeds, y, lower, upper = found
             kinds.add(kind)
             at = value_label(grouping.columns, column.value)
+            if levels is not None:
+                at = NoiseLevels.of(grouping.trials.iloc[list(positions)]).label(int(x))
             points.append(_Point(
                 x, metric.scale * y, metric.scale * lower, metric.scale * upper,
                 f"{f'{x:.4g}, ' if measured else ''}{at}{' shots' if grouping.columns == 'shots' else ''}, "
@@ -214,9 +218,9 @@ def _chart(run: RunData, intervals: Intervals, figure: Figure, grouping: Groupin
             lines.append(_mean_shape(constants, metric, lambda column: x_of(column, ()), reached))
     return LineChart(
         slug(metric.name, figure.axis.removeprefix("pretrain_"), *(part for part, _ in parts)),
-        ", ".join(text for _, text in parts), _axis_label(figure.axis, unit), metric.titled(unit), tuple(lines),
-        x_log=log,
-        x_ticks=_ticks(reached, figure.axis, log=log, all_shots=x_of(Key(None), ()) if not measured else None),
+        ", ".join(text for _, text in parts), levels.title if levels else _axis_label(figure.axis, unit),
+        metric.titled(unit), tuple(lines), x_log=log,
+        x_ticks=_ticks(reached, figure.axis, levels, log=log, all_shots=None if measured else x_of(Key(None), ())),
         side_by_side=not measured, note=" ".join(sorted(kinds)),
     )  # fmt: skip
 
@@ -269,9 +273,13 @@ def constants_across(constants: Mapping[Key, float], ends: tuple[float, float]) 
 
 def _about(grouping: Grouping, group: Group) -> tuple[str, str | None]:
     """Return the data set of a table, and the unit of its trials."""
-    members = grouping.trials.iloc[[p for positions in group.cells.values() for p in positions]]
+    members = _members(grouping, group)
     units = sorted({str(unit) for unit in members["unit"].dropna()})
     return str(plain(members["dataset"].iloc[0])), units[0] if len(units) == 1 else None
+
+
+def _members(grouping: Grouping, group: Group) -> pd.DataFrame:
+    return grouping.trials.iloc[[p for positions in group.cells.values() for p in positions]]
 
 
 def _parts(grouping: Grouping, group: Group, dataset: str) -> list[tuple[str, str]]:
@@ -309,7 +317,11 @@ def _axis_label(axis: str, unit: str | None) -> str:
     return f"{_axis_name(axis)} ({own})" if own else _axis_name(axis)
 
 
-def _ticks(values: Sequence[float], axis: str, *, log: bool, all_shots: float | None) -> tuple[tuple[float, str], ...]:
+def _ticks(
+    values: Sequence[float], axis: str, levels: NoiseLevels | None, *, log: bool, all_shots: float | None
+) -> tuple[tuple[float, str], ...]:
+    if levels is not None:
+        return readable([(x, levels.label(int(x))) for x in values], log=log)
     if axis in FIELDS:
         shots = all_shots if axis == "shots" else None
         return readable([(x, "all" if x == shots else f"{x:g}") for x in values], log=log)

@@ -308,7 +308,7 @@ def _pretraining_charts(trials: pd.DataFrame, curves: pd.DataFrame) -> Iterator[
             x, y = _thin(loss / loss.iloc[0])
             method = str(row[INITIALISATION])
             parts = [value_label(INITIALISATION, method)]
-            for name in ("pretrain_timesteps", "pretrain_seed", "network_kind", "fold"):
+            for name in ("pretrain_timesteps", "pretrain_betas", "pretrain_seed", "network_kind", "fold"):
                 if rows.loc[rows[INITIALISATION] == method, name].nunique() > 1:
                     parts.append(f"{field_label(name)} {value_label(name, plain(row[name]))}")
             style = sum(line.method == method for line in lines)

@@ -13,6 +13,9 @@ from ablate.report.metrics import Metric, thresholds_of
 
 PAPER_RATE = "paper_sdr"
 
+PIXEL_FIELDS = ("dataset", "image_size", "unit", PAPER_RATE)
+"""The columns of trials that `pixel_notes` reads."""
+
 
 def pixel_notes(trials: pd.DataFrame, metric: Metric) -> Iterator[str]:
     """Yield what a reader must know of rates by protocol `paper` whose pixels are larger than the distances told apart.

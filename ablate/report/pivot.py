@@ -22,7 +22,8 @@ from ablate.report.grouping import (
 from ablate.report.literature import Reference, Rows, table_rows
 from ablate.report.mean_shapes import LABEL, NO_BETTER_NOTE, mark, mean_shapes
 from ablate.report.metrics import MEAN_SHAPE, Metric, metric_of, metric_values
-from ablate.report.paper_pixels import PAPER_RATE, pixel_notes
+from ablate.report.noise_levels import LEVEL_FIELDS, TIMESTEPS, NoiseLevels
+from ablate.report.paper_pixels import PAPER_RATE, PIXEL_FIELDS, pixel_notes
 from ablate.report.render import Cell, Table, check_format, render_table, slug, unique_names
 from ablate.report.selection import lay_out_trials
 from ablate.stats.samples import over_seeds
@@ -167,10 +168,12 @@ def _table(
     body = []
     worse = False
     single = single_rows(grouping, group)
+    has_levels = TIMESTEPS in (grouping.rows, grouping.columns)
+    levels = NoiseLevels.of(_trials_of(pivot, table, LEVEL_FIELDS)) if has_levels else NoiseLevels({})
     constants = {column: _over(values) for column, values in table.mean_shapes.items()}
     records: list[dict[str, object]] = []
     for row in group.rows:
-        label = _with_unit(grouping.rows, row, grouping, table)
+        label = _label(grouping.rows, row, grouping, table, levels)
         line = [Cell(f"{label} {SINGLE}" if row in single else label, row.label(grouping.rows))]
         for column in group.columns:
             cell = table.cells.get((row, column))
@@ -201,7 +204,7 @@ def _table(
     )
     header = (
         field_label(grouping.rows),
-        *(_with_unit(grouping.columns, column, grouping, table) for column in group.columns),
+        *(_label(grouping.columns, column, grouping, table, levels) for column in group.columns),
     )
     axes = (grouping.rows, grouping.columns)
     default_axes = axes == (INITIALISATION, "shots")
@@ -213,14 +216,16 @@ def _table(
         tuple(body),
         tuple(records),
         (
-            *grouping.notes, *group.notes, *notes, *([SINGLE_NOTE] * bool(single)), *([NO_BETTER_NOTE] * worse),
-            *(pixel_notes(_trials_of(pivot, table), metric) if metric.column == PAPER_RATE else ()), *published.notes,
+            *grouping.notes, *group.notes, *notes, *([levels.note] * has_levels), *([SINGLE_NOTE] * bool(single)),
+            *([NO_BETTER_NOTE] * worse),
+            *(pixel_notes(_trials_of(pivot, table, PIXEL_FIELDS), metric) if metric.column == PAPER_RATE else ()),
+            *published.notes,
         ),
     )  # fmt: skip
 
 
-def _trials_of(pivot: Pivot, table: PivotTable) -> pd.DataFrame:
-    shown = pivot.grouping.trials[["dataset", "image_size", "unit", PAPER_RATE]]
+def _trials_of(pivot: Pivot, table: PivotTable, columns: Sequence[str]) -> pd.DataFrame:
+    shown = pivot.grouping.trials[list(columns)]
     return shown.iloc[[p for positions in table.group.cells.values() for p in positions]]
 
 
@@ -263,9 +268,11 @@ def _text(cell: Summary, metric: Metric, usual: int) -> str:
     return f"{text} ({', '.join(parts)})" if parts else text
 
 
-def _with_unit(axis: str, key: Key, grouping: Grouping, table: PivotTable) -> str:
-    """Name the unit beside a data set where a table holds several units."""
+def _label(axis: str, key: Key, grouping: Grouping, table: PivotTable, levels: NoiseLevels) -> str:
+    """Name the signal left beside timesteps, and the unit beside a data set where a table holds several units."""
     label = key.label(axis)
+    if axis == TIMESTEPS and isinstance(key.value, int):
+        return levels.label(key.value)
     if axis != "dataset" or table.unit is not None:
         return label
     here = grouping.trials["dataset"] == key.value

@@ -29,6 +29,7 @@ from ablate.space.methods import (
     missing_field,
 )
 from ablate.space.networks import COSTLESS, NETWORKS, EncoderInput, NetworkRow, NetworkSpec, Precision
+from ablate.space.noise import BetaSchedule, signal_left
 from ablate.space.pretrain import FILES_OF_WEIGHTS, Pretrain
 from ablate.space.spec import Spec
 from ablate.space.trial import (
@@ -56,6 +57,7 @@ __all__ = [
     "SPEC_VERSION",
     "AugmentSpec",
     "BarlowTwinsSpec",
+    "BetaSchedule",
     "ByolSpec",
     "Contrasted",
     "DdpmSpec",
@@ -113,6 +115,7 @@ __all__ = [
     "recorded_trial",
     "shipped_folder",
     "shipped_grids",
+    "signal_left",
     "trial_fields",
     "value_at",
 ]

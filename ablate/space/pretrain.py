@@ -87,6 +87,10 @@ class Pretrain(StartingWeights):
     )
     accumulate: Positive = Field(8, description="groups in one optimizer step")
 
+    def as_trained(self) -> Self:
+        """Return the fields of the same training with defaults where they make no difference to it."""
+        return self
+
     def misfit(self, image_size: int) -> str | None:
         """Return why it cannot train on square images of this side in pixels, with the cure; None: it can."""
         return None

@@ -15,7 +15,7 @@ from ablate.space.methods import METHODS, AnyPretrain, ScratchSpec, SelfSupervis
 from ablate.space.networks import NETWORKS, NetworkSpec, Precision
 from ablate.space.pretrain import AFTER_TRAINING, FILES_OF_WEIGHTS, Pretrain
 from ablate.space.spec import Positive, PositiveNumber, Spec
-from ablate.space.whole import DdpmSpec, WholeNetwork
+from ablate.space.whole import DdpmSpec
 
 SPEC_VERSION = 1
 """Raised when a default changes its meaning, so that old identities are never mistaken for new ones."""
@@ -324,7 +324,7 @@ def _digest(value: object) -> str:
 class Pretraining(Spec):
     """A pre-training apart from the trials that use it: all it depends on, and its number of steps.
 
-    What of it is fine-tuned is the trials' own: here `transfer` has its default.
+    What of it is fine-tuned is the trials' own, see `Pretrain.as_trained`.
     """
 
     spec: AnyPretrain
@@ -339,9 +339,8 @@ class Pretraining(Spec):
         """Return the pre-training of `trial`, to the trial's number of steps."""
         selection = trial.selection if getattr(trial.pretrain, "images", None) == "shots" else None
         own = isinstance(trial.pretrain, Pretrain) and trial.pretrain.dataset == trial.dataset
-        whole = isinstance(trial.pretrain, WholeNetwork)
         return cls(
-            spec=trial.pretrain.model_copy(update={"transfer": "network"}) if whole else trial.pretrain,
+            spec=trial.pretrain.as_trained() if isinstance(trial.pretrain, Pretrain) else trial.pretrain,
             network=trial.network,
             image_size=trial.image_size,
             selection=selection,

@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from ablate.space.noise import MATCHED_TIMESTEPS, BetaSchedule
 from ablate.space.pretrain import Pretrain
 from ablate.space.spec import Fraction, Positive, PositiveNumber
 
@@ -23,15 +24,27 @@ class WholeNetwork(Pretrain):
         "too; the rest is random then",
     )
 
+    def as_trained(self) -> Self:
+        """Return the fields with the default of what is transferred."""
+        return self.model_copy(update={"transfer": "network"})
+
 
 class DdpmSpec(WholeNetwork):
     """Denoising diffusion (Ho et al. 2020), as in the paper."""
 
     method: Literal["ddpm"] = "ddpm"
     timesteps: int = Field(500, ge=2, description="T, the number of diffusion timesteps")
-    beta_schedule: Literal["linear", "cosine", "quadratic", "sigmoid"] = Field(
-        "linear", description="noise schedule; linear runs from 1e-4 to 0.02"
+    beta_schedule: BetaSchedule = Field("linear", description="noise schedule; linear runs from 1e-4 to 0.02")
+    betas: Literal["fixed", "matched"] = Field(
+        "fixed",
+        description="betas of timesteps other than 500: those of the schedule, so that fewer timesteps end with less "
+        "noise, or matched to the course and the final noise of 500 timesteps",
     )
+
+    def as_trained(self) -> Self:
+        """Return the fields with fixed betas, too, where matched ones are the same."""
+        spec = super().as_trained()
+        return spec.model_copy(update={"betas": "fixed"}) if self.timesteps == MATCHED_TIMESTEPS else spec
 
 
 class DenoiseSpec(WholeNetwork):
