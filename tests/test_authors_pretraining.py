@@ -178,7 +178,7 @@ def test_widths_temperatures_queue_and_centre_of_the_authors_are_taken() -> None
     dino: Any = built("dino", prototypes=256, teacher_temperature=0.5, center_momentum=0.5)
     assert dino.center.shape == (1, 1, 256)
     dino.center.fill_(1.0)
-    dino.leave(torch.zeros(256))
+    dino.leave(torch.zeros(256), torch.ones(1))
     dino.after_step(1)
     torch.testing.assert_close(dino.center, torch.full((1, 1, 256), 0.5))
 

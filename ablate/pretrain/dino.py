@@ -51,7 +51,7 @@ class Dino(MultiCropping[DinoSpec], WithMomentum[DinoSpec]):
     def loss(self, *prepared: Tensor, groups: int = 1) -> Tensor:
         """Return the mean cross-entropy over all pairs of a teacher's and another student's crop."""
         teacher_output = self.teacher(join_views(prepared[:NUM_GLOBAL], groups))
-        self.leave(teacher_output.sum(0))
+        self.leave(teacher_output.sum(0), teacher_output.new_full((1,), len(teacher_output)))
         student_output = self.projector(self.features_of(prepared, groups))
         loss: Tensor = self.cross_entropy(
             by_view(teacher_output, NUM_GLOBAL, groups), by_view(student_output, len(prepared), groups)
@@ -61,11 +61,11 @@ class Dino(MultiCropping[DinoSpec], WithMomentum[DinoSpec]):
     @torch.no_grad()
     def after_step(self, step: int) -> None:
         """Move the centre by the teacher's outputs of this step, then the teacher."""
-        total_P, *others = self.take_left()
-        for sum_P in others:
-            total_P = sum_P + total_P
-        mean_P = total_P / (NUM_GLOBAL * self.spec.batch_size * self.spec.accumulate)
-        self.center.lerp_(mean_P, 1 - self.spec.center_momentum)
+        left = self.take_left()
+        (total_P, count_1), *others = zip(left[::2], left[1::2], strict=True)
+        for sum_P, number_1 in others:
+            total_P, count_1 = sum_P + total_P, number_1 + count_1
+        self.center.lerp_(total_P / count_1, 1 - self.spec.center_momentum)
         super().after_step(step)
 
     def snapshot(self) -> dict[str, Tensor]:
