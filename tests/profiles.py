@@ -1,4 +1,4 @@
-"""The authors' profile beside ours: prints the README's table of what `paper` and `recommended` differ in, with reasons.
+"""Prints the README's table of what the search spaces `paper` and `recommended` differ in, and why.
 
 Usage: python tests/profiles.py
 """
@@ -18,7 +18,7 @@ REASONS: Mapping[str, str] = {}
 
 
 def fields_of(name: str) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return the fields of a profile's trials by data set and method; those with fewest shots and lowest seed stand for all."""
+    """Return the fields of a profile's trials by data set and method, of the first trial of each."""
     found: dict[tuple[str, str], TrialSpec] = {}
     for trial in load_grid(find_grid(name)).trials:
         found.setdefault((trial.dataset, trial.method), trial)

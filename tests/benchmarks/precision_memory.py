@@ -35,6 +35,4 @@ def kept_bytes(network: NetworkSpec, image_size: int, precision: str) -> int:
 for spec, size in NETWORKS:
     plain, half = (kept_bytes(spec, size, precision) for precision in ("fp32", "bf16"))
     fields = ", ".join(f"{name} {value}" for name, value in spec.fields.items())
-    print(
-        f"{spec.kind} ({fields}), 2 images of {size} px: {plain / 1e6:.1f} MB in fp32, {half / plain:.2f} of it in bf16"
-    )
+    print(f"{spec.kind} ({fields}), 2 images of {size} px: {plain / 1e6:.1f} MB, {half / plain:.2f} of it in bf16")
