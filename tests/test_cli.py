@@ -433,8 +433,8 @@ BOTH = pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["run", "dry-run"
 
 
 DDPM_FIELDS = (
-    "accumulate, batch_size, beta_schedule, betas, clip, dataset, ema, images, loss, lr, method, seed, steps, "
-    "timesteps, transfer, warmup, weight_decay, weights"
+    "accumulate, augment, batch_size, beta_schedule, betas, clip, clip_on, dataset, ema, ema_ramp, epoch_end, images, "
+    "loss, lr, method, seed, steps, timesteps, transfer, warmup, weight_decay, weights"
 )
 METHOD_NAMES = ", ".join(METHODS)
 

@@ -89,13 +89,14 @@ def test_the_noise_head_is_for_networks_that_denoise() -> None:
         build(ENCODER, 1, head="noise")
 
 
-def test_unet_maps_images_to_plus_minus_one_and_runs_at_timestep_zero_by_default() -> None:
+def test_unet_maps_images_to_plus_minus_one_and_is_told_a_timestep_or_none() -> None:
     network = build(UNET)
     assert isinstance(network, UNet)
     images = torch.rand(2, 1, 64, 64)
     zero, ten = torch.zeros(2, dtype=torch.long), torch.full((2,), 10)
-    assert torch.equal(network(images), network.denoise(images * 2 - 1, zero))
-    assert not torch.allclose(network(images), network(images, ten))
+    assert torch.equal(network(images, zero), network.denoise(images * 2 - 1, zero))
+    assert not torch.allclose(network(images, zero), network(images, ten))
+    assert not torch.allclose(network(images), network(images, zero))
 
 
 def test_unet_features_are_the_average_of_what_enters_the_up_blocks() -> None:
@@ -104,7 +105,7 @@ def test_unet_features_are_the_average_of_what_enters_the_up_blocks() -> None:
     seen = []
     hook = network.get_submodule("net.mid_block").register_forward_hook(lambda *call: seen.append(call[-1]))
     images = torch.rand(2, 1, 64, 64)
-    network(images)
+    network(images, torch.zeros(2, dtype=torch.long))
     hook.remove()
     torch.testing.assert_close(network.features(images), seen[0].mean((2, 3)))
 

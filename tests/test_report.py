@@ -63,12 +63,14 @@ def test_rows_of_an_earlier_version_stand_beside_new_ones(tmp_path: Path) -> Non
     trials = specs(**FEW)
     store = write_fake_run(tmp_path / "run", trials, shapes=SMALL)
     (row,) = tables.read_part(store, "trials", trials[0].trial_id)
-    assert row["pretrain_images"] == "all"
-    tables.write_rows(
-        store, "trials", trials[0].trial_id, [{**row, "pretrain_images": None}]
-    )  # as it had no such field
+    assert (row["pretrain_method"], row["pretrain_images"]) == ("ddpm", "all")
+    before = render(pivot(read_trials(store)), "plain")
+    added = ("images", "transfer", "betas", "ema_ramp", "clip_on", "epoch_end", "augment_shift", "augment_probability")
+    old = {**dict.fromkeys(f"pretrain_{name}" for name in added), "network_input_range": None}
+    assert old.keys() <= row.keys()
+    tables.write_rows(store, "trials", trials[0].trial_id, [{**row, **old}])  # as it had no such fields
     made = render(pivot(read_trials(store)), "plain")
-    assert "images" not in made
+    assert made == before
     assert [line.split()[0] for line in made.splitlines() if "±" in line and "Mean" not in line] == ["DDPM", "scratch"]
 
 

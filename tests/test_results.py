@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from same_tables import KEYS, compare, unreadable_parts
 
-from ablate.space import METHODS, TrialSpec
+from ablate.space import METHODS, TrialSpec, trial_fields
 from ablate.store import CorruptArtifact, Store
 from ablate.tables import (
     PROVENANCE,
@@ -117,8 +117,8 @@ def test_types_are_the_designed_ones() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_field_of_every_method_has_its_column(method: str) -> None:
-    for name in METHODS[method].spec.model_fields:
-        assert f"pretrain_{name}" in TABLES["trials"].names
+    for field in trial_fields(method):
+        assert field.column in TABLES["trials"].names
 
 
 def test_volatile_columns_are_times_rates_node_memory_and_sharing() -> None:

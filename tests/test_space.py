@@ -144,8 +144,8 @@ def test_no_initialisation_of_a_shipped_search_space_has_more_snapshots_to_choos
         steps = {}
         for spec in load_grid(find_grid(name)).trials:
             if spec.pretraining is not None:
-                fields = spec.pretrain.model_dump(exclude={"steps", "seed"})
-                arm = (spec.dataset, spec.network, spec.shots, spec.seed, tuple(sorted(fields.items())))
+                fields = spec.pretrain.model_dump_json(exclude={"steps", "seed"})
+                arm = (spec.dataset, spec.network, spec.shots, spec.seed, fields)
                 steps.setdefault(arm, set()).add(spec.pretrain.steps)
         assert len({len(found) for found in steps.values()}) <= 1, name
 

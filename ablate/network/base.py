@@ -80,7 +80,7 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images_B1HW: Tensor, timesteps_B: Tensor | None = None) -> Tensor:
-        """Return logits (B, K, H, W) of images in [0, 1]; `timesteps_B` (int64, default 0) matter to `unet` only."""
+        """Return logits (B, K, H, W) of images in [0, 1]; `timesteps_B` (int64; None: none) matter to `unet` only."""
 
     @classmethod
     def check(cls, spec: NetworkSpec) -> None:
@@ -166,16 +166,19 @@ class Network(nn.Module, ABC):
 class Denoiser(Network):
     """A network that can also be trained to predict the noise in a noised image; K is 1 then."""
 
-    @staticmethod
-    @abstractmethod
-    def scale(images_B1HW: Tensor) -> Tensor:
-        """Map images in [0, 1] to the range that `denoise` works in."""
+    def scale(self, images_B1HW: Tensor) -> Tensor:
+        """Map images in [0, 1] to the range that `denoise` works in: `spec.input_range`."""
+        return images_B1HW * 2 - 1 if self.spec.input_range == "symmetric" else images_B1HW
 
-    @staticmethod
-    @abstractmethod
-    def unscale(scaled_B1HW: Tensor) -> Tensor:
+    def unscale(self, scaled_B1HW: Tensor) -> Tensor:
         """Undo `scale`."""
+        return (scaled_B1HW + 1) / 2 if self.spec.input_range == "symmetric" else scaled_B1HW
 
     @abstractmethod
     def denoise(self, scaled_B1HW: Tensor, timesteps_B: Tensor | None = None) -> Tensor:
-        """Return maps (B, K, H, W) of what is already scaled, such as noised images, at timesteps (int64)."""
+        """Return maps (B, K, H, W) of what is already scaled, such as noised images.
+
+        Args:
+            scaled_B1HW: images in the range of `scale`.
+            timesteps_B: int64; None: the network is told none.
+        """

@@ -65,8 +65,9 @@ def as_input(images_NHW: Tensor) -> Tensor:
 
 
 def run_network(network: Network, images_B1HW: Tensor, spec: TrialSpec) -> Tensor:
-    """Return logits (B, K, H, W) as fine-tuning and evaluation compute them: at timestep `finetune.timestep`."""
-    timesteps_B = torch.full((len(images_B1HW),), spec.finetune.timestep, device=images_B1HW.device)
+    """Return logits (B, K, H, W) as fine-tuning and evaluation compute them: at `finetune.timestep`, if any."""
+    told = spec.finetune.timestep
+    timesteps_B = None if told is None else torch.full((len(images_B1HW),), told, device=images_B1HW.device)
     logits_BKHW: Tensor = network(images_B1HW, timesteps_B)
     return logits_BKHW
 

@@ -24,9 +24,9 @@ NUM_HEADS, HEAD_DIM = 4, 32  # of every attention
 class Reference(Denoiser):
     """The authors' U-Net: 558.5 M parameters at width 256, with linear attention on every level.
 
-    Images stay in [0, 1], in fine-tuning and under noise, as in the authors' code (`unet` maps them to [-1, 1]). Before
-    the image stands the channel of a self-conditioning that they leave at zero. Fine-tuning gives no timestep, as
-    theirs: then no block is shifted and scaled, and what embeds the timestep is not used.
+    Images stay in [0, 1], in fine-tuning and under noise, as in the authors' code, unless `input_range` says symmetric.
+    Before the image stands the channel of a self-conditioning that they leave at zero. Fine-tuning gives no timestep,
+    as theirs: then no block is shifted and scaled, and what embeds the timestep is not used.
 
     Deviations: weights are standardised in the dtype they are kept in, fp32, also where `precision: bf16` convolves in
     bfloat16. Self-supervision (none of the authors' methods trains this network) trains all that is before the up
@@ -42,19 +42,9 @@ class Reference(Denoiser):
         self.feature_dim = LEVELS[-1] * spec.width
         self.stride = 2 ** (len(LEVELS) - 1)
 
-    @staticmethod
-    def scale(images_B1HW: Tensor) -> Tensor:
-        """Return images as they are: `denoise` works in [0, 1]."""
-        return images_B1HW
-
-    @staticmethod
-    def unscale(scaled_B1HW: Tensor) -> Tensor:
-        """Return images as they are."""
-        return scaled_B1HW
-
     def forward(self, images_B1HW: Tensor, timesteps_B: Tensor | None = None) -> Tensor:
         """Return logits (B, K, H, W), without a timestep: `timesteps_B` is ignored."""
-        return self.denoise(images_B1HW)
+        return self.denoise(self.scale(images_B1HW))
 
     def denoise(self, scaled_B1HW: Tensor, timesteps_B: Tensor | None = None) -> Tensor:
         """Run the U-Net on images, noised or not: (B, K, H, W); without timesteps no block is told one."""
@@ -62,7 +52,7 @@ class Reference(Denoiser):
 
     def feature_map(self, images_B1HW: Tensor) -> Tensor:
         """Return what leaves the middle (B, C, H / 8, W / 8), without a timestep."""
-        found: Tensor = self.net.encode(images_B1HW)
+        found: Tensor = self.net.encode(self.scale(images_B1HW))
         return found
 
     def encoder_state(self) -> dict[str, Tensor]:

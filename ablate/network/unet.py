@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,12 +16,12 @@ from ablate.space import NetworkSpec
 
 
 class UNet(Denoiser):
-    """diffusers' UNet2DModel with one grey input channel; images are mapped to [-1, 1].
+    """diffusers' UNet2DModel with one grey input channel; images are mapped to [-1, 1], or stay in [0, 1].
 
-    The landmarks head is a 1x1 convolution with K outputs in place of `conv_out` (paper, fine-tuning); the
-    noise head is diffusers' own. Deviations from the paper's U-Net: GroupNorm groups are the greatest common
-    divisor of 8 and all channels, there is attention in the middle only or nowhere, plain convolutions, and
-    no self-conditioning channel.
+    Told no timestep, its blocks add nothing where they add what they make of the time embedding. The landmarks head is
+    a 1x1 convolution with K outputs in place of `conv_out` (paper, fine-tuning); the noise head is diffusers' own.
+    Deviations from the paper's U-Net: GroupNorm groups are the greatest common divisor of 8 and all channels, there is
+    attention in the middle only or nowhere, plain convolutions, and no self-conditioning channel.
     """
 
     _output = ("net.conv_out.",)
@@ -32,30 +33,22 @@ class UNet(Denoiser):
         self.feature_dim = spec.channels[-1]
         self.stride = 2 ** (len(spec.channels) - 1)
 
-    @staticmethod
-    def scale(images_B1HW: Tensor) -> Tensor:
-        """Map images in [0, 1] to the range [-1, 1] that `denoise` works in."""
-        return images_B1HW * 2 - 1
-
-    @staticmethod
-    def unscale(scaled_B1HW: Tensor) -> Tensor:
-        """Map the range [-1, 1] to [0, 1]."""
-        return (scaled_B1HW + 1) / 2
-
     def forward(self, images_B1HW: Tensor, timesteps_B: Tensor | None = None) -> Tensor:
         """Return logits (B, K, H, W): `denoise` of the scaled images."""
         return self.denoise(self.scale(images_B1HW), timesteps_B)
 
     def denoise(self, scaled_B1HW: Tensor, timesteps_B: Tensor | None = None) -> Tensor:
         """Run the U-Net on what is already scaled, such as noised images: (B, K, H, W)."""
-        timesteps_B = self._timesteps(scaled_B1HW, timesteps_B)
-        return self._computed(lambda: self.net(scaled_B1HW, timesteps_B, return_dict=False)[0], scaled_B1HW)
+        untold = contextlib.nullcontext() if timesteps_B is not None else _without_time(self.net)
+        timesteps_B = _zeros(scaled_B1HW) if timesteps_B is None else timesteps_B
+        with untold:
+            return self._computed(lambda: self.net(scaled_B1HW, timesteps_B, return_dict=False)[0], scaled_B1HW)
 
     def feature_map(self, images_B1HW: Tensor) -> Tensor:
         """Return what conv_in, down_blocks and mid_block make of images at timestep 0: (B, C, h, w)."""
         net: Any = self.net  # diffusers is untyped
         hidden = self.scale(images_B1HW)
-        embedding = net.time_embedding(net.time_proj(self._timesteps(hidden, None)).to(hidden.dtype))
+        embedding = net.time_embedding(net.time_proj(_zeros(hidden)).to(hidden.dtype))
         hidden = net.conv_in(hidden)
         for block in net.down_blocks:
             hidden, _ = block(hidden_states=hidden, temb=embedding)
@@ -66,12 +59,6 @@ class UNet(Denoiser):
         """Drop the up blocks and the output."""
         net: Any = self.net
         net.up_blocks, net.conv_norm_out, net.conv_out = nn.ModuleList(), nn.Identity(), nn.Identity()
-
-    @staticmethod
-    def _timesteps(images_B1HW: Tensor, timesteps_B: Tensor | None) -> Tensor:
-        if timesteps_B is None:
-            return torch.zeros(images_B1HW.shape[0], dtype=torch.long, device=images_B1HW.device)
-        return timesteps_B
 
     @classmethod
     def check(cls, spec: NetworkSpec) -> None:
@@ -91,6 +78,25 @@ class UNet(Denoiser):
         net: Any = self.net
         kernel = 1 if self.head == "landmarks" else 3
         net.conv_out = nn.Conv2d(self.spec.channels[0], num_outputs, kernel, padding=kernel // 2)
+
+
+def _zeros(images_B1HW: Tensor) -> Tensor:
+    return torch.zeros(len(images_B1HW), dtype=torch.long, device=images_B1HW.device)
+
+
+@contextlib.contextmanager
+def _without_time(net: nn.Module) -> Iterator[None]:
+    """Let the blocks of diffusers' U-Net add nothing where they add what they make of the time embedding."""
+    handles = [
+        layer.register_forward_hook(lambda layer, inputs, output: torch.zeros_like(output))
+        for name, layer in net.named_modules()
+        if name.endswith(".time_emb_proj")
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _unet2d(spec: NetworkSpec, image_size: int) -> nn.Module:

@@ -81,6 +81,18 @@ class PretrainingMethod(nn.Module, ABC, Generic[AnySpec]):
         see `ablate.training.groups`, also for batch norm, which the loop sees to.
         """
 
+    def window(self, num_images: int, step: int) -> tuple[int, int]:
+        """Return where the images of optimizer step `step`, counted from 1, begin in the stream, and their number.
+
+        The stream is the data set's `num_images` in one shuffled order after the other. A step has whole groups.
+        """
+        size = self.spec.batch_size * self.spec.accumulate
+        return (step - 1) * size, size
+
+    def clip_of(self, num_groups: int) -> float | None:
+        """Return `clip` of a step of so many groups."""
+        return self.clip
+
     def leave(self, *tensors: Tensor) -> None:
         """Keep tensors of a forward pass, without a graph, for `after_step`.
 

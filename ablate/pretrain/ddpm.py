@@ -1,9 +1,9 @@
 """DDPM: a whole U-Net learns to predict the noise in a noised image.
 
 Ho et al. 2020, "Denoising diffusion probabilistic models", set up as the paper does: epsilon-prediction, timesteps
-drawn from 1..T-1, gradient values clipped, weights averaged. Images are noised in the range of their network, which is
-[-1, 1] for `unet` and the authors' [0, 1] for `reference`. Shapes: B images, N pictures of a strip, H and W of the
-square image.
+drawn from 1..T-1, gradient values clipped, weights averaged. Images are noised in the range of their network,
+`network.input_range`: by default [-1, 1] for `unet` and the authors' [0, 1] for `reference`. Shapes: B images, N
+pictures of a strip, H and W of the square image.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ablate.network.base import Denoiser
 from ablate.network.building import build_network
 from ablate.pretrain.whole import WholeNetworkTraining
 from ablate.space import BetaSchedule, DdpmSpec, Pretraining
-from ablate.space.noise import FIRST_BETA, LAST_BETA, MATCHED_TIMESTEPS, matched_betas
+from ablate.space.noise import FIRST_BETA, LAST_BETA, MATCHED_TIMESTEPS, fixed_betas, matched_betas
 from ablate.training import seeded
 
 SCHEDULES: dict[BetaSchedule, str] = {
@@ -29,27 +29,31 @@ SCHEDULES: dict[BetaSchedule, str] = {
     "quadratic": "scaled_linear",
     "sigmoid": "sigmoid",
 }
-"""Names of the noise schedules in diffusers, see `ablate.space.noise`."""
+"""Names in diffusers of the noise schedules that it has, see `ablate.space.noise`."""
 
 
 class NoiseSchedule:
     """Noising by timesteps, and the way back: diffusers' DDPMScheduler with types.
 
-    Betas of `ablate.space.noise` are given to it where they are matched to another number of timesteps; its own are the
-    same to the last bits of float32, which pre-trainings keep.
+    Betas of `ablate.space.noise` are given to it where they are matched to another number of timesteps, or are of a
+    schedule that it lacks; its own are the same to the last bits of float32, which pre-trainings keep.
     """
 
     def __init__(self, spec: DdpmSpec) -> None:
         from diffusers import DDPMScheduler
 
-        matched = spec.betas == "matched" and spec.timesteps != MATCHED_TIMESTEPS
+        given = None
+        if spec.betas == "matched" and spec.timesteps != MATCHED_TIMESTEPS:
+            given = matched_betas(spec.beta_schedule, spec.timesteps)
+        elif spec.beta_schedule not in SCHEDULES:
+            given = fixed_betas(spec.beta_schedule, spec.timesteps)
         self.timesteps = spec.timesteps
         self._scheduler: Any = DDPMScheduler(
             num_train_timesteps=spec.timesteps,
             beta_start=FIRST_BETA,
             beta_end=LAST_BETA,
-            beta_schedule=SCHEDULES[spec.beta_schedule],
-            trained_betas=matched_betas(spec.beta_schedule, spec.timesteps) if matched else None,
+            beta_schedule=SCHEDULES.get(spec.beta_schedule, "linear"),
+            trained_betas=given,
             prediction_type="epsilon",
         )
 
@@ -79,6 +83,7 @@ class Ddpm(WholeNetworkTraining[DdpmSpec]):
 
     def prepare(self, images_B1HW: Tensor, generator: torch.Generator, step: int) -> tuple[Tensor, ...]:
         """Return scaled images, noise (both (B, 1, H, W)) and timesteps (B)."""
+        images_B1HW = self.augmented(images_B1HW, generator)
         noise = torch.randn(images_B1HW.shape, generator=generator, device=images_B1HW.device)
         timesteps = torch.randint(
             1, self.schedule.timesteps, (len(images_B1HW),), generator=generator, device=images_B1HW.device

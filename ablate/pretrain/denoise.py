@@ -26,6 +26,7 @@ class Denoise(WholeNetworkTraining[DenoiseSpec]):
 
     def prepare(self, images_B1HW: Tensor, generator: torch.Generator, step: int) -> tuple[Tensor, ...]:
         """Return scaled images and noise, both (B, 1, H, W)."""
+        images_B1HW = self.augmented(images_B1HW, generator)
         noise = torch.randn(images_B1HW.shape, generator=generator, device=images_B1HW.device)
         return self.network.scale(images_B1HW), noise
 

@@ -76,9 +76,9 @@ def run_pretraining(
     """Pre-train to `steps` optimizer steps, publishing snapshots on the way.
 
     AdamW with a learning rate that is constant after `warmup` steps. Every step takes the next `batch_size *
-    accumulate` images of an endless shuffled stream, in `accumulate` groups. After a step, in this order: its
-    snapshot is published, its state is saved if that is due, it is reported. A state is therefore never ahead of a
-    snapshot that was asked for.
+    accumulate` images of an endless shuffled stream, in `accumulate` groups, or fewer, see `PretrainingMethod.window`.
+    After a step, in this order: its snapshot is published, its state is saved if that is due, it is reported. A state
+    is therefore never ahead of a snapshot that was asked for.
 
     Args:
         pretraining: method, fields, network and image size; its number of steps is ignored.
@@ -119,7 +119,7 @@ def run_pretraining(
 
     method.train()
     images = torch.as_tensor(images_NHW).to(device)
-    window = fields.batch_size * fields.accumulate
+    seen = 0  # images since the start
     watch = Stopwatch(seconds)
     saved, last_loss = start, math.nan
 
@@ -170,12 +170,14 @@ def run_pretraining(
         if report(Progress("pretrain", start, steps, published=start)) and start < steps:
             raise Interrupted
     for step in range(start + 1, steps + 1):
-        order = stream_order(len(images), fields.seed, (step - 1) * window, window)
+        start_of_step, num_images = method.window(len(images), step)
+        num_groups, seen = num_images // fields.batch_size, seen + num_images
+        order = stream_order(len(images), fields.seed, start_of_step, num_images)
         batch_W1HW = images[on_device(order, device)][:, None].float() / 255
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(pretraining, step)
-        loss = forward.step(functools.partial(_gradients, method, batch_W1HW, step, forward.launch), fields.accumulate)
-        losses.step(optimizer, step, loss, method.clip)
+        loss = forward.step(functools.partial(_gradients, method, batch_W1HW, step, forward.launch), num_groups)
+        losses.step(optimizer, step, loss, method.clip_of(num_groups))
         method.after_step(step)
         compiling.after_step(step, steps - step, (watch.seconds - seconds) / (step - start))
         published = step if step in snapshots else None
@@ -184,7 +186,7 @@ def run_pretraining(
             publish(step, _snapshot(method))
         if checkpoint is not None and checkpoint.due():
             save(step)
-        rate = (step - start) * window / max(watch.seconds - seconds, 1e-9)
+        rate = seen / max(watch.seconds - seconds, 1e-9)
         metrics = {} if math.isnan(last_loss) else {"loss": last_loss}
         stop = report(Progress("pretrain", step, steps, metrics, rate, published))
         if stop and step < steps:

@@ -32,6 +32,7 @@ class Mask(WholeNetworkTraining[MaskSpec]):
 
     def prepare(self, images_B1HW: Tensor, generator: torch.Generator, step: int) -> tuple[Tensor, ...]:
         """Return images in [0, 1] and which of their pixels are hidden, both (B, 1, H, W)."""
+        images_B1HW = self.augmented(images_B1HW, generator)
         spec, side = self.spec, images_B1HW.shape[2] // self.spec.patches
         hidden_BPP = hidden_patches(len(images_B1HW), spec.patches, spec.num_hidden, generator)
         return images_B1HW, hidden_BPP.repeat_interleave(side, 1).repeat_interleave(side, 2)[:, None]

@@ -18,7 +18,7 @@ from ablate.report.folds import Pooled, pool_folds
 from ablate.report.grouping import INITIALISATION, MISSING, plain
 from ablate.report.metrics import MEAN_SHAPE
 from ablate.report.roles import with_roles
-from ablate.space import METHODS, FinetuneSpec, TrialSpec
+from ablate.space import METHODS, NETWORKS, TrialSpec, flatten
 from ablate.stats.samples import BoolArray, FloatArray
 from ablate.store import Store
 from ablate.store.layout import PICTURES, STRIPS
@@ -94,22 +94,26 @@ def read_trials(store: Store, *, pooled: bool = True) -> pd.DataFrame:
     return found.trials if pooled else single
 
 
-_ADDED = {name: TrialSpec.model_fields[name].default for name in ("validation", "validation_share", "precision")} | {
-    "finetune_validate_every": FinetuneSpec.model_fields["validate_every"].default
+_MAY_BE_NULL = ("shots", "finetune_epochs", "finetune_timestep")
+"""Fields with a default of which null is a value: all shots, no number of epochs, no timestep."""
+
+_ADDED = {
+    column: value
+    for column, value in flatten(TrialSpec(dataset="any")).items()
+    if isinstance(value, (str, int, float)) and not column.startswith("pretrain_") and column not in _MAY_BE_NULL
 }
-"""Defaults of the columns for fields of every trial that rows of older versions lack."""
+"""Defaults of the columns for fields of every trial, which rows of older versions may lack."""
 
 
 def _with_defaults(trials: pd.DataFrame) -> pd.DataFrame:
     """Return trials with the default of every field that was added after their rows were written."""
-    filled = trials.fillna(_ADDED)
+    ranges = trials["network_kind"].map({kind: row.input_range for kind, row in NETWORKS.items()})
+    filled = trials.assign(network_input_range=trials["network_input_range"].fillna(ranges)).fillna(_ADDED)
     for method, row in METHODS.items():
         own = filled[INITIALISATION] == method
-        for name, info in row.spec.model_fields.items():
-            column = f"pretrain_{name}"
-            known = column in filled and isinstance(info.default, (str, int, float))
-            if known and (lacking := own & filled[column].isna()).any():
-                filled.loc[lacking, column] = info.default
+        for column, default in flatten({"pretrain": row.spec().model_dump()}).items():
+            if default is not None and column in filled and (lacking := own & filled[column].isna()).any():
+                filled.loc[lacking, column] = default
     return filled
 
 

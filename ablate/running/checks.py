@@ -41,7 +41,7 @@ def check_trials(
     from ablate.network.imagenet import check_imagenet
     from ablate.network.starting import Start, check_start
     from ablate.network.weights import check_weights
-    from ablate.stage.inputs import check_unlabelled
+    from ablate.stage.inputs import check_unlabelled, check_whole_groups
 
     for network, size in dict.fromkeys((trial.network, trial.image_size) for trial in trials):
         check_network(network, size)
@@ -58,6 +58,7 @@ def check_trials(
                 )
             sizes = source.of(pretraining.fold)
             check_unlabelled(pretraining, sizes.unlabelled)
+            check_whole_groups(pretraining, sizes)
             check_weights(pretraining)
     read = functools.cache(Start.read)
     starts = dict.fromkeys((trial.network, trial.image_size, trial.pretrain) for trial in trials)

@@ -45,7 +45,7 @@ from ablate.space.trial import (
     canonical,
 )
 from ablate.space.tune import SearchSpec, Settings, Study, TuneSpec, value_at
-from ablate.space.whole import DdpmSpec, DenoiseSpec, MaskSpec, WholeNetwork
+from ablate.space.whole import DdpmSpec, DenoiseSpec, MaskSpec, ShiftRotateSpec, WholeNetwork
 
 __all__ = [
     "BUILT_IN_DATASETS",
@@ -88,6 +88,7 @@ __all__ = [
     "Selection",
     "SelfSupervised",
     "Settings",
+    "ShiftRotateSpec",
     "SimclrSpec",
     "SimclrV2Spec",
     "SimsiamSpec",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from ablate.errors import nearest
 from ablate.space.spec import Positive, Spec, as_tuple
@@ -24,8 +24,11 @@ Precision: TypeAlias = Literal["fp32", "bf16"]
 EncoderInput: TypeAlias = Literal["imagenet", "half", "grey"]
 """What an encoder takes a grey image as."""
 
-COSTLESS = ("input",)
+COSTLESS = ("input", "input_range")
 """Fields of a network that change the operations of a pass by next to nothing."""
+
+InputRange: TypeAlias = Literal["symmetric", "unit"]
+"""What images in [0, 1] are mapped to: [-1, 1], or [0, 1]."""
 
 NetworkKind: TypeAlias = Annotated[str, AfterValidator(_known)]
 """A key of `NETWORKS`."""
@@ -50,6 +53,20 @@ class NetworkSpec(Spec):
         "channel in [0, 1], for which a first convolution of three is summed (encoder)",
     )
     width: Positive = Field(256, description="channels of the first level, a multiple of 4 (reference)")
+    input_range: InputRange = Field(
+        "symmetric",
+        description="range that images are mapped to, also before noise is added: symmetric is [-1, 1], unit is "
+        "[0, 1] and the default of reference (unet, reference)",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_range(cls, value: object) -> object:
+        """Fill in the input range of the kind."""
+        if not isinstance(value, Mapping):
+            return value
+        own = NETWORKS.get(str(value.get("kind", "unet")))
+        return value if own is None else {"input_range": own.input_range, **value}
 
     @property
     def fields(self) -> dict[str, object]:
@@ -75,16 +92,17 @@ class NetworkRow:
     fields: tuple[str, ...]  # of `NetworkSpec` that it uses; the others are left out of a trial's identity
     multiple: Callable[[NetworkSpec], int]  # see `NetworkSpec.multiple`
     has_timesteps: bool = False  # fine-tuning tells it a diffusion timestep
+    input_range: InputRange = "symmetric"  # the default of `NetworkSpec.input_range`
 
 
 NETWORKS: dict[str, NetworkRow] = {
     "unet": NetworkRow(
         "ablate.network.unet",
-        ("channels", "layers_per_block", "attention"),
+        ("channels", "layers_per_block", "attention", "input_range"),
         lambda spec: 2 ** (len(spec.channels) - 1),
         has_timesteps=True,
     ),
     "encoder": NetworkRow("ablate.network.encoder", ("encoder", "input"), lambda spec: 32),
-    "reference": NetworkRow("ablate.network.reference", ("width",), lambda spec: 8),
+    "reference": NetworkRow("ablate.network.reference", ("width", "input_range"), lambda spec: 8, input_range="unit"),
 }
 """Every kind of network. A new one is one file under `ablate/network/` and one row here."""

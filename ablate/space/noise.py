@@ -9,10 +9,13 @@ import itertools
 import math
 from typing import Literal, TypeAlias
 
-BetaSchedule: TypeAlias = Literal["linear", "cosine", "quadratic", "sigmoid"]
+BetaSchedule: TypeAlias = Literal["linear", "cosine", "cosine_clamped", "quadratic", "sigmoid"]
 
-FIRST_BETA, LAST_BETA = 1e-4, 0.02  # Ho et al. 2020, section 4; of all schedules but cosine, whatever T is
-LARGEST_BETA = 0.999  # of cosine (Nichol and Dhariwal 2021, section 3.2)
+FIRST_BETA, LAST_BETA = 1e-4, 0.02  # Ho et al. 2020, section 4; of all schedules but the cosines, whatever T is
+
+COSINE_LIMITS = {"cosine": (0.0, 0.999), "cosine_clamped": (1e-4, 0.9999)}
+"""Smallest and largest beta of the cosine schedule: as published (Nichol and Dhariwal 2021, section 3.2), and as the
+authors of the paper clamp it."""
 
 MATCHED_TIMESTEPS = 500
 """The number of timesteps (the paper's) whose noise `betas: matched` gives to any other number of them."""
@@ -27,8 +30,9 @@ def fixed_betas(schedule: BetaSchedule, timesteps: int) -> list[float]:
         return [_between(FIRST_BETA**0.5, LAST_BETA**0.5, share) ** 2 for share in shares]
     if schedule == "sigmoid":
         return [_between(FIRST_BETA, LAST_BETA, 1 / (1 + math.exp(6 - 12 * share))) for share in shares]
+    least, most = COSINE_LIMITS[schedule]
     left = [math.cos((step / timesteps + 0.008) / 1.008 * math.pi / 2) ** 2 for step in range(timesteps + 1)]
-    return [min(1 - after / before, LARGEST_BETA) for before, after in itertools.pairwise(left)]
+    return [max(min(1 - after / before, most), least) for before, after in itertools.pairwise(left)]
 
 
 def _between(low: float, high: float, share: float) -> float:

@@ -56,7 +56,9 @@ class FinetuneSpec(Spec):
     loss: Literal["ce", "spatial_ce", "mse"] = Field("ce", description="loss between heatmaps and target")
     target: Literal["disk", "gaussian"] = Field("disk", description="shape of a landmark's target heatmap")
     sigma: PositiveNumber = Field(5.0, description="the target's sigma in pixels; default 5 * image_size / 256")
-    timestep: int = Field(0, ge=0, description="diffusion timestep the U-Net is run with (unet)")
+    timestep: int | None = Field(
+        0, ge=0, description="diffusion timestep the U-Net is run with; null: it is told none (unet)"
+    )
     augment: AugmentSpec = AugmentSpec()
 
     @model_validator(mode="before")
@@ -210,11 +212,9 @@ class TrialSpec(Spec):
                 f"pretrain.batch_size must be at least 2 for {self.method}, whose loss or batch statistics compare "
                 f"images; got {self.pretrain.batch_size}"
             )
-        if isinstance(self.pretrain, DdpmSpec) and self.finetune.timestep >= self.pretrain.timesteps:
-            raise ValueError(
-                f"finetune.timestep must be below pretrain.timesteps {self.pretrain.timesteps}; "
-                f"got {self.finetune.timestep}"
-            )
+        told = self.finetune.timestep
+        if isinstance(pretrain, DdpmSpec) and told is not None and told >= pretrain.timesteps:
+            raise ValueError(f"finetune.timestep must be below pretrain.timesteps {pretrain.timesteps}; got {told}")
         return self
 
     @property
@@ -264,6 +264,8 @@ def _full(spec: Spec) -> dict[str, Any]:
     kind = data["network"]["kind"]
     used = NETWORKS[kind]
     data["network"] = {name: value for name, value in data["network"].items() if name in ("kind", *used.fields)}
+    if data["network"].get("input_range") == used.input_range:  # a default that depends on the kind
+        data["network"].pop("input_range", None)
     if not used.has_timesteps:
         data["finetune"].pop("timestep")
     if data["finetune"]["epochs"] is None:  # there are steps
@@ -312,7 +314,7 @@ def _defaults(dataset: str, image_size: int, method: str, kind: str, channels: t
             "network": {"kind": kind, "channels": channels},
         }
     )
-    network = {**NetworkSpec().model_dump(mode="json"), "kind": METHODS[method].network}
+    network = {**NetworkSpec().model_dump(mode="json", exclude={"input_range"}), "kind": METHODS[method].network}
     return {**_full(default), "network": network}
 
 

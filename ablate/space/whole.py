@@ -8,7 +8,15 @@ from pydantic import Field, model_validator
 
 from ablate.space.noise import MATCHED_TIMESTEPS, BetaSchedule
 from ablate.space.pretrain import Pretrain
-from ablate.space.spec import Fraction, Positive, PositiveNumber
+from ablate.space.spec import Fraction, Positive, PositiveNumber, Spec
+
+
+class ShiftRotateSpec(Spec):
+    """Random shift and rotation of pre-training images, the border replicated; none by default."""
+
+    shift: float = Field(0.0, ge=0, lt=1, description="largest shift, as a share of the image's side")
+    rotate: float = Field(0.0, ge=0, le=180, description="largest rotation in degrees")
+    probability: float = Field(0.5, ge=0, le=1, description="share of images that are shifted and rotated")
 
 
 class WholeNetwork(Pretrain):
@@ -17,7 +25,19 @@ class WholeNetwork(Pretrain):
     steps: Positive = Field(8_000, description="optimizer steps; the snapshot at this step is fine-tuned")
     loss: Literal["l1", "l2", "huber"] = Field("l2", description="loss between what is true and what is predicted")
     ema: Fraction = Field(0.995, description="decay of the exponential moving average of the weights")
+    ema_ramp: bool = Field(
+        True, description="whether that decay rises from 0 over the first steps; else it holds from the first step on"
+    )
     clip: PositiveNumber = Field(1.0, description="gradient values are clipped to +- this")
+    clip_on: Literal["mean", "sum"] = Field(
+        "mean", description="what is clipped: the mean gradient of a step, or the sum over its groups"
+    )
+    epoch_end: Literal["full", "short"] = Field(
+        "full",
+        description="the last step of a pass over the images: full goes on with the next pass, short takes the whole "
+        "groups that are left and drops what is left of them",
+    )
+    augment: ShiftRotateSpec = ShiftRotateSpec()
     transfer: Literal["network", "encoder"] = Field(
         "network",
         description="what fine-tuning starts from: the whole network but its output, or what self-supervision trains "

@@ -7,6 +7,7 @@ import logging
 import numpy as np
 
 from ablate.datasets import Dataset
+from ablate.datasets.types import Sizes
 from ablate.errors import InputError
 from ablate.finetune import select_shots
 from ablate.network.base import Network
@@ -50,6 +51,25 @@ def check_unlabelled(pretraining: Pretraining, num_unlabelled: int) -> None:
         raise InputError(
             f"pretrain.images must not be unlabelled for data set {pretraining.fields.dataset}, which has no image "
             "without a label; choose all, train or shots"
+        )
+
+
+def check_whole_groups(pretraining: Pretraining, sizes: Sizes) -> None:
+    """Refuse a pre-training whose passes over the images end with whole groups where there is not one such group."""
+    fields = pretraining.fields
+    if getattr(fields, "epoch_end", "full") == "full":
+        return
+    shots = sizes.train if pretraining.selection is None else pretraining.selection.shots
+    found = {
+        "all": sizes.train + sizes.val + sizes.unlabelled,
+        "train": sizes.train,
+        "unlabelled": sizes.unlabelled,
+        "shots": sizes.train if shots == "all" else min(shots, sizes.train),
+    }[fields.images]
+    if found < fields.batch_size:
+        raise InputError(
+            f"pretrain.epoch_end short needs at least pretrain.batch_size {fields.batch_size} images; data set "
+            f"{fields.dataset} has {found} of pretrain.images {fields.images}; lower batch_size, or set epoch_end: full"
         )
 
 

@@ -63,9 +63,14 @@ def baseline_part(columns: Mapping[str, object]) -> str:
 
 def trial_of_row(row: Mapping[str, Any]) -> TrialSpec:
     """Return the trial that a row of `trials` describes, but for the file of weights it may have started from."""
+    may_be_none = ("finetune", "timestep")  # where null is no lack of a value that an older version did not write
     values = {field.path: row.get(field.column) for field in trial_fields(row["pretrain_method"])}
     values[("shots",)] = shots_of_number(row["shots"])
     not_kept = {("pretrain", name) for name in (*FILES_OF_WEIGHTS, "weights_sha256")}
     return TrialSpec.model_validate(
-        nest((path, value) for path, value in values.items() if value is not None and path not in not_kept)
+        nest(
+            (path, value)
+            for path, value in values.items()
+            if (value is not None or path == may_be_none) and path not in not_kept
+        )
     )
