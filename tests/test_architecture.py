@@ -39,7 +39,7 @@ ROOMS = (
 INSIDE = {
     "space": (
         ("files", "noise", "spec"),
-        ("explain", "networks", "pretrain"),
+        ("explain", "finetuning", "networks", "pretrain"),
         ("whole",),
         ("methods",),
         ("trial",),
@@ -89,7 +89,7 @@ INSIDE = {
         ("importer",),
     ),
     "network": (
-        ("augment", "base", "heatmaps", "hub", "matching"),
+        ("augment", "base", "heatmaps", "hub", "matching", "timesteps"),
         modules_of(NETWORKS),
         ("building",),
         ("flops", "metrics", "weights"),
@@ -121,7 +121,12 @@ INSIDE = {
         (*modules_of(METHODS), "methods"),
         ("loop",),
     ),
-    "finetune": (("losses", "rates", "shots"), ("mean_shape", "validation"), ("loop",)),
+    "finetune": (
+        ("losses", "rates", "shots"),
+        ("mean_shape", "objectives"),
+        ("validation",),
+        ("loop",),
+    ),
     "stage": (
         ("log", "pictures", "settings"),
         ("checkpoints", "machine", "starts"),

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ablate.network.augment import Affine, apply, draw
+from ablate.network.augment import Affine, apply, change_greys, draw
 from ablate.network.heatmaps import decode, targets
 from ablate.space import AugmentSpec
 
@@ -102,3 +102,70 @@ def test_equal_seeds_draw_equal_maps() -> None:
     first, second = (draw(STRONG, 5, 64, torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(first.matrix_B22, second.matrix_B22)
     assert torch.equal(first.shift_B2, second.shift_B2)
+
+
+# --- shear, gamma and noise -------------------------------------------------------------------------
+
+
+def test_without_shear_the_draws_are_those_of_five_numbers_an_image() -> None:
+    affine = draw(STRONG, 7, 100, torch.Generator().manual_seed(3))
+    numbers = torch.rand(5, 7, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    for image in range(7):
+        _, x, y, scale, angle = (2 * numbers[:, image] - 1).tolist()
+        radians, factor = math.radians(30 * angle), 1 + 0.2 * scale
+        assert affine.shift_B2[image].tolist() == pytest.approx([10 * x, 10 * y])
+        cos, sin = factor * math.cos(radians), factor * math.sin(radians)
+        np.testing.assert_allclose(affine.matrix_B22[image], [[cos, -sin], [sin, cos]], atol=1e-12)
+
+
+def test_shear_is_drawn_behind_all_else_and_moves_a_point_along_one_axis_by_a_share_of_the_other() -> None:
+    seed = torch.Generator().manual_seed
+    plain = draw(STRONG, 500, 100, seed(0))
+    sheared = draw(STRONG.model_copy(update={"shear": 0.25}), 500, 100, seed(0))
+    assert torch.equal(sheared.shift_B2, plain.shift_B2)
+    assert torch.equal(sheared.applied_B, plain.applied_B)
+    shear_B22 = torch.linalg.solve(plain.matrix_B22, sheared.matrix_B22)  # [[1, x], [y, 1]]
+    torch.testing.assert_close(shear_B22.diagonal(dim1=1, dim2=2), torch.ones(500, 2, dtype=torch.float64))
+    for values in (shear_B22[:, 0, 1], shear_B22[:, 1, 0]):
+        assert 0.24 < values.max() <= 0.25
+        assert -0.25 <= values.min() < -0.24
+
+
+GREYS = AugmentSpec(gamma=1.0, noise=0.2, probability=1.0)
+
+
+def test_grey_values_stay_as_they_are_unless_asked_for() -> None:
+    images, generator = torch.rand(3, 1, 8, 8), torch.Generator().manual_seed(0)
+    before = generator.get_state()
+    assert change_greys(STRONG, images, torch.ones(3, dtype=torch.bool), generator) is images
+    assert torch.equal(generator.get_state(), before)
+
+
+def test_gamma_raises_grey_values_to_powers_from_a_half_to_two() -> None:
+    images = torch.full((4000, 1, 1, 1), 0.25)
+    spec = GREYS.model_copy(update={"noise": 0.0})
+    found = change_greys(spec, images, torch.ones(4000, dtype=torch.bool), torch.Generator().manual_seed(0))
+    powers = found.flatten().log() / math.log(0.25)
+    assert powers.min() == pytest.approx(0.5, abs=0.01)
+    assert powers.max() == pytest.approx(2, abs=0.02)
+    assert powers.log().mean().abs() < 0.03  # darker as often as lighter
+
+
+def test_noise_has_a_deviation_of_up_to_its_share_and_grey_values_stay_in_their_range() -> None:
+    images = torch.full((200, 1, 32, 32), 0.5)
+    spec = GREYS.model_copy(update={"gamma": 0.0})
+    generator = torch.Generator().manual_seed(0)
+    deviations = change_greys(spec, images, torch.ones(200, dtype=torch.bool), generator).std(dim=(1, 2, 3))
+    assert deviations.min() < 0.01
+    assert 0.18 < deviations.max() < 0.21
+    strong = change_greys(spec, images.round(), torch.ones(200, dtype=torch.bool), generator)
+    assert strong.min() == 0
+    assert strong.max() <= 1
+
+
+def test_grey_values_of_an_image_that_is_not_chosen_stay_bit_for_bit() -> None:
+    images = torch.rand(6, 1, 8, 8)
+    chosen = torch.tensor([True, False] * 3)
+    found = change_greys(GREYS, images, chosen, torch.Generator().manual_seed(0))
+    assert torch.equal(found[~chosen], images[~chosen])
+    assert not (found[chosen] == images[chosen]).flatten(1).all(dim=1).any()

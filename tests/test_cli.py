@@ -204,6 +204,8 @@ def test_grids_lists_every_shipped_search_space(ablate):
         "encoder\n"
         "paper               270 trials  The paper's comparison of initialisations on chest, cephalo and hand over the "
         "number of shots\n"
+        "scn-cpu               6 trials  The spatial-configuration network from scratch with real cephalograms at "
+        "64 x 64\n"
         "timesteps           144 trials  DDPM timesteps against pre-training steps on cephalograms with "
         "10 and 50 shots\n"
         "tuned                18 trials  DDPM, SimCLR v2 and scratch on one small U-Net, tuned with equal budgets, "
@@ -640,14 +642,14 @@ def test_an_unknown_grid_or_override_is_refused(ablate, tmp_path):
     assert_refused(
         ablate("plan", "--grid", "papr"),
         "--grid must be one of authors-checkpoints, cephalo-cpu, cephalo-imagenet, cross-domain, demo, "
-        "label-efficiency, matched, paper, timesteps, tuned, tuned-paper or the path "
+        "label-efficiency, matched, paper, scn-cpu, timesteps, tuned, tuned-paper or the path "
         "of a search-space file; got 'papr' (did you mean 'paper'?)",
     )
     assert_refused(
         ablate("plan", "--grid", "paper", "--set", "finetune.epohs=3"),
-        "--set finetune.epohs=3: unknown key 'epohs'; known: accumulate, augment, batch_size, epochs, loss, lr, "
-        "patience, plateau_factor, plateau_patience, schedule, sigma, steps, target, timestep, validate_every, "
-        "weight_decay (did you mean 'epochs'?)",
+        "--set finetune.epohs=3: unknown key 'epohs'; known: accumulate, augment, batch_size, epochs, heat_scale, "
+        "loss, lr, patience, plateau_factor, plateau_patience, schedule, sigma, sigma_penalty, steps, target, "
+        "timestep, validate_every, weight_decay (did you mean 'epochs'?)",
     )
     assert_refused(
         ablate("trial", "0" * 12, "--grid", "demo", "--out", tmp_path),

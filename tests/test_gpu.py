@@ -9,7 +9,7 @@ from test_finetune import Always, assert_equal_outcomes, dataset, network_of, sp
 from test_pretrain import EVERY_METHOD, Recorder, make
 from test_pretrain import run as pretrain
 
-from ablate.finetune import finetune
+from ablate.finetune import build_objective, finetune
 from ablate.finetune.loop import accumulate_gradients
 from ablate.finetune.validation import Images
 from ablate.pretrain.loop import backward
@@ -71,6 +71,7 @@ def test_steps_of_pre_training_are_launched_without_waiting(
 def test_steps_of_fine_tuning_are_launched_without_waiting(precision: str, no_waiting: Any) -> None:
     spec, data = spec_of(precision=precision), dataset()
     network = placed(network_of(spec), GPU)
+    objective = build_objective(spec, data.num_landmarks).to(GPU)
     optimizer = adamw(network.parameters(), GPU, lr=1e-3, weight_decay=0.01)
     losses = Losses(GPU, lambda step, loss: None)
     train = Images.of(data.train, spec.image_size, GPU)
@@ -79,7 +80,7 @@ def test_steps_of_fine_tuning_are_launched_without_waiting(precision: str, no_wa
             torch.cuda.synchronize()
             no_waiting()
         optimizer.zero_grad()
-        loss = accumulate_gradients(spec, network, train.images_NHW, train.points_NK2, step)
+        loss = accumulate_gradients(spec, network, objective, train.images_NHW, train.points_NK2, step)
         losses.step(optimizer, step + 1, loss)
 
 

@@ -13,7 +13,7 @@ from test_pretrain import LONG_RUN, make
 from torch import Tensor, nn
 
 import ablate.finetune.loop as finetune_loop
-from ablate.finetune import accumulate_gradients
+from ablate.finetune import accumulate_gradients, build_objective
 from ablate.network.heatmaps import to_network
 from ablate.pretrain import build_method
 from ablate.pretrain.contrastive import info_nce, nt_xent
@@ -240,7 +240,9 @@ def after_a_window(spec: TrialSpec, num_images: int, groups: int) -> dict[str, T
     train = dataset(7, image_size=spec.image_size).train
     network = network_of(spec)
     points = torch.from_numpy(to_network(train.points_NK2, train.sizes_N2, spec.image_size))[:num_images]
-    loss = accumulate_gradients(spec, network, torch.from_numpy(train.images_NHW)[:num_images], points, 7, groups)
+    objective = build_objective(spec, points.shape[1])
+    images = torch.from_numpy(train.images_NHW)[:num_images]
+    loss = accumulate_gradients(spec, network, objective, images, points, 7, groups)
     gradients = {f"{name}.grad": item.grad for name, item in network.named_parameters() if item.grad is not None}
     return {"loss": loss, **gradients, **dict(network.named_buffers())}
 

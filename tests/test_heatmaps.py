@@ -185,6 +185,48 @@ def test_local_mean_finds_the_point_of_a_gaussian_to_a_fiftieth_of_a_pixel(x: fl
     assert np.abs(found - [x, y]).max() < 0.02 * max(1, sigma)
 
 
+@settings(deadline=None)
+@given(st.floats(12, 51), st.floats(12, 51), st.sampled_from([0.7, 1.5, 2.5]), st.floats(0.1, 1000))
+def test_dark_finds_the_point_of_a_gaussian_that_its_pixels_resolve(
+    x: float, y: float, sigma: float, height: float
+) -> None:
+    maps, _ = targets(torch.tensor([[[x, y]]]), 64, sigma=sigma, shape="gaussian")
+    found = decode(height * maps, "dark", sigma=sigma)[0, 0].numpy()
+    assert np.abs(found - [x, y]).max() < {0.7: 0.02, 1.5: 5e-4, 2.5: 5e-4}[sigma]
+
+
+def test_dark_finds_the_point_of_a_slanted_gaussian() -> None:
+    # sigmas 3 and 1.5 along the diagonals: smoothing adds a variance of 1 to both and leaves the middle where it is
+    y, x = np.mgrid[:48, :48]
+    along, across = (x - 20.3 + y - 25.8) / math.sqrt(2), (x - 20.3 - y + 25.8) / math.sqrt(2)
+    slanted = np.exp(-(along**2) / (2 * 3.0**2) - across**2 / (2 * 1.5**2))
+    np.testing.assert_allclose(decode(maps_of(slanted), "dark", sigma=1)[0, 0], [20.3, 25.8], atol=2e-3)
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (31, 0), (0, 31), (31, 31)])
+def test_dark_stays_within_a_pixel_of_a_peak_at_the_border(corner: tuple[int, int]) -> None:
+    maps, _ = targets(torch.tensor([[corner]], dtype=torch.float32), 32, sigma=1.5, shape="gaussian")
+    found = decode(maps, "dark", sigma=1.5)[0, 0].numpy()
+    assert np.isfinite(found).all()
+    assert np.abs(found - corner).max() <= 1.5
+
+
+def test_dark_of_a_map_without_a_maximum_is_a_pixel_of_it() -> None:
+    for flat in (torch.zeros(1, 1, 16, 16), torch.full((1, 1, 16, 16), -2.0)):
+        found = decode(flat, "dark", sigma=1)[0, 0]
+        assert found.isfinite().all()
+        assert found.equal(found.round())
+
+
+def test_soft_argmax_is_the_mean_position_over_the_whole_map() -> None:
+    blob = np.zeros((16, 16))
+    blob[4, 2], blob[4, 10], blob[12, 2] = 2, 1, 1
+    assert decode(maps_of(blob - 1e-9), "soft_argmax", sigma=1)[0, 0].tolist() == pytest.approx([4, 6])
+    points = torch.tensor([[[20.25, 30.5], [31.5, 31.5]]])
+    gaussians, _ = targets(points, 64, sigma=2, shape="gaussian")
+    torch.testing.assert_close(decode(gaussians, "soft_argmax", sigma=2), points, atol=1e-3, rtol=0)
+
+
 def test_local_mean_looks_no_further_than_its_window() -> None:
     blob = np.zeros((32, 32))
     blob[10, 8], blob[10, 9] = 2, 1
@@ -202,7 +244,7 @@ def test_local_mean_at_the_corner_of_the_image_uses_what_there_is() -> None:
 def test_argmax_and_local_mean_of_a_map_without_positive_values_are_its_peak() -> None:
     blob = np.full((8, 8), -2.0)
     blob[3, 6] = -1
-    for decoder in ("argmax", "local_mean"):
+    for decoder in ("argmax", "local_mean", "soft_argmax"):
         assert decode(maps_of(blob), decoder, sigma=1)[0, 0].tolist() == [6, 3]  # type: ignore[arg-type]
 
 
@@ -213,6 +255,9 @@ def test_each_map_of_a_batch_is_decoded_by_itself() -> None:
         torch.testing.assert_close(decode(maps, decoder, sigma=2), points)  # type: ignore[arg-type]
     gaussians, _ = targets(points, 32, sigma=2, shape="gaussian")
     torch.testing.assert_close(decode(gaussians, "argmax", sigma=2), points)
+    inner = points.clamp(9, 22)
+    gaussians, _ = targets(inner, 32, sigma=1, shape="gaussian")
+    torch.testing.assert_close(decode(gaussians, "dark", sigma=1), inner)
 
 
 def test_scores_of_spatial_ce_are_probabilities_over_pixels() -> None:
@@ -220,7 +265,7 @@ def test_scores_of_spatial_ce_are_probabilities_over_pixels() -> None:
     torch.testing.assert_close(SCORES["spatial_ce"](logits).sum(dim=(2, 3)), torch.ones(2, 3))
 
 
-@pytest.mark.parametrize("loss", ["ce", "spatial_ce", "mse"])
+@pytest.mark.parametrize("loss", SCORES)
 def test_confidence_is_the_share_of_the_map_around_the_point(loss: str) -> None:
     peaks = torch.tensor([[[8.0, 8.0], [8.0, 8.0], [8.0, 8.0]]])
     one, _ = targets(peaks, 32, sigma=1.0, shape="gaussian")
@@ -228,7 +273,7 @@ def test_confidence_is_the_share_of_the_map_around_the_point(loss: str) -> None:
     maps = one.clone()
     maps[:, 1] += other[:, 0]
     maps[:, 2] = 1.0
-    logits = maps if loss == "mse" else torch.log(maps + 1e-9)
+    logits = maps if loss in ("mse", "adaptive") else torch.log(maps + 1e-9)
     sure, torn, flat = confidence(logits, peaks, loss=loss, sigma=1.0)[0].tolist()
     inside = sum((x - 8) ** 2 + (y - 8) ** 2 <= 4 for x in range(32) for y in range(32))
     assert 0.85 < sure <= 1

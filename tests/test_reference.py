@@ -20,9 +20,9 @@ from ablate.network.reference import (
     Reference,
     ReferenceUNet,
     StandardisedConv2d,
-    TimestepEmbedding,
 )
 from ablate.network.starting import Start, load_start
+from ablate.network.timesteps import TimestepEmbedding
 from ablate.pretrain import build_method
 from ablate.pretrain.ddpm import Ddpm, strips
 from ablate.space import NetworkSpec, Pretraining, TrialSpec, WeightsSpec

@@ -119,7 +119,7 @@ def test_every_shipped_search_space_loads_and_says_its_name(name):
 
 def test_the_shipped_search_spaces_are_those_the_documentation_names():
     named = {"demo", "paper", "label-efficiency", "timesteps", "cross-domain", "matched", "cephalo-cpu"}
-    named |= {"cephalo-imagenet", "tuned", "tuned-paper", "authors-checkpoints"}
+    named |= {"cephalo-imagenet", "scn-cpu", "tuned", "tuned-paper", "authors-checkpoints"}
     assert set(shipped_grids()) == named
 
 
@@ -133,10 +133,10 @@ def test_the_paper_grid_holds_the_papers_protocol():
     assert {spec.finetune.augment.scale for spec in trials if spec.dataset == "chest"} == {0.0}
 
 
-def test_every_shipped_search_space_but_those_of_the_papers_protocol_draws_its_shots():
+def test_every_shipped_search_space_but_those_of_a_published_protocol_draws_its_shots():
     for name in shipped_grids():
         drawn = {spec.few_shot for spec in load_grid(find_grid(name)).trials}
-        assert drawn == ({"first"} if name in ("paper", "authors-checkpoints") else {"random"}), name
+        assert drawn == ({"first"} if name in ("paper", "authors-checkpoints", "scn-cpu") else {"random"}), name
 
 
 def test_no_initialisation_of_a_shipped_search_space_has_more_snapshots_to_choose_from_than_another():

@@ -14,7 +14,7 @@ from tiny import tiny_trial
 from ablate import tables
 from ablate.datasets import Dataset
 from ablate.errors import InputError
-from ablate.finetune import Shots, accumulate_gradients, check_finetune, loop
+from ablate.finetune import Shots, accumulate_gradients, build_objective, check_finetune, loop
 from ablate.finetune.validation import Images
 from ablate.space import FinetuneSpec, Length, TrialSpec, canonical, lengths, num_held_out
 from ablate.stage.task import data_in
@@ -110,12 +110,13 @@ def test_the_second_phase_replays_the_rates_up_to_the_best_step_on_all_shots() -
     network = network_of(spec)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=spec.finetune.weight_decay)
     images = Images.of(data.train, spec.image_size, torch.device("cpu"))
+    objective = build_objective(spec, data.num_landmarks)
     sizes = [2, 2, 1] * best_steps  # windows of all 5 shots
     for step in range(best_steps):
         optimizer.param_groups[0]["lr"] = rates[step]
         optimizer.zero_grad()
         indices = torch.from_numpy(stream_order(5, spec.seed, sum(sizes[:step]), sizes[step]))
-        accumulate_gradients(spec, network, images.images_NHW[indices], images.points_NK2[indices], step)
+        accumulate_gradients(spec, network, objective, images.images_NHW[indices], images.points_NK2[indices], step)
         optimizer.step()
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, found.best_state[name]), name

@@ -20,6 +20,7 @@ SMALL_NETWORKS = {
     "unet": {"kind": "unet", "channels": (8, 16), "layers_per_block": 1},
     "encoder": {"kind": "encoder", "encoder": "tu-test_resnet"},
     "reference": {"kind": "reference", "width": 4},
+    "scn": {"kind": "scn", "channels": (16, 32), "dropout": 0, "spatial_channels": 8, "spatial_kernel": 3},
 }
 """The smallest network of a kind, where its row in `NETWORKS` needs other fields than channels."""
 

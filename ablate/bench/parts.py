@@ -19,7 +19,7 @@ from ablate.bench.device import Device
 from ablate.bench.images import noise
 from ablate.bench.loops import IMAGES, Clock, Never, build, plain_trial, time_finetuning, time_pretraining
 from ablate.datasets import Dataset
-from ablate.finetune import finetune
+from ablate.finetune import build_objective, finetune
 from ablate.finetune.validation import Images, validate
 from ablate.network.evaluation import evaluate, inference_batch_size, logits_in_batches, read_points
 from ablate.pretrain import run_pretraining
@@ -67,7 +67,8 @@ def time_images(trial: TrialSpec, device: Device, seconds: float) -> ImageSecond
     network = build(spec)
     placed(network, device.torch)
     val = Images.of(data.val, spec.image_size, device.torch)
-    validating = mean_seconds(device, seconds / 2, lambda: validate(spec, network, val))
+    objective = build_objective(spec, data.num_landmarks).to(device.torch)
+    validating = mean_seconds(device, seconds / 2, lambda: validate(spec, network, objective, val))
     evaluating = mean_seconds(
         device,
         seconds / 2,
@@ -99,7 +100,8 @@ def time_epoch(trial: TrialSpec, device: Device, seconds: float) -> Epoch:
     clock = Clock(device, share)
     time_finetuning(trial, EPOCH_SHOTS, clock)
     decoding = mean_seconds(device, share, read)
-    validating = mean_seconds(device, share, lambda: validate(spec, network, val))
+    objective = build_objective(spec, data.num_landmarks).to(device.torch)
+    validating = mean_seconds(device, share, lambda: validate(spec, network, objective, val))
     copying = mean_seconds(
         device,
         share,

@@ -18,6 +18,7 @@ SHIPPED = (
     "demo",
     "cephalo-cpu",
     "cephalo-imagenet",
+    "scn-cpu",
     "tuned",
     "paper",
     "label-efficiency",

@@ -15,13 +15,13 @@ import time
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ablate.datasets import Dataset, Split
-from ablate.finetune.losses import LOSSES
+from ablate.finetune.objectives import Objective, build_objective
 from ablate.finetune.rates import learning_rate
 from ablate.finetune.shots import Shots, check_finetune
-from ablate.finetune.validation import Images, draw_targets, validate, validation_error
+from ablate.finetune.validation import Images, validate, validation_error
 from ablate.network import augment
 from ablate.network.base import Network
 from ablate.network.evaluation import as_input, run_network
@@ -69,7 +69,7 @@ class FinetuneOutcome:
     epochs: int  # done, or begun; where a share of the shots validates, in the first phase
     val_loss: float | None  # after the best epoch
     val_mre: float | None  # of the same weights, protocol physical, in the data set's unit
-    curve: list[CurvePoint]  # per validation: loss, val_loss, lr; val_mre of the best; then SECOND_LOSS
+    curve: list[CurvePoint]  # per validation: loss, val_loss, lr, learnt sigma; val_mre of the best; then SECOND_LOSS
     seconds: float  # all attempts together
     groups: int  # of batch_size images, that a forward pass held at the end
 
@@ -203,9 +203,11 @@ def finetune(
     val = None if judges is None else Images.of(judges, spec.image_size, device)
     placed(network, device)
     at, curve, watch = _Position(), list[CurvePoint](), Stopwatch()
-    optimizer = _optimizer(spec, network, device)
+    objective = build_objective(spec, data.num_landmarks).to(device)
+    optimizer = _optimizer(spec, network, objective, device)
     if state is not None:
         network.load_state_dict(state["network"])
+        objective.load_state_dict(state.get("objective", {}))
         load_optimizer(optimizer, state["optimizer"])
         at, curve, watch = _Position(**state["position"]), curve_of(state["curve"]), Stopwatch(state["seconds"])
     elif len(shots.held_out):
@@ -235,7 +237,7 @@ def finetune(
     losses = Losses(device, note)
     key = f"{spec.network} {spec.precision} {spec.image_size} {data.num_landmarks} {spec.finetune}"
     probe = functools.partial(run_network, network, as_input(train.images_NHW[:2]), spec)
-    forward = Passes(passes, network, optimizer, state=state, key=key, probe=probe)
+    forward = Passes(passes, nn.ModuleList((network, objective)), optimizer, state=state, key=key, probe=probe)
     pause = None if until is None else lengths.first.validation_after(until)
     while True:
         if pause is not None and at.step(length) >= pause:
@@ -246,7 +248,8 @@ def finetune(
             losses.catch_up()
             measure_best()
             network.load_state_dict(at.initial)
-            optimizer = _optimizer(spec, network, device)
+            objective.load_state_dict(build_objective(spec, data.num_landmarks).state_dict())
+            optimizer = _optimizer(spec, network, objective, device)
             forward.go_on_with(optimizer)
             losses = Losses(device, note)
             at.begin_again(length)
@@ -261,7 +264,9 @@ def finetune(
             group["lr"] = rate
         indices_B = on_device(order, device)
         window = train.images_NHW[indices_B], train.points_NK2[indices_B]
-        gradients = functools.partial(accumulate_gradients, spec, network, *window, step, launch=forward.launch)
+        gradients = functools.partial(
+            accumulate_gradients, spec, network, objective, *window, step, launch=forward.launch
+        )
         losses.step(optimizer, step + 1, forward.step(gradients, num_images // spec.finetune.batch_size))
         at.advance(length)
         step += 1
@@ -275,10 +280,11 @@ def finetune(
         if validates:
             epoch = length.passes(step)
             if val is not None and at.first_steps is None:
-                metrics["val_loss"] = validate(spec, network, val, groups=forward.groups)
+                metrics["val_loss"] = validate(spec, network, objective, val, groups=forward.groups)
                 _require_finite(metrics["val_loss"], "validation loss", epoch - 1, rate)
                 at.judge(network, epoch, metrics["val_loss"])
             at.loss_sum = 0.0
+            metrics |= objective.told() if at.first_steps is None else {}
             measured = metrics if at.first_steps is None else {SECOND_LOSS: metrics["loss"]}
             epoch += lengths.first.passes(at.first_steps or 0)
             curve += [CurvePoint(done, epoch, name, value, watch.seconds) for name, value in measured.items()]
@@ -288,6 +294,7 @@ def finetune(
             losses.catch_up()
             now: State = {
                 "network": network.state_dict(),
+                "objective": objective.state_dict(),
                 "groups": forward.chosen,
                 "optimizer": optimizer.state_dict(),
                 "position": vars(at),
@@ -314,8 +321,12 @@ def finetune(
     )
 
 
-def _optimizer(spec: TrialSpec, network: Network, device: torch.device) -> torch.optim.AdamW:
-    return adamw(network.parameters(), device, lr=spec.finetune.lr, weight_decay=spec.finetune.weight_decay)
+def _optimizer(spec: TrialSpec, network: Network, objective: Objective, device: torch.device) -> torch.optim.AdamW:
+    fine = spec.finetune
+    optimizer = adamw(network.parameters(), device, lr=fine.lr, weight_decay=fine.weight_decay)
+    if own := list(objective.parameters()):  # no weights: nothing is to pull them towards zero
+        optimizer.add_param_group({"params": own, "weight_decay": 0.0})
+    return optimizer
 
 
 def _judges(spec: TrialSpec, data: Dataset, shots: Shots) -> Split | None:
@@ -333,6 +344,7 @@ def _copy(network: Network) -> dict[str, Tensor]:
 def accumulate_gradients(
     spec: TrialSpec,
     network: Network,
+    objective: Objective,
     images_NHW: Tensor,
     points_NK2: Tensor,
     step: int,
@@ -347,6 +359,7 @@ def accumulate_gradients(
     Args:
         spec: the trial.
         network: set to training mode.
+        objective: on the network's device.
         images_NHW: uint8.
         points_NK2: network pixels; NaN = not annotated.
         step: optimizer steps done; augmentation and dropout are drawn for it.
@@ -355,26 +368,27 @@ def accumulate_gradients(
     """
     network.train()
     device = images_NHW.device
-    affine = augment.draw(
-        spec.finetune.augment, len(images_NHW), spec.image_size, seeded(device, spec.seed, "augment", step)
-    )
+    changes, generator = spec.finetune.augment, seeded(device, spec.seed, "augment", step)
+    affine = augment.draw(changes, len(images_NHW), spec.image_size, generator)
     images_N1HW, points_NK2 = augment.apply(affine, as_input(images_NHW), points_NK2)
+    images_N1HW = augment.change_greys(changes, images_N1HW, affine.applied_B, generator)
     total = torch.zeros((), device=device)
     with global_seed(device, spec.seed, "dropout", step):  # some encoders drop features at random
         for one in forward_passes(len(images_N1HW), spec.finetune.batch_size, groups):
-            work = functools.partial(_pass, spec, network, one)
+            work = functools.partial(_pass, spec, network, objective, one)
             (loss,) = launch((one.groups, one.share), work, images_N1HW[one.part], points_NK2[one.part])
             total += loss
     return total
 
 
-def _pass(spec: TrialSpec, network: Network, one: Pass, images_B1HW: Tensor, points_BK2: Tensor) -> Outputs:
+def _pass(
+    spec: TrialSpec, network: Network, objective: Objective, one: Pass, images_B1HW: Tensor, points_BK2: Tensor
+) -> Outputs:
     """Add the gradient of one pass's share of the loss, and return that share."""
-    maps_BKHW, annotated_BK = draw_targets(spec, points_BK2)
     with normalised_apart(network, one.groups):
         logits_BKHW = run_network(network, images_B1HW, spec)
-    loss = LOSSES[spec.finetune.loss](logits_BKHW, maps_BKHW, annotated_BK).mean() * one.share
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss = objective(logits_BKHW, points_BK2).mean() * one.share
+    loss.backward()
     return (loss.detach(),)
 
 

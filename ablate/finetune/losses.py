@@ -9,6 +9,7 @@ Shapes: B images, K landmarks, H and W of the maps.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -44,15 +45,26 @@ def spatial_cross_entropy(logits_BKHW: Tensor, targets_BKHW: Tensor, annotated_B
     counts_BK = annotated_BK & (total_BK > _VISIBLE)
     log_BKP = logits_BKHW.flatten(2).log_softmax(dim=2)
     loss_BK = -(targets_BKHW.flatten(2) * log_BKP).sum(dim=2) / total_BK.clamp(min=_VISIBLE)
-    return _mean_over(loss_BK, counts_BK)
+    return mean_over(loss_BK, counts_BK)
 
 
 def mean_squared_error(logits_BKHW: Tensor, targets_BKHW: Tensor, annotated_BK: Tensor) -> Tensor:
     """Squared difference from the target, mean over pixels and the image's annotated landmarks."""
-    return _mean_over((logits_BKHW - targets_BKHW).square().mean(dim=(2, 3)), annotated_BK)
+    return mean_over((logits_BKHW - targets_BKHW).square().mean(dim=(2, 3)), annotated_BK)
 
 
-def _mean_over(loss_BK: Tensor, counts_BK: Tensor) -> Tensor:
+def wing(distance: Tensor, *, width: float, curvature: float) -> Tensor:
+    """Return the wing loss of distances, element by element (Feng et al. 2018, equation 5).
+
+    `width * log(1 + distance / curvature)` below `width`, steeper the smaller a distance is, and beyond it the distance
+    less the constant that joins the two.
+    """
+    constant = width - width * math.log1p(width / curvature)
+    small, large = width * torch.log1p(distance / curvature), distance - constant
+    return torch.where(distance < width, small, large)
+
+
+def mean_over(loss_BK: Tensor, counts_BK: Tensor) -> Tensor:
     """Mean over the landmarks that count; 0 for an image that has none."""
     return torch.where(counts_BK, loss_BK, 0).sum(dim=1) / counts_BK.sum(dim=1).clamp(min=1)
 
@@ -62,4 +74,4 @@ LOSSES: dict[Loss, LossFunction] = {
     "spatial_ce": spatial_cross_entropy,
     "mse": mean_squared_error,
 }
-"""Each loss per image by its name in a trial's `finetune.loss`."""
+"""The losses against target maps, per image, by their names in a trial's `finetune.loss`; others: `objectives`."""

@@ -1,4 +1,4 @@
-"""The images that a fine-tuning trains on or is validated by, their targets, and its validation.
+"""The images that a fine-tuning trains on or is validated by, and its validation.
 
 Shapes: N images, B those of one forward pass, K landmarks, H and W of the square network input, 2 = (x, y).
 """
@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from ablate.datasets import Split
-from ablate.finetune.losses import LOSSES
+from ablate.finetune.objectives import Objective
 from ablate.network.base import Network
 from ablate.network.evaluation import inference_batch_size, logits_in_batches, read_points
-from ablate.network.heatmaps import targets, to_file, to_network
+from ablate.network.heatmaps import to_file, to_network
 from ablate.network.metrics import physical_errors
 from ablate.space import TrialSpec
 
@@ -36,21 +36,17 @@ class Images:
         return cls(torch.from_numpy(split.images_NHW).to(device), torch.from_numpy(points_NK2).float().to(device))
 
 
-def draw_targets(spec: TrialSpec, points_BK2: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the trial's target maps (B, K, H, W) of points in network pixels, and the mask of annotated ones."""
-    return targets(points_BK2, spec.image_size, sigma=spec.finetune.sigma, shape=spec.finetune.target)
-
-
 def _logits(spec: TrialSpec, network: Network, images: Images, groups: int) -> Iterator[tuple[slice, Tensor]]:
     batch_size = inference_batch_size(spec, groups)
     return logits_in_batches(network, images.images_NHW, spec, device=images.images_NHW.device, batch_size=batch_size)
 
 
-def validate(spec: TrialSpec, network: Network, images: Images, *, groups: int = 1) -> float:
-    """Return the mean loss over images; `groups` as in `inference_batch_size`."""
+def validate(spec: TrialSpec, network: Network, objective: Objective, images: Images, *, groups: int = 1) -> float:
+    """Return the mean over images of what the objective judges by; `groups` as in `inference_batch_size`."""
     loss_N = torch.zeros(len(images.images_NHW), device=images.images_NHW.device)
     for part, logits_BKHW in _logits(spec, network, images, groups):
-        loss_N[part] = LOSSES[spec.finetune.loss](logits_BKHW, *draw_targets(spec, images.points_NK2[part]))
+        with torch.no_grad():
+            loss_N[part] = objective.judged(logits_BKHW, images.points_NK2[part])
     return float(loss_N.mean())
 
 

@@ -1,4 +1,4 @@
-"""Random affine augmentation of images, and of their landmarks where there are any.
+"""Random augmentation of images, and of their landmarks where there are any: an affine map, then a change of greys.
 
 Shapes: B images, K landmarks, H = W the side of the square image, 2 = (x, y) in network pixels.
 """
@@ -27,9 +27,10 @@ def draw(spec: AugmentSpec, num_images: int, image_size: int, generator: torch.G
     """Draw one affine map per image on the generator's device.
 
     Each image is augmented with `spec.probability`; then shift on x and on y, relative change of scale and
-    angle are each uniform between minus and plus their largest value (paper, fine-tuning). The count of random
-    numbers does not depend on the spec. Draw once for all images of an optimizer step, so that its maps do not
-    depend on how it is split into forward passes.
+    angle are each uniform between minus and plus their largest value (paper, fine-tuning), and so are shears on x and
+    on y, by which an image is changed before the rest, where `spec.shear` asks for them: they are drawn last and only
+    then. Draw once for all images of an optimizer step, so that its maps do not depend on how it is split into forward
+    passes.
     """
     uniform_5B = torch.rand(5, num_images, generator=generator, device=generator.device, dtype=torch.float64)
     signed_4B = 2 * uniform_5B[1:] - 1
@@ -38,6 +39,12 @@ def draw(spec: AugmentSpec, num_images: int, image_size: int, generator: torch.G
     angle_B = signed_4B[3] * math.radians(spec.rotate)
     cos_B, sin_B = scale_B * angle_B.cos(), scale_B * angle_B.sin()
     matrix_B22 = torch.stack((torch.stack((cos_B, -sin_B), dim=1), torch.stack((sin_B, cos_B), dim=1)), dim=1)
+    if spec.shear:
+        uniform_2B = torch.rand(2, num_images, generator=generator, device=generator.device, dtype=torch.float64)
+        x_B, y_B = (2 * uniform_2B - 1) * spec.shear
+        one_B = torch.ones_like(x_B)
+        shear_B22 = torch.stack((torch.stack((one_B, x_B), dim=1), torch.stack((y_B, one_B), dim=1)), dim=1)
+        matrix_B22 = matrix_B22 @ shear_B22
     return Affine(matrix_B22, shift_B2, uniform_5B[0] < spec.probability)
 
 
@@ -69,3 +76,25 @@ def apply(affine: Affine, images_B1HW: Tensor, points_BK2: Tensor) -> tuple[Tens
         torch.where(applied_B[:, None, None, None], warped_B1HW, images_B1HW),
         torch.where(applied_B.to(points_BK2.device)[:, None, None], moved_BK2, points_BK2),
     )
+
+
+def change_greys(spec: AugmentSpec, images_B1HW: Tensor, applied_B: Tensor, generator: torch.Generator) -> Tensor:
+    """Raise grey values to a power and add noise, both drawn for each image; grey values stay in [0, 1].
+
+    The power is log-uniform between 1 / (1 + `spec.gamma`) and 1 + `spec.gamma`, the standard deviation of the noise
+    uniform up to `spec.noise`. Where both are 0, images are returned as they are and nothing is drawn.
+
+    Args:
+        spec: the augmentation.
+        images_B1HW: float, of one optimizer step, in [0, 1] but for rounding.
+        applied_B: bool; False: this image stays exactly as it is.
+        generator: on the images' device.
+    """
+    if not spec.gamma and not spec.noise:
+        return images_B1HW
+    uniform_2B = torch.rand(2, len(images_B1HW), generator=generator, device=generator.device)
+    noise_B1HW = torch.randn(images_B1HW.shape, generator=generator, device=generator.device)
+    power_B, deviation_B = (1 + spec.gamma) ** (2 * uniform_2B[0] - 1), spec.noise * uniform_2B[1]
+    changed_B1HW = images_B1HW.clamp(0, 1) ** power_B[:, None, None, None]
+    changed_B1HW = (changed_B1HW + deviation_B[:, None, None, None] * noise_B1HW).clamp(0, 1)
+    return torch.where(applied_B.to(images_B1HW.device)[:, None, None, None], changed_B1HW, images_B1HW)

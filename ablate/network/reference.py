@@ -6,14 +6,13 @@ the time embedding, P positions, H and W.
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ablate.errors import InputError
 from ablate.network.base import Denoiser, Head
+from ablate.network.timesteps import TimestepEmbedding
 from ablate.space import NetworkSpec
 
 LEVELS = (1, 2, 4, 8)  # channels of each level in multiples of the width; all but the last halve height and width
@@ -178,21 +177,6 @@ def _down(in_channels: int, out_channels: int) -> nn.Module:
 def _up(in_channels: int, out_channels: int) -> nn.Module:
     """Double height and width, then change the number of channels."""
     return nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(in_channels, out_channels, 3, padding=1))
-
-
-class TimestepEmbedding(nn.Module):
-    """Sines, then cosines, of timesteps at wavelengths from 2 pi to 10 000 times that."""
-
-    def __init__(self, length: int) -> None:
-        super().__init__()
-        self.num_waves = length // 2
-
-    def forward(self, timesteps_B: Tensor) -> Tensor:
-        """Return (B, length)."""
-        steps = torch.arange(self.num_waves, device=timesteps_B.device)
-        frequencies = torch.exp(steps * (-math.log(10_000) / (self.num_waves - 1)))
-        angles = timesteps_B[:, None] * frequencies
-        return torch.cat((angles.sin(), angles.cos()), 1)
 
 
 class StandardisedConv2d(nn.Conv2d):

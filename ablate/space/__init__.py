@@ -3,6 +3,7 @@
 from ablate.space.equal import Equal, StepSeconds
 from ablate.space.fields import TrialField, flatten, nest, trial_fields
 from ablate.space.files import Source, find_grid, shipped_folder, shipped_grids
+from ablate.space.finetuning import SMALLEST_SIGMA, AugmentSpec, EvaluateSpec, FinetuneSpec
 from ablate.space.grid import Grid, Plan, axes_of, load_grid, load_trial, plan_of, recorded_trial
 from ablate.space.lengths import Length, num_held_out
 from ablate.space.methods import (
@@ -36,9 +37,6 @@ from ablate.space.trial import (
     BUILT_IN_DATASETS,
     PAPER_SIZE,
     SPEC_VERSION,
-    AugmentSpec,
-    EvaluateSpec,
-    FinetuneSpec,
     Pretraining,
     Selection,
     TrialSpec,
@@ -54,6 +52,7 @@ __all__ = [
     "METHODS",
     "NETWORKS",
     "PAPER_SIZE",
+    "SMALLEST_SIGMA",
     "SPEC_VERSION",
     "AugmentSpec",
     "BarlowTwinsSpec",

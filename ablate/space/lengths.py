@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ablate.space.trial import FinetuneSpec, TrialSpec
+from ablate.space.finetuning import FinetuneSpec
+from ablate.space.trial import TrialSpec
 
 MOST_SPANS = 200
 """Spans of a fine-tuning whose length is given in steps: as many as the default 200 epochs."""

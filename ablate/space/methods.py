@@ -268,7 +268,7 @@ class MethodRow:
         return self.only or (self.network, *(kind for kind in NETWORKS if kind != self.network))
 
 
-DENOISERS = ("unet", "reference")
+DENOISERS = ("unet", "reference", "scn")
 """The kinds of network that predict an image, see `ablate.network.base.Denoiser`."""
 
 METHODS: dict[str, MethodRow] = {

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from ablate.errors import nearest
-from ablate.space.spec import Positive, Spec, as_tuple
+from ablate.space.spec import Fraction, Positive, Spec, as_tuple
 
 
 def _known(kind: str) -> str:
@@ -39,10 +40,12 @@ class NetworkSpec(Spec):
 
     kind: NetworkKind = Field(
         "unet",
-        description="unet: diffusers' UNet2DModel; reference: the authors' U-Net; encoder: U-Net on a named encoder",
+        description="unet: diffusers' UNet2DModel; reference: the authors' U-Net; encoder: U-Net on a named encoder; "
+        "scn: spatial-configuration network",
     )
     channels: Annotated[tuple[Positive, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
-        (64, 128, 256, 512), description="channels of the U-Net's levels (unet)"
+        (64, 128, 256, 512),
+        description="channels of the levels (unet, scn); default 128, 128, 128, 128 for scn",
     )
     layers_per_block: Positive = Field(2, description="residual layers of each level (unet)")
     attention: Literal["none", "middle"] = Field("middle", description="where the U-Net attends (unet)")
@@ -56,17 +59,19 @@ class NetworkSpec(Spec):
     input_range: InputRange = Field(
         "symmetric",
         description="range that images are mapped to, also before noise is added: symmetric is [-1, 1], unit is "
-        "[0, 1] and the default of reference (unet, reference)",
+        "[0, 1] and the default of reference (unet, reference, scn)",
     )
+    dropout: Fraction = Field(0.5, description="share of values dropped in each level while training (scn)")
+    spatial_channels: Positive = Field(128, description="channels of the spatial configuration (scn)")
+    spatial_kernel: Positive = Field(11, description="side of its kernels, odd (scn)")
+    spatial_scale: Positive = Field(16, description="pixels of the image per position of its maps (scn)")
 
     @model_validator(mode="before")
     @classmethod
-    def _own_range(cls, value: object) -> object:
-        """Fill in the input range of the kind."""
-        if not isinstance(value, Mapping):
-            return value
-        own = NETWORKS.get(str(value.get("kind", "unet")))
-        return value if own is None else {"input_range": own.input_range, **value}
+    def _own_defaults(cls, value: object) -> object:
+        """Let what a kind takes by default stand in the place of the other kinds' default."""
+        row = NETWORKS.get(str(value.get("kind"))) if isinstance(value, Mapping) else None
+        return value if row is None or not isinstance(value, Mapping) else {**row.defaults, **value}
 
     @property
     def fields(self) -> dict[str, object]:
@@ -92,7 +97,12 @@ class NetworkRow:
     fields: tuple[str, ...]  # of `NetworkSpec` that it uses; the others are left out of a trial's identity
     multiple: Callable[[NetworkSpec], int]  # see `NetworkSpec.multiple`
     has_timesteps: bool = False  # fine-tuning tells it a diffusion timestep
-    input_range: InputRange = "symmetric"  # the default of `NetworkSpec.input_range`
+    defaults: Mapping[str, object] = field(default_factory=dict)  # of its fields, where they are not the specs'
+
+    @property
+    def input_range(self) -> object:
+        """The default of `network.input_range`."""
+        return self.defaults.get("input_range", NetworkSpec.model_fields["input_range"].default)
 
 
 NETWORKS: dict[str, NetworkRow] = {
@@ -103,6 +113,14 @@ NETWORKS: dict[str, NetworkRow] = {
         has_timesteps=True,
     ),
     "encoder": NetworkRow("ablate.network.encoder", ("encoder", "input"), lambda spec: 32),
-    "reference": NetworkRow("ablate.network.reference", ("width", "input_range"), lambda spec: 8, input_range="unit"),
+    "reference": NetworkRow(
+        "ablate.network.reference", ("width", "input_range"), lambda spec: 8, defaults={"input_range": "unit"}
+    ),
+    "scn": NetworkRow(
+        "ablate.network.scn",
+        ("channels", "dropout", "spatial_channels", "spatial_kernel", "spatial_scale", "input_range"),
+        lambda spec: math.lcm(2 ** (len(spec.channels) - 1), spec.spatial_scale),
+        defaults={"channels": (128, 128, 128, 128)},
+    ),
 }
 """Every kind of network. A new one is one file under `ablate/network/` and one row here."""

@@ -11,10 +11,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from ablate.space.finetuning import FIELDS_OF_LOSSES, SMALLEST_SIGMA, EvaluateSpec, FinetuneSpec
 from ablate.space.methods import METHODS, AnyPretrain, ScratchSpec, SelfSupervised
 from ablate.space.networks import NETWORKS, NetworkSpec, Precision
 from ablate.space.pretrain import AFTER_TRAINING, FILES_OF_WEIGHTS, Pretrain
-from ablate.space.spec import Positive, PositiveNumber, Spec
+from ablate.space.spec import Spec
 from ablate.space.whole import DdpmSpec
 
 SPEC_VERSION = 1
@@ -24,55 +25,6 @@ PAPER_SIZE = 256
 """Image size of the paper, the reference for sizes given in pixels (paper, section 4)."""
 
 BUILT_IN_DATASETS = ("chest", "cephalo", "hand", "synthetic")
-
-
-class AugmentSpec(Spec):
-    """Random shift, scale and rotation of fine-tuning images, the border replicated."""
-
-    shift: float = Field(0.02, ge=0, lt=1, description="largest shift, as a share of the image's side")
-    scale: float = Field(0.02, ge=0, lt=1, description="largest relative change of scale; default 0 on chest")
-    rotate: float = Field(2.0, ge=0, le=180, description="largest rotation in degrees")
-    probability: float = Field(0.5, ge=0, le=1, description="share of images that are augmented")
-
-
-class FinetuneSpec(Spec):
-    """Fine-tuning on the annotated images; defaults are the paper's."""
-
-    lr: PositiveNumber = Field(1e-5, description="AdamW learning rate; default 1e-4 from scratch")
-    weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
-    batch_size: Positive = Field(2, description="images of one group: batch statistics are taken within it")
-    accumulate: Positive = Field(8, description="groups in one optimizer step")
-    epochs: Positive | None = Field(200, description="most passes over the training images; null where steps are given")
-    steps: Positive | None = Field(
-        None, description="most optimizer steps, in place of epochs; with them there are at most 200 validations"
-    )
-    schedule: Literal["plateau", "linear", "constant"] = Field("plateau", description="learning-rate schedule")
-    validate_every: Positive = Field(
-        1, description="epochs from one validation to the next; with steps, of the up to 200 spans between validations"
-    )
-    plateau_patience: Positive = Field(13, description="epochs without improvement before the rate drops")
-    plateau_factor: float = Field(0.5, gt=0, lt=1, description="factor by which the rate drops on a plateau")
-    patience: Positive = Field(27, description="epochs without improvement before it stops; with steps, spans")
-    loss: Literal["ce", "spatial_ce", "mse"] = Field("ce", description="loss between heatmaps and target")
-    target: Literal["disk", "gaussian"] = Field("disk", description="shape of a landmark's target heatmap")
-    sigma: PositiveNumber = Field(5.0, description="the target's sigma in pixels; default 5 * image_size / 256")
-    timestep: int | None = Field(
-        0, ge=0, description="diffusion timestep the U-Net is run with; null: it is told none (unet)"
-    )
-    augment: AugmentSpec = AugmentSpec()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _steps_or_epochs(cls, value: object) -> object:
-        """Let `steps` take the place of the default `epochs`."""
-        has_steps = isinstance(value, Mapping) and value.get("steps") is not None
-        return {"epochs": None, **value} if isinstance(value, Mapping) and has_steps else value
-
-
-class EvaluateSpec(Spec):
-    """How heatmaps become coordinates."""
-
-    decode: Literal["centroid", "local_mean", "argmax"] = Field("centroid", description="decoder of the heatmaps")
 
 
 def _shots(value: object) -> object:
@@ -153,6 +105,7 @@ class TrialSpec(Spec):
             finetune.setdefault("lr", 1e-4 if pretrain["method"] == "scratch" else 1e-5)
             if isinstance(size, int) and size > 0:
                 finetune.setdefault("sigma", 5 * size / PAPER_SIZE)
+                finetune.setdefault("heat_scale", 1600 * (size / PAPER_SIZE) ** 2)
             augment = _plain(finetune.get("augment", {}))
             if isinstance(augment, dict):
                 augment.setdefault("scale", 0.0 if data.get("dataset") == "chest" else 0.02)
@@ -189,6 +142,11 @@ class TrialSpec(Spec):
             )
         if length.steps is None and length.epochs is None:
             raise ValueError("finetune.epochs must be a whole number where finetune.steps is none; got null for both")
+        if length.loss == "adaptive" and length.sigma <= SMALLEST_SIGMA:
+            raise ValueError(
+                f"finetune.sigma must be above {SMALLEST_SIGMA} px with finetune.loss adaptive, which learns it from "
+                f"there and lets it fall no lower than that; got {length.sigma:g}"
+            )
         if self.validation == "inside_shots" and self.shots == 1:
             raise ValueError(
                 "shots must be at least 2 where a share of them validates (validation: inside_shots); got 1; set "
@@ -272,6 +230,9 @@ def _full(spec: Spec) -> dict[str, Any]:
         data["finetune"].pop("epochs")
     if data["validation"] != "inside_shots":
         data.pop("validation_share")
+    for name, losses in FIELDS_OF_LOSSES.items():
+        if data["finetune"]["loss"] not in losses:
+            data["finetune"].pop(name)
     for name in FILES_OF_WEIGHTS:  # identified by the SHA-256
         data["pretrain"].pop(name, None)
     if data["pretrain"].get("weights_sha256"):
