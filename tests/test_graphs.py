@@ -9,6 +9,7 @@ from test_finetune import Always, assert_equal_outcomes, dataset, spec_of
 from test_finetune import run as fine_tune
 from test_pretrain import Recorder, make
 from test_pretrain import run as pretrain
+from tiny import SMALL_NETWORKS
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -92,6 +93,8 @@ def _count(monkeypatch: pytest.MonkeyPatch) -> None:
         {"validation": "inside_shots", "validation_share": 0.4},
         {"network": {"kind": "encoder", "encoder": "tu-test_resnet"}},
         {"precision": "bf16"},
+        {"finetune": {"loss": "adaptive", "sigma": 2.0}, "validation": "inside_shots", "validation_share": 0.4},
+        {"network": SMALL_NETWORKS["scn"]},
     ],
 )
 def test_a_fine_tuning_of_recorded_passes_ends_as_one_of_passes_as_they_are(fields: dict[str, Any]) -> None:
@@ -106,7 +109,7 @@ def test_a_fine_tuning_of_recorded_passes_ends_as_one_of_passes_as_they_are(fiel
 
 def test_gradients_are_added_up_and_cleared_where_they_are() -> None:
     layer = nn.Linear(2, 1, bias=False)
-    launcher = Launcher(layer, Tape)
+    launcher = Launcher([*layer.parameters()], Tape)
     inputs = torch.ones(1, 2)
 
     def work(given: Tensor) -> Outputs:
@@ -135,7 +138,7 @@ def test_gradients_are_added_up_and_cleared_where_they_are() -> None:
 
 def test_passes_of_another_kind_or_size_are_recorded_apart() -> None:
     layer = nn.Linear(2, 1)
-    launcher = Launcher(layer, Tape)
+    launcher = Launcher([*layer.parameters()], Tape)
     for kind, size, factor in (("one", 1, 1.0), ("one", 2, 1.0), ("two", 1, 2.0)):
 
         def work(given: Tensor, factor: float = factor) -> Outputs:

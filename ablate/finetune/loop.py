@@ -371,7 +371,7 @@ def accumulate_gradients(
     changes, generator = spec.finetune.augment, seeded(device, spec.seed, "augment", step)
     affine = augment.draw(changes, len(images_NHW), spec.image_size, generator)
     images_N1HW, points_NK2 = augment.apply(affine, as_input(images_NHW), points_NK2)
-    images_N1HW = augment.change_greys(changes, images_N1HW, affine.applied_B, generator)
+    images_N1HW = augment.stretched(changes, augment.change_greys(changes, images_N1HW, affine.applied_B, generator))
     total = torch.zeros((), device=device)
     with global_seed(device, spec.seed, "dropout", step):  # some encoders drop features at random
         for one in forward_passes(len(images_N1HW), spec.finetune.batch_size, groups):

@@ -78,6 +78,17 @@ def apply(affine: Affine, images_B1HW: Tensor, points_BK2: Tensor) -> tuple[Tens
     )
 
 
+def stretched(spec: AugmentSpec, images_B1HW: Tensor) -> Tensor:
+    """Return images whose grey values span [0, 1], where `spec.normalize` says after; else as they are.
+
+    Where all values are equal they become 0.
+    """
+    if spec.normalize == "before":
+        return images_B1HW
+    low_B111, high_B111 = images_B1HW.amin((1, 2, 3), keepdim=True), images_B1HW.amax((1, 2, 3), keepdim=True)
+    return (images_B1HW - low_B111) / (high_B111 - low_B111).clamp(min=torch.finfo(images_B1HW.dtype).tiny)
+
+
 def change_greys(spec: AugmentSpec, images_B1HW: Tensor, applied_B: Tensor, generator: torch.Generator) -> Tensor:
     """Raise grey values to a power and add noise, both drawn for each image; grey values stay in [0, 1].
 

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Target: TypeAlias = Literal["disk", "gaussian"]
+Target: TypeAlias = Literal["disk", "pixel_disk", "gaussian"]
 Decoder: TypeAlias = Literal["centroid", "local_mean", "dark", "soft_argmax", "argmax"]
 Loss: TypeAlias = Literal["ce", "spatial_ce", "mse", "adaptive", "wing"]
 
@@ -55,21 +55,22 @@ def targets(points_BK2: Tensor, image_size: int, *, sigma: float, shape: Target)
     """Draw the target map of each landmark, on the device of the points.
 
     `disk` is 1 where a Gaussian around the point is at least half its maximum, else 0 (paper, section 4); it
-    holds at least the pixel nearest to a point inside the image, however small sigma is. `gaussian` has
-    maximum 1 at the point. Points are not rounded to whole pixels, unlike in the authors' code. A point
+    holds at least the pixel nearest to a point inside the image, however small sigma is. `pixel_disk` is the
+    same around the nearest whole pixel, as in the authors' code. `gaussian` has maximum 1 at the point. A point
     outside the image leaves the part of its shape that reaches into the image.
 
     Args:
         points_BK2: network pixels; NaN = not annotated.
         image_size: side of the maps in pixels.
         sigma: of the Gaussian, in network pixels.
-        shape: disk or gaussian.
+        shape: disk, pixel_disk or gaussian.
 
     Returns:
         Maps (B, K, H, W), all zero where not annotated, and the mask (B, K) of annotated landmarks.
     """
-    annotated_BK, x2_BK1W, y2_BKH1 = _squared_distances(points_BK2, image_size)
-    if shape == "disk":
+    around_BK2 = points_BK2.round() if shape == "pixel_disk" else points_BK2
+    annotated_BK, x2_BK1W, y2_BKH1 = _squared_distances(around_BK2, image_size)
+    if shape != "gaussian":
         radius = max(sigma * HALF_MAXIMUM, math.sqrt(0.5))
         maps_BKHW = (x2_BK1W + y2_BKH1 <= radius**2 * (1 + 1e-6)).to(points_BK2.dtype)
     else:

@@ -30,6 +30,9 @@ class AugmentSpec(Spec):
         description="largest standard deviation of added noise, as a share of the grey values' range",
     )
     probability: float = Field(0.5, ge=0, le=1, description="share of images that are augmented")
+    normalize: Literal["before", "after"] = Field(
+        "before", description="grey values are stretched to [0, 1] before augmentation, or after it once more"
+    )
 
 
 FIELDS_OF_LOSSES = {
@@ -62,8 +65,10 @@ class FinetuneSpec(Spec):
         "ce",
         description="loss between heatmaps and target; adaptive learns each landmark's sigma, wing compares points",
     )
-    target: Literal["disk", "gaussian"] = Field(
-        "disk", description="shape of a landmark's target heatmap (ce, spatial_ce, mse)"
+    target: Literal["disk", "pixel_disk", "gaussian"] = Field(
+        "disk",
+        description="shape of a landmark's target heatmap; pixel_disk: around the nearest whole pixel (ce, spatial_ce, "
+        "mse)",
     )
     sigma: PositiveNumber = Field(
         5.0, description="the target's sigma in pixels, with loss adaptive the first; default 5 * image_size / 256"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -84,14 +84,14 @@ class CudaRecording:
 class Launcher:
     """Launches the passes of one training: as they are, or recorded after a few of each kind."""
 
-    def __init__(self, module: nn.Module, start: Callable[[], Recording] | None) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter], start: Callable[[], Recording] | None) -> None:
         """Know whose gradients passes add to.
 
         Args:
-            module: what is trained; its parameters stay where they are.
+            parameters: all that is trained; they stay where they are.
             start: makes a recording; None: passes are launched as they are.
         """
-        self._parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self._parameters = parameters
         self._start = start
         self._passes: dict[Hashable, _Pass] = {}
 
@@ -137,7 +137,7 @@ class Launcher:
 class _Pass:
     """Passes of one kind."""
 
-    def __init__(self, recording: Recording, parameters: list[nn.Parameter]) -> None:
+    def __init__(self, recording: Recording, parameters: Sequence[nn.Parameter]) -> None:
         self._recording, self._parameters = recording, parameters
         self._warm, self._inputs, self._outputs = 0, list[Tensor](), tuple[Tensor, ...]()
         self._trained = list[bool]()  # of each parameter whether a pass gives it a gradient

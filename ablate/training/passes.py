@@ -79,7 +79,8 @@ class Passes:
         self._card, self._module, self._optimizer = size.card, module, optimizer
         self._key, self._probe = key, probe
         self._statistics = KeptStatistics(module)
-        self.launch = Launcher(module, size.recordings)
+        self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self.launch = Launcher(self._parameters, size.recordings)
         """What `backward` of `step` launches each pass by."""
         saved = None if state is None else state.get("groups", 1)
         self.groups = size.groups if saved is None else int(saved)
@@ -146,8 +147,9 @@ class Passes:
         with self.launch.as_they_are():
             need = _needs.get((card.name, self._key)) or self._measured(card, backward)
         _needs[card.name, self._key] = need
-        weights = [weight for group in self._optimizer.param_groups for weight in group["params"]]
-        later = 3 * sum(weight.numel() * weight.element_size() for weight in weights)  # AdamW's two, and the best
+        later = 3 * sum(
+            weight.numel() * weight.element_size() for weight in self._parameters
+        )  # AdamW's two, and the best
         room_bytes = USABLE * card.limit_bytes - card.held_bytes() - later
         if self.launch.records:  # what recordings hold is theirs alone, and as much again is computed without them
             room_bytes /= 2
