@@ -202,8 +202,8 @@ def test_grids_lists_every_shipped_search_space(ablate):
         "matched             150 trials  Initialisations on one and the same network, once a U-Net and "
         "once an ImageNet "
         "encoder\n"
-        "paper               270 trials  The paper's comparison of initialisations on chest, cephalo and hand over the "
-        "number of shots\n"
+        "paper               270 trials  The authors' profile on chest, cephalo and hand over the number of shots\n"
+        "recommended         270 trials  Our profile on chest, cephalo and hand over the number of shots\n"
         "scn-cpu               6 trials  The spatial-configuration network from scratch with real cephalograms at "
         "64 x 64\n"
         "timesteps           144 trials  DDPM timesteps against pre-training steps on cephalograms with "
@@ -465,7 +465,8 @@ METHOD_NAMES = ", ".join(METHODS)
         ),
         (
             {"network__kind": "encoder", "image_size": 32},
-            "GRID:20: blocks[0].grid.network.kind: network.kind must be unet or reference for pretrain.method ddpm; "
+            "GRID:20: blocks[0].grid.network.kind: network.kind must be unet, reference or scn "
+            "for pretrain.method ddpm; "
             "got 'encoder'; leave it out to take the method's own",
         ),
     ],
@@ -642,7 +643,7 @@ def test_an_unknown_grid_or_override_is_refused(ablate, tmp_path):
     assert_refused(
         ablate("plan", "--grid", "papr"),
         "--grid must be one of authors-checkpoints, cephalo-cpu, cephalo-imagenet, cross-domain, demo, "
-        "label-efficiency, matched, paper, scn-cpu, timesteps, tuned, tuned-paper or the path "
+        "label-efficiency, matched, paper, recommended, scn-cpu, timesteps, tuned, tuned-paper or the path "
         "of a search-space file; got 'papr' (did you mean 'paper'?)",
     )
     assert_refused(

@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ablate.errors import InputError
 from ablate.space import (
@@ -119,7 +120,7 @@ def test_every_shipped_search_space_loads_and_says_its_name(name):
 
 def test_the_shipped_search_spaces_are_those_the_documentation_names():
     named = {"demo", "paper", "label-efficiency", "timesteps", "cross-domain", "matched", "cephalo-cpu"}
-    named |= {"cephalo-imagenet", "scn-cpu", "tuned", "tuned-paper", "authors-checkpoints"}
+    named |= {"cephalo-imagenet", "scn-cpu", "tuned", "tuned-paper", "authors-checkpoints", "recommended"}
     assert set(shipped_grids()) == named
 
 
@@ -160,9 +161,34 @@ def test_no_initialisation_of_matched_rests_on_a_single_pretraining():
     assert set(map(frozenset, seeds.values())) == {frozenset({0, 1, 2})}
 
 
-def test_the_identities_of_the_papers_trials_never_change():
-    ids = sorted(spec.trial_id for spec in load_grid(find_grid("paper")).trials)
-    assert hashlib.sha256("".join(ids).encode()).hexdigest()[:12] == "cc0ded9fcda9"
+@pytest.mark.parametrize(
+    ("blocks", "digest"),
+    [
+        (  # the paper's arms by the defaults of a trial
+            [
+                {
+                    "dataset": datasets,
+                    "shots": [5, 10, 25, 50, "all"],
+                    "seed": [0, 1, 2],
+                    "pretrain": [
+                        {"method": "ddpm", "timesteps": 500, "steps": steps},
+                        *({"method": name, "steps": 10_000} for name in ("mocov3", "simclrv2", "dino")),
+                        {"method": "imagenet"},
+                        {"method": "scratch"},
+                    ],
+                }
+                for datasets, steps in (("chest", 6000), (["cephalo", "hand"], 8000))
+            ],
+            "cc0ded9fcda9",
+        ),
+    ],
+)
+def test_the_identities_of_trials_never_change(blocks, digest, tmp_path):
+    grid = tmp_path / "grid.yaml"
+    described = {"name": "fixed", "description": "fixed", "blocks": [{"grid": block} for block in blocks]}
+    grid.write_text(yaml.safe_dump(described))
+    ids = sorted(spec.trial_id for spec in load_grid(find_grid(str(grid))).trials)
+    assert hashlib.sha256("".join(ids).encode()).hexdigest()[:12] == digest
 
 
 # --- identity

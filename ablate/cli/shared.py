@@ -21,6 +21,7 @@ SHIPPED = (
     "scn-cpu",
     "tuned",
     "paper",
+    "recommended",
     "label-efficiency",
     "timesteps",
     "cross-domain",

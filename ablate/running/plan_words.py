@@ -19,8 +19,14 @@ if TYPE_CHECKING:
 _LISTED = 12
 
 
-def _values(values: Sequence[Any]) -> str:
-    texts = [METHODS[value].label if value in METHODS else str(value) for value in values]
+def _text(name: str, value: Any) -> str:
+    if name == "pretrain_hidden_dim" and value == 0:
+        return "features"
+    return METHODS[value].label if value in METHODS else str(value)
+
+
+def _values(name: str, values: Sequence[Any]) -> str:
+    texts = [_text(name, value) for value in values]
     more = f", ... ({len(texts)} values)" if len(texts) > _LISTED else ""
     return ", ".join(texts[:_LISTED]) + more
 
@@ -56,7 +62,7 @@ def plan_lines(grid: Grid, plan: Plan, *, done: int = 0) -> list[str]:
         )
     lines += [*_equal_lines(Equal.of(grid.resolved)), *_tuning_lines(grid), "  axes"]
     for name, values in axes_of(plan.trials).items():
-        lines.append(f"    {name:<24} {_values(values)}")
+        lines.append(f"    {name:<24} {_values(name, values)}")
     return lines
 
 

@@ -119,8 +119,10 @@ class TrialSpec(Spec):
         if not self.dataset or self.dataset.startswith(".") or re.search(r"[/\\\x00]", self.dataset):
             raise ValueError(f"dataset must be the name of a folder in the data folder; got {self.dataset!r}")
         if self.network.kind not in method.networks:
+            *some, last = method.networks
+            kinds = f"{', '.join(some)} or {last}" if some else last
             raise ValueError(
-                f"network.kind must be {' or '.join(method.networks)} for pretrain.method {self.method}; "
+                f"network.kind must be {kinds} for pretrain.method {self.method}; "
                 f"got {self.network.kind!r}; leave it out to take the method's own"
             )
         multiple = self.network.multiple
