@@ -211,7 +211,11 @@ def test_grids_lists_every_shipped_search_space(ablate):
         "tuned                18 trials  DDPM, SimCLR v2 and scratch on one small U-Net, tuned with equal budgets, "
         "with real cephalograms at 64 x 64\n"
         "tuned-paper          60 trials  DDPM, self-supervision and scratch on one U-Net at 256 x 256, each tuned "
-        "three times with equal budgets\n",
+        "three times with equal budgets\n"
+        "why-ddpm            114 trials  DDPM against a denoising autoencoder, masked images, its encoder alone, and "
+        "other timesteps and noise\n"
+        "why-ddpm-cpu         54 trials  DDPM against its controls on one small U-Net, tuned with equal budgets, with "
+        "real cephalograms at 64 x 64\n",
         "",
     )
 
@@ -643,7 +647,8 @@ def test_an_unknown_grid_or_override_is_refused(ablate, tmp_path):
     assert_refused(
         ablate("plan", "--grid", "papr"),
         "--grid must be one of authors-checkpoints, cephalo-cpu, cephalo-imagenet, cross-domain, demo, "
-        "label-efficiency, matched, paper, recommended, scn-cpu, timesteps, tuned, tuned-paper or the path "
+        "label-efficiency, matched, paper, recommended, scn-cpu, timesteps, tuned, tuned-paper, why-ddpm, "
+        "why-ddpm-cpu or the path "
         "of a search-space file; got 'papr' (did you mean 'paper'?)",
     )
     assert_refused(

@@ -40,6 +40,8 @@ from ablate.space import (
     Pretraining,
     TrialSpec,
     WholeNetwork,
+    find_grid,
+    load_grid,
     plan_of,
     signal_left,
 )
@@ -290,6 +292,9 @@ def test_a_tuned_arm_may_be_the_encoder_alone(tmp_path: Path) -> None:
         "DDPM, encoder only",
         "scratch",
     ]
+    matched = tiny_trial("ddpm", pretrain={"timesteps": 10, "betas": "matched"})
+    fields = ("pretrain.method", "pretrain.transfer", "pretrain.timesteps", "pretrain.betas", "network.kind")
+    assert arm_words(matched, fields) == "DDPM, T=10, betas matched, unet"
     first, second = grid.studies[:2]
     assert first.tuning_trial({}, 100).pretrain_key == second.tuning_trial({}, 100).pretrain_key
 
@@ -406,3 +411,50 @@ def test_a_table_along_timesteps_says_what_is_left(axes: tuple[str, str]) -> Non
     assert shown == [label for _, label in TODAY]
     assert "In parentheses the share of the image's variance that is left after the last timestep." in table.notes
     assert {record["pretrain_timesteps"] for record in table.records} == {2, 10, 100, 500}
+
+
+# --- the search spaces ------------------------------------------------------------------------------
+
+CONTROLS = {"DDPM", "DDPM, encoder only", "denoising", "masking", "SimCLR v2", "scratch"}
+
+
+@pytest.mark.parametrize(("name", "more", "pretrainings"), [("why-ddpm-cpu", 0, 4), ("why-ddpm", 7, 10)])
+def test_shipped_arms_are_tuned_alike_and_every_seed_has_its_own_pre_training(
+    name: str, more: int, pretrainings: int
+) -> None:
+    grid = load_grid(find_grid(name))
+    arms = {arm_words(study.default, ("pretrain.method", "pretrain.transfer")) for study in grid.studies}
+    assert arms == CONTROLS
+    assert len({study.arm for study in grid.studies}) == len(CONTROLS) + more
+    budgets = {(study.spec.budget, study.spec.halve, tuple(study.search)) for study in grid.studies}
+    assert len(budgets) == 1
+    plan = plan_of(grid.trials)
+    assert len(plan.pretrainings) == 3 * pretrainings
+    assert {pretraining.fields.seed for pretraining in plan.pretrainings.values()} == {0, 1, 2}
+    shared = [spec.pretrain_key for spec in grid.trials if getattr(spec.pretrain, "transfer", "") == "encoder"]
+    assert set(shared) < {
+        spec.pretrain_key for spec in grid.trials if getattr(spec.pretrain, "transfer", "") != "encoder"
+    }
+
+
+def test_whole_network_arms_on_a_cpu_differ_in_the_method_alone() -> None:
+    plan = plan_of(load_grid(find_grid("why-ddpm-cpu")).trials)
+    whole = [one for one in plan.pretrainings.values() if isinstance(one.fields, WholeNetwork)]
+    assert len(whole) == 9
+    told = {
+        tuple(getattr(one.fields, name) for name in WholeNetwork.model_fields if name not in ("method", "seed"))
+        for one in whole
+    }
+    assert len(told) == 1
+
+
+def test_timesteps_on_gpus_stand_beside_their_matches_with_one_pre_training_at_500() -> None:
+    trials = [spec for spec in load_grid(find_grid("why-ddpm")).trials if isinstance(spec.pretrain, DdpmSpec)]
+    keys: dict[tuple[int, str], set[str | None]] = {}
+    for spec in trials:
+        assert isinstance(spec.pretrain, DdpmSpec)
+        keys.setdefault((spec.pretrain.timesteps, spec.pretrain.betas), set()).add(spec.pretrain_key)
+    assert set(keys) == {(timesteps, betas) for timesteps in (2, 10, 100, 500) for betas in ("fixed", "matched")}
+    assert keys[500, "fixed"] == keys[500, "matched"]
+    assert all(len(found) == 3 for found in keys.values())
+    assert not keys[10, "fixed"] & keys[10, "matched"]

@@ -121,6 +121,7 @@ def test_every_shipped_search_space_loads_and_says_its_name(name):
 def test_the_shipped_search_spaces_are_those_the_documentation_names():
     named = {"demo", "paper", "label-efficiency", "timesteps", "cross-domain", "matched", "cephalo-cpu"}
     named |= {"cephalo-imagenet", "scn-cpu", "tuned", "tuned-paper", "authors-checkpoints", "recommended"}
+    named |= {"why-ddpm", "why-ddpm-cpu"}
     assert set(shipped_grids()) == named
 
 

@@ -28,6 +28,8 @@ SHIPPED = (
     "matched",
     "tuned-paper",
     "authors-checkpoints",
+    "why-ddpm",
+    "why-ddpm-cpu",
 )
 """The search spaces that ship, as the help names them."""
 

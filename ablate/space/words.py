@@ -10,6 +10,9 @@ from ablate.space.pretrain import Pretrain
 from ablate.space.spec import Spec
 from ablate.space.trial import TrialSpec
 
+_FORMS = {"pretrain.timesteps": "T={}", "pretrain.betas": "betas {}"}
+"""Fields whose value alone does not say of what it is."""
+
 TRANSFERS = {"network": "whole network", "encoder": "encoder only"}
 """What of a pre-trained network is fine-tuned, by `pretrain.transfer`."""
 
@@ -35,5 +38,5 @@ def arm_words(trial: TrialSpec, fields: Iterable[str]) -> str:
         elif field == "pretrain.transfer":
             words += [TRANSFERS[row[column]]] if row.get(column, "network") != "network" else []
         elif column in row:
-            words.append(str(row[column]))
+            words.append(_FORMS.get(field, "{}").format(row[column]))
     return ", ".join(words)
