@@ -40,10 +40,11 @@ def forward_flops(network: NetworkSpec, image_size: int) -> Flops:
 
 
 def count(network: NetworkSpec, image_size: int) -> Flops:
-    """Count the operations with torch, see `ablate.network.flops.count_flops`."""
+    """Count the operations with torch, see `ablate.network.flops.count_flops`; `COSTLESS` fields are the defaults."""
     from ablate.network.flops import count_flops
 
-    return Flops(*count_flops(network, image_size))
+    plain = network.model_copy(update={name: NetworkSpec.model_fields[name].default for name in COSTLESS})
+    return Flops(*count_flops(plain, image_size))
 
 
 def table_key(network: NetworkSpec, image_size: int) -> str:
