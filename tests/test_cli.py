@@ -199,8 +199,8 @@ def test_grids_lists_every_shipped_search_space(ablate):
         "demo                 24 trials  Four initialisations on generated 32 x 32 radiographs, few shots and many\n"
         "label-efficiency    200 trials  Error against the number of annotated cephalograms for every family of "
         "initialisation\n"
-        "matched             225 trials  Initialisations on one and the same network, a U-Net, an ImageNet encoder, the "
-        "spatial-configuration network\n"
+        "matched             225 trials  Initialisations on one and the same network, a U-Net, an ImageNet encoder, "
+        "the spatial-configuration network\n"
         "paper               270 trials  The authors' profile on chest, cephalo and hand over the number of shots\n"
         "recommended         270 trials  Our profile on chest, cephalo and hand over the number of shots\n"
         "scn-cpu               6 trials  The spatial-configuration network from scratch with real cephalograms at "
@@ -654,7 +654,7 @@ def test_an_unknown_grid_or_override_is_refused(ablate, tmp_path):
         ablate("plan", "--grid", "paper", "--set", "finetune.epohs=3"),
         "--set finetune.epohs=3: unknown key 'epohs'; known: accumulate, augment, batch_size, epochs, heat_scale, "
         "loss, lr, patience, plateau_factor, plateau_patience, schedule, sigma, sigma_penalty, steps, target, "
-        "timestep, validate_every, weight_decay (did you mean 'epochs'?)",
+        "timestep, validate_every, warmup, weight_decay (did you mean 'epochs'?)",
     )
     assert_refused(
         ablate("trial", "0" * 12, "--grid", "demo", "--out", tmp_path),

@@ -273,6 +273,13 @@ def test_linear_schedule_falls_to_zero_after_the_last_step() -> None:
     assert learning_rate(FinetuneSpec(lr=1.0, schedule="constant"), [1.0] * 99, 50, 100) == 1.0
 
 
+@pytest.mark.parametrize("schedule", ["plateau", "linear", "constant"])
+def test_rate_rises_for_the_warm_up_to_what_it_is_without(schedule: str) -> None:
+    plain, warm = (FinetuneSpec(lr=1e-3, schedule=schedule, warmup=steps) for steps in (0, 4))
+    rates = [learning_rate(warm, [], step, 100) / learning_rate(plain, [], step, 100) for step in range(6)]
+    assert rates == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
+
+
 def test_curve_holds_the_rate_each_epoch_ended_with() -> None:
     outcome = run(spec_of(finetune={"schedule": "linear", "epochs": 2, "lr": 1.0e-3}), dataset())
     assert [point.value for point in outcome.curve if point.metric == "lr"] == [0.75e-3, 0.25e-3]

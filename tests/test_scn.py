@@ -38,6 +38,7 @@ def test_defaults_are_the_papers() -> None:
         "spatial_channels": 128,
         "spatial_kernel": 11,
         "spatial_scale": 16,
+        "input_range": "symmetric",
     }
     network, _ = outline(spec, 512, num_outputs=37)
     convolutions = {name: item for name, item in network.named_modules() if isinstance(item, torch.nn.Conv2d)}

@@ -19,6 +19,9 @@ from ablate.network.evaluation import read_points
 from ablate.network.heatmaps import SCORES, gaussians, mean_position, targets
 from ablate.space import PAPER_SIZE, SMALLEST_SIGMA, TrialSpec
 
+SHARPNESS = 10.0
+"""Of the softplus that bounds learnt sigmas, in 1 / px."""
+
 
 class Objective(nn.Module, ABC):
     """A loss of each image; the loss of a batch is its mean, as in `ablate.finetune.losses`."""
@@ -57,22 +60,23 @@ class AdaptiveObjective(Objective):
     of the squared difference, plus `sigma_penalty * sigma^2`. A narrow target has a high peak, which costs much where
     the network misses it, and a wide one pays the penalty: sigma settles by how certain a landmark is.
 
-    sigma is `SMALLEST_SIGMA` plus a softplus and therefore bounded below, where the published loss takes any number and
-    so can fall without end. It starts from `finetune.sigma` and is not subject to weight decay. A landmark that is not
-    annotated adds nothing, no penalty either. Losses of different epochs are about different targets and rise as sigmas
-    fall, so that weights are judged by their error instead. Deviations: the mean over landmarks in place of their sum,
-    so that the loss does not depend on how many there are; AdamW in place of Nesterov's momentum.
+    sigma is `SMALLEST_SIGMA` plus a softplus, all but linear from a quarter of a pixel above it, and therefore bounded
+    below, where the published loss takes any number and so can fall without end. It starts from `finetune.sigma` and is
+    not subject to weight decay. A landmark that is not annotated adds nothing, no penalty either. Losses of different
+    epochs are about different targets and rise as sigmas fall, so that weights are judged by their error instead.
+    Deviations: the mean over landmarks in place of their sum, so that the loss does not depend on how many there are;
+    AdamW in place of Nesterov's momentum.
     """
 
     def __init__(self, spec: TrialSpec, num_landmarks: int) -> None:
         super().__init__(spec, num_landmarks)
         above = spec.finetune.sigma - SMALLEST_SIGMA
-        raw = above + math.log(-math.expm1(-above))  # whose softplus is `above`
+        raw = above + math.log(-math.expm1(-SHARPNESS * above)) / SHARPNESS  # whose softplus is `above`
         self.raw_K = nn.Parameter(torch.full((num_landmarks,), raw))
 
     def sigmas(self) -> Tensor:
         """Return the sigma (K,) of each landmark's target, in network pixels."""
-        return SMALLEST_SIGMA + F.softplus(self.raw_K)
+        return SMALLEST_SIGMA + F.softplus(self.raw_K, beta=SHARPNESS)
 
     def forward(self, logits_BKHW: Tensor, points_BK2: Tensor) -> Tensor:
         """Return the loss (B,)."""

@@ -16,7 +16,8 @@ def learning_rate(spec: FinetuneSpec, val_losses: Sequence[float], step: int, to
 
     plateau: falls by `plateau_factor` when the validation loss has not improved for more than
     `plateau_patience` epochs, as torch's ReduceLROnPlateau with its other defaults (paper). linear: from `lr` at
-    the first step to zero after the last of `total_steps`. constant: `lr`.
+    the first step to zero after the last of `total_steps`. constant: `lr`. The first `warmup` steps have a linearly
+    rising share of it.
 
     Args:
         spec: the fine-tuning.
@@ -24,10 +25,11 @@ def learning_rate(spec: FinetuneSpec, val_losses: Sequence[float], step: int, to
         step: optimizer steps before it.
         total_steps: of the whole fine-tuning, where nothing ends it earlier.
     """
+    share = min(1.0, (step + 1) / spec.warmup) if spec.warmup else 1.0
     if spec.schedule == "linear":
-        return spec.lr * (1 - step / total_steps)
+        return share * spec.lr * (1 - step / total_steps)
     if spec.schedule == "constant":
-        return spec.lr
+        return share * spec.lr
     rate, best, waited = spec.lr, math.inf, 0
     for loss in val_losses:
         if loss < best * (1 - PLATEAU_THRESHOLD):
@@ -37,4 +39,4 @@ def learning_rate(spec: FinetuneSpec, val_losses: Sequence[float], step: int, to
         if waited > spec.plateau_patience:
             lower, waited = rate * spec.plateau_factor, 0
             rate = lower if rate - lower > PLATEAU_SMALLEST_CHANGE else rate
-    return rate
+    return share * rate

@@ -55,6 +55,7 @@ class FinetuneSpec(Spec):
         None, description="most optimizer steps, in place of epochs; with them there are at most 200 validations"
     )
     schedule: Literal["plateau", "linear", "constant"] = Field("plateau", description="learning-rate schedule")
+    warmup: int = Field(0, ge=0, description="optimizer steps of linear learning-rate warm-up")
     validate_every: Positive = Field(
         1, description="epochs from one validation to the next; with steps, of the up to 200 spans between validations"
     )
@@ -73,7 +74,7 @@ class FinetuneSpec(Spec):
     sigma: PositiveNumber = Field(
         5.0, description="the target's sigma in pixels, with loss adaptive the first; default 5 * image_size / 256"
     )
-    sigma_penalty: PositiveNumber = Field(5.0, description="weight of the squared sigmas in the loss (adaptive)")
+    sigma_penalty: PositiveNumber = Field(100.0, description="weight of the squared sigmas in the loss (adaptive)")
     heat_scale: PositiveNumber = Field(
         1600.0,
         description="sum of a target heatmap over all pixels (adaptive); default 1600 * (image_size / 256) squared",

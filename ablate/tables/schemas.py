@@ -87,7 +87,12 @@ TABLES: dict[str, Any] = {
             _column("sdr", _SDR, "success detection rates: share (0 to 1) of errors of at most the threshold"),
             _column("paper_mre", pa.float64(), "mre by the paper's protocol; null for a user's own data"),
             _column("paper_sdr", _SDR, "sdr by the paper's protocol; null for a user's own data"),
-            _column("val_loss", pa.float64(), "validation loss of the weights chosen; null where nothing validates"),
+            _column(
+                "val_loss",
+                pa.float64(),
+                "validation loss of the weights chosen, with loss adaptive their error in network pixels; null where "
+                "nothing validates",
+            ),
             _column("val_mre", pa.float64(), "mean radial error of these weights on what validates, in unit"),
             _column("best_epoch", pa.int64(), "epoch of the weights chosen, from 1"),
             _column("epochs", pa.int64(), "epochs that were run, the last perhaps in part; of the first phase if two"),

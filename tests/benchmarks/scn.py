@@ -22,6 +22,7 @@ from ablate.space import find_grid, load_grid
 from ablate.training import silent
 
 MIRRORED = "322.jpg"
+LINE = "{:5}  {:>4}  {:5.3f}  {:15.3f}  {:7.3f}  {:7.1f}  {:10.0f}"
 LINE = "{:5}  {:>4}  {:5.3f}  {:15.3f}  {:7.3f}  {:7.1f}  {:10g}"
 
 
@@ -38,7 +39,7 @@ class Never:
 
 
 def measured(spec, data):
-    """Fine-tune and evaluate a trial; return its MRE with and without the mirrored image, val_mre and seconds."""
+    """Fine-tune and evaluate a trial; return its MRE, that without the mirrored image, val_mre, seconds, best epoch."""
     network = build_network(
         spec.network,
         num_outputs=data.num_landmarks,
@@ -80,11 +81,8 @@ def main(arguments):
         rows = []
         for spec in (trial for trial in trials if trial.shots == shots):
             rows.append(measured(spec, data))
-            print(
-                "{:5}  {:4}  {:5.3f}  {:15.3f}  {:7.3f}  {:7.1f}  {:10}".format(shots, spec.seed, *rows[-1]), flush=True
-            )
-        means = np.mean(rows, axis=0)[:4]
-        print("{:5}  mean  {:5.3f}  {:15.3f}  {:7.3f}  {:7.1f}".format(shots, *means), flush=True)
+            print(LINE.format(shots, spec.seed, *rows[-1]), flush=True)
+        print(LINE.format(shots, "mean", *np.mean(rows, axis=0)), flush=True)
     return 0
 
 
