@@ -133,16 +133,22 @@ def _set_title(figure: Figure, axes: Axes, chart: Chart, width_in: float, *, mar
     """Write the title, and under it what the figure says about itself where it has no legend to say it."""
     title = drawable(chart.title, round(60 * width_in / 3.4))
     if marks and chart.marks:  # above the whole figure: beside long names of rows the axes are narrow
-        said = (line for mark in chart.marks for line in textwrap.wrap(drawable(mark), round(50 * width_in / 3.4)))
+        said = _marks(chart, round(50 * width_in / 3.4))
         figure.suptitle("\n".join((title, *said)), fontsize=mpl.rcParams["axes.titlesize"])
     else:
         axes.set_title(title)
 
 
+def _marks(chart: Chart, letters: int) -> list[str]:
+    """Return what a figure says about itself, in lines of so many letters."""
+    return [line for mark in chart.marks for line in textwrap.wrap(drawable(mark), letters)]
+
+
 def _draw_lines(chart: LineChart, width_in: float) -> Figure:
     names = [drawable(line.label, LONGEST_NAME) for line in chart.lines]
     columns = _legend_columns(names, width_in)
-    figure, axes = _figure(width_in, 2.3 + 0.16 * math.ceil(len(names) / columns) + 0.13 * len(chart.marks))
+    marks = _marks(chart, round(64 * width_in / 3.4))
+    figure, axes = _figure(width_in, 2.3 + 0.16 * math.ceil(len(names) / columns) + 0.13 * len(marks))
     for line, name, place in zip(chart.lines, names, places_of(chart), strict=True):
         _draw_line(axes, chart, line, name, np.array(place))
     for x in chart.rules:
@@ -163,9 +169,8 @@ def _draw_lines(chart: LineChart, width_in: float) -> Figure:
     _set_title(figure, axes, chart, width_in, marks=False)
     if not chart.y_log:
         axes.set_ylim(bottom=0, top=chart.percent_end if chart.percent else None)
-    marks = "\n".join(drawable(mark) for mark in chart.marks)
     legend = figure.legend(
-        loc="outside lower center", ncols=columns, handlelength=2.2, columnspacing=1.2, title=marks or None
+        loc="outside lower center", ncols=columns, handlelength=2.2, columnspacing=1.2, title="\n".join(marks) or None
     )
     legend.get_title().set_fontsize(SMALL)
     return figure
