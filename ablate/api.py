@@ -66,7 +66,7 @@ class Results:
             columns: field across.
             filters: texts such as `dataset=hand`.
             best_by: `val_mre` or `val_loss`: of several settings in one cell the best on the validation images.
-            reference: CSV file with rows of the literature.
+            reference: CSV file with rows of the literature, beside those that the run keeps (`ablate reference`).
 
         Raises:
             InputError: an unknown metric, field or value, or a wrong reference file.

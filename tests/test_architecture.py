@@ -141,7 +141,8 @@ INSIDE = {
         ("conditions", "folds", "literature", "mean_shapes", "noise_levels", "paper_pixels"),
         ("run_data",),
         ("intervals", "selection"),
-        ("pivot",),
+        ("published",),
+        ("kept", "pivot"),
         ("analysis",),
         ("axis_charts", "estimates", "rankings", "run_tables", "tunings"),
         ("comparison_tables", "suspects"),
@@ -168,7 +169,7 @@ INSIDE = {
     "cli": (
         ("completion", "interrupts"),
         ("shared",),
-        ("bench", "data", "looking", "planning", "running", "tuning"),
+        ("bench", "data", "looking", "planning", "reference", "running", "tuning"),
         ("clusters",),
         ("app",),
         ("entry",),

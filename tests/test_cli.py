@@ -105,7 +105,7 @@ def trained(spec, run, phases=("finetune  1/1",)):
 
 COMMANDS = [
     *("grids", "plan", "bench", "run", "trial", "launch", "attach", "status", "stop", "doctor", "results", "report"),
-    *("predict", "clean", "data", "cluster", "tune"),
+    *("predict", "clean", "data", "cluster", "tune", "reference"),
 ]
 
 
@@ -125,6 +125,7 @@ def test_help_names_every_command(ablate):
     assert listed(ablate("data", "--help")[1], "Commands") == ["import", "check", "preview", "prepare"]
     assert listed(ablate("cluster", "--help")[1], "Commands") == ["status", "logs", "down"]
     assert listed(ablate("tune", "--help")[1], "Commands") == ["export"]
+    assert listed(ablate("reference", "--help")[1], "Commands") == ["add", "list", "remove"]
 
 
 def test_the_package_runs_as_a_module_too(ablate):

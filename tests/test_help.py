@@ -1,6 +1,7 @@
 """The help of every command, and what the shell completes."""
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from ablate.cli.app import app
 from ablate.cli.shared import SHIPPED
 from ablate.datasets.importing.formats import FORMATS
 from ablate.errors import nearest
+from ablate.report.literature import COLUMNS, METRIC_NAMES
 from ablate.report.metrics import METRICS, RATES
 from ablate.report.render import Format
 from ablate.running.ray_tune import TRACKERS
@@ -62,6 +64,7 @@ def test_the_help_names_the_choices_there_are(ablate):
     assert set(formats.replace(" or ", ", ").split(", ")) <= set(get_args(Format))
     assert f"{', '.join(list(FORMATS)[:-1])} or {list(FORMATS)[-1]}" in helped("data", "import")
     assert ", ".join(BUILT_IN_DATASETS) in helped("data", "check")
+    assert {*COLUMNS, *METRIC_NAMES} <= set(re.findall(r"\w+", helped("reference", "add")))
     *some, last = TRACKERS
     assert f"{', '.join(some)} or {last}" in helped("run")
 
@@ -119,6 +122,16 @@ def test_runs_and_their_metrics_complete(run):
     assert completed("ablate results runs/one --metric mre_", folder) == ["mre_median", "mre_std"]
     assert completed("ablate results runs/one --metric sdr", folder) == ["sdr@2", "sdr@2.5", "sdr@4"]
     assert completed("ablate results runs/one --format g", folder) == ["github"]
+
+
+def test_published_results_complete_by_the_names_that_a_run_keeps(run):
+    folder, _ = run
+    (folder / "runs" / "one" / "references").mkdir(exist_ok=True)
+    for name in ("di-via.csv", "payer.csv"):
+        (folder / "runs" / "one" / "references" / name).write_text("")
+    assert completed("ablate reference remove ", folder) == ["runs/one"]
+    assert completed("ablate reference remove runs/one ", folder) == ["di-via", "payer"]
+    assert completed("ablate reference remove runs/one d", folder) == ["di-via"]
 
 
 def test_ids_complete_of_a_run_and_of_a_search_space(run):

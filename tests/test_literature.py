@@ -13,7 +13,7 @@ from ablate.report.charts import rate_charts, shot_charts
 from ablate.report.comparison_tables import interval_tables
 from ablate.report.figures import draw
 from ablate.report.interactive import chart_json
-from ablate.report.literature import read_references
+from ablate.report.kept import references_of
 from ablate.report.pivot import pivot, render
 from ablate.report.run_data import read_run
 from ablate.report.write import write_report
@@ -25,6 +25,7 @@ GOOD = HEADER + (
     'cephalo,DDPM,all,1.4,,,mm,"Di Via et al., WACV 2025"\n'
     "cephalo,Payer et al.,50,1.2,,73.33,mm,Media 2019\n"
 )
+DI_VIA = "not run here: Di Via et al., WACV 2025; no protocol was given"
 
 
 @pytest.fixture
@@ -41,56 +42,75 @@ def written(folder: Path, text: str) -> Path:
 
 def test_published_rows_stand_in_tables_with_their_source(store: Store, tmp_path: Path) -> None:
     run = read_run(store)
-    references = read_references(written(tmp_path, GOOD), run.trials)
+    references = references_of(run, written(tmp_path, GOOD))
     made = render(pivot(run.trials, references=references), "plain")
     rows = [line.split("  ") for line in made.splitlines() if "§" in line and "not run" not in line]
     assert [[cell.strip() for cell in row if cell.strip()] for row in rows[:1]] == [["DDPM §1", "2.50 ± 0.10", "1.40"]]
-    assert "§1 not run here: Di Via et al., WACV 2025." in made
+    assert f"§1 {DI_VIA}." in made
     assert "Payer et al. §2 also at 50 shots, which this run has not." in made
     assert "2.50 ± 0.10" not in render(pivot(run.trials, columns="seed", references=references), "plain")
     rates = render(pivot(run.trials, metric="sdr@2.5", references=references), "csv")
-    assert [line for line in rates.splitlines() if "Di Via" in line] == [
-        'sdr@2.5,,DDPM,10,0.615,,,,,"Di Via et al., WACV 2025"'
-    ]
+    (line,) = (line for line in rates.splitlines() if "Di Via" in line)
+    assert line.startswith('sdr@2.5,,DDPM,10,0.615,,,,,"Di Via et al., WACV 2025",,')
     (table,) = interval_tables(analyse(run, num_resamples=50, references=references))
     assert [row[0].text for row in table.rows] == ["DDPM ¶", "scratch", "DDPM §1"]
-    assert "§1 not run here: Di Via et al., WACV 2025." in table.notes
+    assert f"§1 {DI_VIA}." in table.notes
     assert r"DDPM \S{}1" in render(pivot(run.trials, references=references), "latex")
 
 
 def test_published_points_stand_in_figures_with_their_source(store: Store, tmp_path: Path) -> None:
     run = read_run(store)
-    references = read_references(written(tmp_path, GOOD), run.trials)
+    references = references_of(run, written(tmp_path, GOOD))
     analysis = analyse(run, num_resamples=50, references=references)
     chart = next(iter(shot_charts(analysis)))
     assert isinstance(chart, LineChart)
     first, second = chart.lines[-2:]
     assert (first.label, first.mark, first.x, first.y) == ("DDPM §1", "points", (10.0, 50.0), (2.5, 1.4))
     assert (second.label, second.x, second.y) == ("Payer et al. §2", (50.0,), (1.2,))
-    assert chart.marks == (
-        "§1 not run here: Di Via et al., WACV 2025",
-        "§2 not run here: Media 2019",
-    )
+    assert chart.marks == (f"§1 {DI_VIA}", "§2 not run here: Media 2019; no protocol was given")
     figure = draw(chart)
     assert "not run here: Di Via" in figure.legends[0].get_title().get_text()
     assert "DDPM §1" in [text.get_text() for text in figure.legends[0].get_texts()]
     page = chart_json(chart)
     assert page["data"][-2]["mode"] == "markers"
     assert "not run here: Di Via" in page["data"][-2]["text"][0]
-    assert "§2 not run here: Media 2019." in page["note"]
+    assert "§2 not run here: Media 2019; no protocol was given." in page["note"]
     rates = [chart for chart in rate_charts(analysis) if isinstance(chart, LineChart)]
     shown = [line for chart in rates for line in chart.lines if line.mark == "points"]
     assert shown == []  # at 5 and at all shots, where nothing was published
     ten = GOOD.replace("DDPM,10", "DDPM,5")
-    analysis = analyse(run, num_resamples=50, references=read_references(written(tmp_path, ten), run.trials))
+    analysis = analyse(run, num_resamples=50, references=references_of(run, written(tmp_path, ten)))
     line = next(line for chart in rate_charts(analysis) for line in chart.lines if line.mark == "points")
     assert (line.label, line.x, line.y) == ("DDPM §1", (2.5,), (61.5,))
+
+
+def test_protocols_of_one_source_are_told_apart_in_tables_and_figures(store: Store, tmp_path: Path) -> None:
+    lines = [
+        "dataset,initialisation,shots,mre,source,protocol",
+        'cephalo,DDPM,10,2.5,Di Via 2025,"authors\' evaluation, 256 x 256"',
+        "cephalo,DDPM,5,3.5,Di Via 2025,",
+        'cephalo,SimCLR,10,4.5,Di Via 2025,"authors\' evaluation, 256 x 256"',
+    ]
+    run = read_run(store)
+    references = references_of(run, written(tmp_path, "\n".join(lines)))
+    assert [one.label for one in references] == ["DDPM §1", "DDPM §2", "SimCLR §1"]
+    notes = (
+        "§1 not run here: Di Via 2025; protocol: authors' evaluation, 256 x 256",
+        "§2 not run here: Di Via 2025; no protocol was given",
+    )
+    made = render(pivot(run.trials, references=references), "plain")
+    assert [f"{note}." in made for note in notes] == [True, True]
+    chart = next(iter(shot_charts(analyse(run, num_resamples=50, references=references))))
+    assert chart.marks == notes
+    lines = draw(chart).legends[0].get_title().get_text().splitlines()
+    assert (" ".join(lines), len(lines)) == (" ".join(notes), 3)
+    assert max(map(len, lines)) <= 64  # what fits a column of 3.4 inches
 
 
 def test_a_report_with_literature_says_so_in_every_file_that_shows_it(store: Store, tmp_path: Path) -> None:
     write_report(store, reference=written(tmp_path, GOOD))
     for name in ("tables/mre.md", "tables/mre-intervals-cephalo.md", "tables/all.tex", "index.html"):
-        assert "not run here: Di Via et al., WACV 2025" in store.read(f"report/{name}").decode(), name
+        assert DI_VIA in store.read(f"report/{name}").decode(), name
     assert "DDPM §1" not in store.read("report/tables/pairs-cephalo.md").decode()
 
 
@@ -126,9 +146,9 @@ def test_a_wrong_file_is_refused_with_line_column_and_cure(
 
 
 def test_a_file_that_is_not_there_or_no_text_is_refused(store: Store, tmp_path: Path) -> None:
-    trials = read_run(store).trials
+    run = read_run(store)
     with pytest.raises(InputError, match="must be a CSV file in UTF-8"):
-        read_references(tmp_path / "nothing.csv", trials)
+        references_of(run, tmp_path / "nothing.csv")
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="must be a CSV file in UTF-8"):
-        read_references(tmp_path / "binary.csv", trials)
+        references_of(run, tmp_path / "binary.csv")

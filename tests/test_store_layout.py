@@ -34,6 +34,7 @@ SHARED = layout.pretrained_folder("k1")
         (layout.thumbnail_file("hand", "3128.jpg"), "pictures/hand/3128.jpg.jpg"),
         (layout.strips_file("k1"), "pictures/ddpm/k1.png"),
         (layout.REPORT, "report"),
+        (layout.reference_file("di-via"), "references/di-via.csv"),
         (layout.TENSORBOARD, "tensorboard"),
         (layout.LOCK, ".ablate/lock.json"),
         (layout.GUARD, ".ablate/guard"),

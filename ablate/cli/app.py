@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ablate.cli import bench, clusters, data, looking, planning, running, tuning
+from ablate.cli import bench, clusters, data, looking, planning, reference, running, tuning
 
 app = typer.Typer(
     name="ablate",
@@ -24,6 +24,7 @@ cluster_app = typer.Typer(
 )
 
 tune_app = typer.Typer(help="Look at the tuning of a run.", no_args_is_help=True, rich_markup_mode=None)
+reference_app = typer.Typer(help="Keep published results beside a run.", no_args_is_help=True, rich_markup_mode=None)
 
 
 def _example(line: str, *more: str) -> str:
@@ -71,6 +72,11 @@ app.add_typer(cluster_app, name="cluster")
 
 tune_app.command("export", epilog=_example("ablate tune export runs/tuned tuning.db"))(tuning.tune_export)
 app.add_typer(tune_app, name="tune")
+
+reference_app.command("add", epilog=reference.COLUMNS)(reference.reference_add)
+reference_app.command("list", epilog=_example("ablate reference list runs/demo"))(reference.reference_list)
+reference_app.command("remove", epilog=_example("ablate reference remove runs/demo di-via"))(reference.reference_remove)
+app.add_typer(reference_app, name="reference")
 
 
 def _version(show: bool) -> None:

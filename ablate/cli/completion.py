@@ -89,6 +89,14 @@ def kept_ids(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     return [row for row in trial_ids(context, incomplete) if (run / trial_folder(row[0]) / MODEL).is_file()]
 
 
+def references(context: typer.Context, incomplete: str) -> list[str]:
+    """Return the names of the published results that the run that is named keeps, where it is a local folder."""
+    from ablate.store.layout import reference_file
+
+    found = _sorted(Path(str(context.params.get("run_"))), reference_file("*"))
+    return [file.stem for file in found if file.stem.startswith(incomplete)]
+
+
 def _described(run: object) -> dict[str, Any]:
     """Return the `run.yaml` of a run in a local folder; empty where there is none."""
     import yaml

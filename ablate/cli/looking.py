@@ -15,7 +15,8 @@ FilterOption = Annotated[
     list[str] | None, typer.Option("--filter", help="keep trials with this value only: network_kind=unet")
 ]
 ReferenceOption = Annotated[
-    Path | None, typer.Option("--reference", help="CSV file with rows of the literature, marked as not run here")
+    Path | None,
+    typer.Option("--reference", help="CSV file with published results, beside those kept by `ablate reference add`"),
 ]
 BestByOption = Annotated[
     str | None,

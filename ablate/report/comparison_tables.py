@@ -20,9 +20,10 @@ from ablate.report.estimates import (
     with_and_without,
 )
 from ablate.report.grouping import FIELDS, INITIALISATION, Key, field_label, plain, record_value, value_label
-from ablate.report.literature import table_rows
+from ablate.report.literature import metrics_of
 from ablate.report.mean_shapes import LABEL, NO_BETTER_NOTE, average_mean_shapes, mark
 from ablate.report.metrics import MEAN_SHAPE, METRICS
+from ablate.report.published import against_tables, table_rows
 from ablate.report.render import Cell, Table, slug
 from ablate.report.selection import Selected
 from ablate.stats import (
@@ -67,13 +68,13 @@ def interval_tables(analysis: Analysis) -> Iterator[Table]:
                 {"initialisation": LABEL, "shots": column.label("shots"), "unit": panel.unit, "value": value}
                 for column, value in constants.items()
             ]
-        published = table_rows(analysis.references, panel.dataset, metric, panel.group.columns, panel.unit)
+        published = table_rows(
+            analysis.references, analysis.grouping, panel.group, metric, panel.unit, analysis.intervals
+        )
         rows += published.rows
-        records += [
-            {**{name: record[name] for name in ("initialisation", "shots", "unit", "not_run_here")},
-             "value": record["mean"]}
-            for record in published.records
-        ]  # fmt: skip
+        for record in published.records:
+            own = {name: value for name, value in record.items() if name not in ("metric", "mean", "sd")}
+            records.append({**own, "value": record["mean"]})
         notes += published.notes
         yield Table(
             slug("mre-intervals", panel.title),
@@ -83,6 +84,12 @@ def interval_tables(analysis: Analysis) -> Iterator[Table]:
             tuple(records),
             tuple(notes),
         )
+
+
+def published_tables(analysis: Analysis) -> Iterator[Table]:
+    """Yield run minus published, for every metric that was published of what the run has a result of."""
+    metrics = metrics_of(analysis.references)
+    yield from against_tables(analysis.grouping, metrics, analysis.references, analysis.intervals)
 
 
 def pair_tables(analysis: Analysis) -> Iterator[Table]:

@@ -1,7 +1,9 @@
 """Rows of the literature beside a run: numbers that were published, not run here.
 
 A CSV file has a row for each data set, initialisation and number of shots, with the columns of `COLUMNS` and one for
-each metric: `mre`, `mre_median`, `paper_mre`, `sdr@2` (or `sdr_2`), `paper_sdr@2.5`.
+each metric: `mre`, `mre_median`, `paper_mre`, `sdr@2` (or `sdr_2`), `paper_sdr@2.5`. Those that begin with `paper_` are
+by the published protocol (`ablate.network.metrics`), the others physical; `protocol` says in words how a row was
+evaluated.
 """
 
 from __future__ import annotations
@@ -9,17 +11,16 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from ablate.errors import InputError, nearest
 from ablate.report.chart_kinds import Line
-from ablate.report.grouping import Key, Value, plain, record_value, value_label
-from ablate.report.metrics import RATES, Metric, thresholds_of
-from ablate.report.render import Cell
+from ablate.report.grouping import Value, plain, value_label
+from ablate.report.metrics import METRICS, RATES, Metric, rate_metric, thresholds_of
 
 REQUIRED = ("dataset", "initialisation", "shots", "source")
 COLUMNS = {
@@ -27,14 +28,15 @@ COLUMNS = {
     "initialisation": "name of the row",
     "shots": "annotated training images, or all",
     "source": "where the numbers were published",
+    "protocol": "how they were evaluated, as published",
     "unit": "mm or px, which must be the run's",
     "std": "standard deviation of the mre over seeds",
 }
-"""Columns that are no metric, and what they hold; `unit` and `std` may be left out."""
+"""Columns that are no metric, and what they hold; those that are not `REQUIRED` may be left out."""
 
 METRIC_NAMES = ("mre", "mre_median", "paper_mre")
 MARK = "§"
-"""Mark of what was not run here, with the number of its source."""
+"""Mark of what was not run here, with the number of its source and protocol."""
 
 
 @dataclass(frozen=True)
@@ -47,90 +49,147 @@ class Reference:
     values: Mapping[str, float]  # by metric, in the table's unit; rates from 0 to 1
     std: float | None  # of the mre over seeds
     source: str
-    number: int  # of the source
+    protocol: str  # empty: none was given
+    number: int  # of the source and protocol
+    file: str  # where it stands, as messages name it
+    line: int
+
+    @property
+    def mark(self) -> str:
+        """What points to its source and protocol: `§1`."""
+        return f"{MARK}{self.number}"
 
     @property
     def label(self) -> str:
         """The row's name: `DDPM §1`."""
-        return f"{self.initialisation} {MARK}{self.number}"
+        return f"{self.initialisation} {self.mark}"
 
 
-def read_references(path: Path, trials: pd.DataFrame) -> tuple[Reference, ...]:
-    """Read rows of the literature for a run.
+@dataclass(frozen=True)
+class File:
+    """A CSV file with rows of the literature, as bytes."""
+
+    place: str  # as messages name it
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a run has that published rows must fit."""
+
+    units: Mapping[str, str | None]  # by data set; None: not known yet
+    metrics: tuple[str, ...]
+
+    @classmethod
+    def of(cls, trials: pd.DataFrame, described: Mapping[str, Any]) -> Known:
+        """Return what a run has, also one without a finished trial.
+
+        Args:
+            trials: the table `trials`, with a row for each planned trial.
+            described: what `run.yaml` says.
+        """
+        data = described.get("data")
+        named = data.items() if isinstance(data, Mapping) else ()
+        facts = {str(name): each for name, each in named if isinstance(each, Mapping)}
+        units: dict[str, str | None] = {}
+        for dataset in sorted({str(plain(value)) for value in trials["dataset"]}):
+            measured = sorted({str(unit) for unit in trials.loc[trials["dataset"] == dataset, "unit"].dropna()})
+            units[dataset] = measured[0] if measured else facts.get(dataset, {}).get("unit")
+        planned = {float(value) for name in units for value in facts.get(name, {}).get("sdr_thresholds") or ()}
+        rates = [f"{rate}@{t:g}" for rate in RATES for t in sorted(planned | set(thresholds_of(trials, rate)))]
+        return cls(units, (*METRIC_NAMES, *rates))
+
+
+def read_references(files: Iterable[File], known: Known) -> tuple[Reference, ...]:
+    """Read rows of the literature for a run; sources are numbered over all files.
 
     Args:
-        path: the CSV file.
-        trials: the run's table `trials`, whose data sets, units and thresholds the rows must have.
+        files: the CSV files, in their order.
+        known: what the run has.
 
     Raises:
-        InputError: the file cannot be read, or a line does not fit; the message names line, column and cure.
+        InputError: a file is no CSV in UTF-8, a line does not fit, or a row stands in two places; the message names
+            file, line, column and cure.
     """
+    numbers: dict[tuple[str, str], int] = {}
+    found: dict[tuple[object, ...], Reference] = {}
+    for file in files:
+        for one in _rows_of_file(file, known, numbers):
+            first = found.setdefault((one.dataset, one.initialisation, one.shots, one.number), one)
+            if first is not one:
+                own = first.file == one.file
+                where = f"line {first.line} already" if own else f"{first.file}, line {first.line}, already"
+                raise InputError(
+                    f"{one.file}, line {one.line}: {one.initialisation} on {one.dataset} at these shots of this source "
+                    f"stands in {where}; keep one of them{'' if own else ', in one of the two files'}"
+                )
+    return tuple(found.values())
+
+
+def _rows_of_file(file: File, known: Known, numbers: dict[tuple[str, str], int]) -> list[Reference]:
+    """Return the rows of a file."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--reference {path}: must be a CSV file in UTF-8; {error}") from error
+        text = file.content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file.place}: must be a CSV file in UTF-8; {error}") from error
     reader = csv.DictReader(io.StringIO(text), strict=True)
     try:
         header = [name.strip() for name in reader.fieldnames or ()]
         lines = [(reader.line_num, row) for row in reader]
     except csv.Error as error:
-        raise InputError(f"--reference {path}, line {reader.line_num}: is no CSV: {error}") from error
-    metrics = _check_header(path, header, trials)
-    sources: dict[str, int] = {}
-    found: dict[tuple[object, ...], tuple[int, Reference]] = {}
+        raise InputError(f"{file.place}, line {reader.line_num}: is no CSV: {error}") from error
+    metrics = _check_header(file.place, header, known)
+    found = []
     for number, row in lines:
         if None in row or None in row.values():
-            raise InputError(f"--reference {path}, line {number}: must have {len(header)} values, as the header has")
+            raise InputError(f"{file.place}, line {number}: must have {len(header)} values, as the header has")
         cells = {name: str(value).strip() for name, value in zip(header, row.values(), strict=True)}
-        one = _reference(f"--reference {path}, line {number}", cells, metrics, trials, sources)
-        key = (one.dataset, one.initialisation, one.shots, one.source)
-        if key in found:
-            raise InputError(
-                f"--reference {path}, line {number}: {one.initialisation} on {one.dataset} at these shots of this "
-                f"source stands in line {found[key][0]} already; keep one of them"
-            )
-        found[key] = (number, one)
+        found.append(_reference(file.place, number, cells, metrics, known, numbers))
     if not found:
-        raise InputError(f"--reference {path}: holds no row under its header")
-    return tuple(one for _, one in found.values())
+        raise InputError(f"{file.place}: holds no row under its header")
+    return found
 
 
-def _check_header(path: Path, header: Sequence[str], trials: pd.DataFrame) -> dict[str, str]:
+def _check_header(place: str, header: Sequence[str], known: Known) -> dict[str, str]:
     """Return the metric of each column that is one."""
-    known = [*METRIC_NAMES, *(f"{rate}@{t:g}" for rate in RATES for t in thresholds_of(trials, rate))]
-    spelt = {name.replace("@", "_"): name for name in known} | {name: name for name in known}
+    spelt = {name.replace("@", "_"): name for name in known.metrics} | {name: name for name in known.metrics}
     for name in header:
         if header.count(name) > 1:
-            raise InputError(f"--reference {path}, line 1: column {name!r} is there twice; rename or remove one")
+            raise InputError(f"{place}, line 1: column {name!r} is there twice; rename or remove one")
         if name not in COLUMNS and name not in spelt:
             raise InputError(
-                f"--reference {path}, line 1, column {name!r}: must be one of {', '.join([*COLUMNS, *known])}"
+                f"{place}, line 1, column {name!r}: must be one of {', '.join([*COLUMNS, *known.metrics])}"
                 f"{nearest(name, [*COLUMNS, *spelt])}"
             )
     lacking = [name for name in REQUIRED if name not in header]
     metrics = {name: spelt[name] for name in header if name in spelt}
     if lacking or not metrics:
-        lacking = lacking or ["one of " + ", ".join(known)]
-        raise InputError(f"--reference {path}, line 1: needs the column {lacking[0]}; it has {', '.join(header)}")
+        lacking = lacking or ["one of " + ", ".join(known.metrics)]
+        raise InputError(f"{place}, line 1: needs the column {lacking[0]}; it has {', '.join(header)}")
     return metrics
 
 
 def _reference(
-    place: str, cells: Mapping[str, str], metrics: Mapping[str, str], trials: pd.DataFrame, sources: dict[str, int]
+    file: str,
+    line: int,
+    cells: Mapping[str, str],
+    metrics: Mapping[str, str],
+    known: Known,
+    numbers: dict[tuple[str, str], int],
 ) -> Reference:
+    place = f"{file}, line {line}"
     for name in REQUIRED:
         if not cells[name]:
             raise InputError(f"{place}, column {name!r}: must not be empty: {COLUMNS[name]}")
-    datasets = sorted({str(plain(value)) for value in trials["dataset"]})
     dataset = cells["dataset"]
-    if dataset not in datasets:
+    if dataset not in known.units:
         raise InputError(
-            f"{place}, column 'dataset': must be one of the run's, {', '.join(datasets)}; got {dataset!r}"
-            f"{nearest(dataset, datasets)}"
+            f"{place}, column 'dataset': must be one of the run's, {', '.join(known.units)}; got {dataset!r}"
+            f"{nearest(dataset, known.units)}"
         )
-    units = sorted({str(unit) for unit in trials.loc[trials["dataset"] == dataset, "unit"].dropna()})
-    if (unit := cells.get("unit")) and units and unit not in units:
-        raise InputError(f"{place}, column 'unit': the run's {dataset} is in {units[0]}; got {unit!r}: convert the row")
+    own = known.units[dataset]
+    if (unit := cells.get("unit")) and own and unit != own:
+        raise InputError(f"{place}, column 'unit': the run's {dataset} is in {own}; got {unit!r}: convert the row")
     shots = cells["shots"]
     if shots != "all" and not (shots.isdecimal() and int(shots) > 0):
         raise InputError(f"{place}, column 'shots': must be a whole number from 1, or all; got {shots!r}")
@@ -142,10 +201,11 @@ def _reference(
     if not values:
         raise InputError(f"{place}: needs a number in one of the columns {', '.join(metrics)}")
     std = _number(place, "std", cells["std"], share=False) if cells.get("std") else None
-    number = sources.setdefault(cells["source"], len(sources) + 1)
+    source, protocol = cells["source"], cells.get("protocol", "")
     return Reference(
-        dataset, cells["initialisation"], None if shots == "all" else int(shots), values, std, cells["source"], number
-    )
+        dataset, cells["initialisation"], None if shots == "all" else int(shots), values, std, source, protocol,
+        numbers.setdefault((source, protocol), len(numbers) + 1), file, line,
+    )  # fmt: skip
 
 
 def _number(place: str, name: str, text: str, *, share: bool) -> float:
@@ -173,61 +233,23 @@ def rows_of(references: Sequence[Reference], dataset: str, metric: Metric) -> di
     return found
 
 
-def source_notes(references: Sequence[Reference]) -> tuple[str, ...]:
-    """Return for each source that it was not run here, in the order of their numbers."""
-    sources = sorted({(one.number, one.source) for one in references})
-    return tuple(f"{MARK}{number} not run here: {source}" for number, source in sources)
+def metrics_of(references: Iterable[Reference]) -> list[Metric]:
+    """Return every metric that was published, in the order of the files' columns."""
+    found = []
+    for name in dict.fromkeys(name for one in references for name in one.values):
+        column, _, threshold = name.partition("@")
+        found.append(rate_metric(column, float(threshold)) if threshold else METRICS[name])
+    return found
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Rows of the literature for one table of initialisations by shots."""
-
-    rows: tuple[tuple[Cell, ...], ...] = ()
-    records: tuple[Mapping[str, object], ...] = ()
-    notes: tuple[str, ...] = ()
+def source_notes(references: Iterable[Reference]) -> tuple[str, ...]:
+    """Return for each source that it was not run here, and by which protocol, in the order of their numbers."""
+    return tuple(dict.fromkeys(_note(one) for one in sorted(references, key=lambda one: one.number)))
 
 
-def table_rows(
-    references: Sequence[Reference], dataset: str, metric: Metric, columns: Sequence[Key], unit: str | None
-) -> Rows:
-    """Return what was published on a data set as rows of a table whose columns are numbers of shots."""
-    shown = [key.value for key in columns]
-    rows, records, elsewhere = [], [], []
-    used = []
-    for label, found in rows_of(references, dataset, metric).items():
-        by_shots = {one.shots: one for one in found}
-        others = [value_label("shots", shots) for shots in by_shots if shots not in shown]
-        elsewhere += [f"{label} also at {', '.join(others)} shots, which this run has not."] if others else []
-        if len(others) == len(by_shots):
-            continue
-        used += found
-        rows.append((Cell(label), *(_cell(by_shots.get(_whole(shots)), metric) for shots in shown)))
-        records += [
-            {
-                "metric": metric.name,
-                "unit": metric.unit_text(unit, percent=False),
-                "initialisation": one.initialisation,
-                "shots": record_value("shots", one.shots),
-                "mean": one.values[metric.name],
-                "sd": one.std if metric.name == "mre" else None,
-                "not_run_here": one.source,
-            }
-            for one in found
-            if one.shots in shown
-        ]
-    return Rows(tuple(rows), tuple(records), (*(f"{note}." for note in source_notes(used)), *elsewhere))
-
-
-def _whole(value: Value) -> int | None:
-    return value if isinstance(value, int) else None
-
-
-def _cell(one: Reference | None, metric: Metric) -> Cell:
-    if one is None:
-        return Cell("", None)
-    spread = f" ± {metric.spread_text(one.std)}" if metric.name == "mre" and one.std is not None else ""
-    return Cell(metric.text(one.values[metric.name]) + spread, one.values[metric.name])
+def _note(one: Reference) -> str:
+    protocol = f"protocol: {one.protocol}" if one.protocol else "no protocol was given"
+    return f"{one.mark} not run here: {one.source}; {protocol}"
 
 
 REFERENCE_LOOK = "literature"

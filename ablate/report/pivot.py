@@ -19,11 +19,13 @@ from ablate.report.grouping import (
     plain,
     record_value,
 )
-from ablate.report.literature import Reference, Rows, table_rows
+from ablate.report.intervals import Intervals
+from ablate.report.literature import Reference
 from ablate.report.mean_shapes import LABEL, NO_BETTER_NOTE, mark, mean_shapes
 from ablate.report.metrics import MEAN_SHAPE, Metric, metric_of, metric_values
 from ablate.report.noise_levels import LEVEL_FIELDS, TIMESTEPS, NoiseLevels
 from ablate.report.paper_pixels import PAPER_RATE, PIXEL_FIELDS, pixel_notes
+from ablate.report.published import Rows, against_tables, table_rows
 from ablate.report.render import Cell, Table, check_format, render_table, slug, unique_names
 from ablate.report.selection import lay_out_trials
 from ablate.stats.samples import over_seeds
@@ -65,6 +67,13 @@ class Pivot:
     grouping: Grouping
     tables: tuple[PivotTable, ...]
     references: tuple[Reference, ...] = ()  # of the literature; they stand in tables of initialisations by shots
+    intervals: Intervals | None = None  # of the run, for differences to the literature
+
+    @property
+    def published(self) -> tuple[Reference, ...]:
+        """The rows of the literature that its tables can have."""
+        axes = (self.grouping.rows, self.grouping.columns)
+        return self.references if axes == (INITIALISATION, "shots") else ()
 
 
 def pivot(
@@ -76,6 +85,7 @@ def pivot(
     filters: Sequence[str] = (),
     best_by: str | None = None,
     references: Sequence[Reference] = (),
+    intervals: Intervals | None = None,
 ) -> Pivot:
     """Return mean and standard deviation of a metric over all trials that agree but for their seeds.
 
@@ -87,16 +97,19 @@ def pivot(
         filters: `FIELD=VALUE` texts.
         best_by: `val_mre` or `val_loss`: of several settings in one cell the best on the validation images.
         references: rows of the literature.
+        intervals: of the run, for differences to the literature.
 
     Raises:
         InputError: an unknown metric, field or value; the message names the nearest.
     """
     chosen = metric_of(trials, metric)
     grouping, _ = lay_out_trials(trials, rows=rows, columns=columns, filters=filters, best_by=best_by)
-    return pivot_of(grouping, chosen, references)
+    return pivot_of(grouping, chosen, references, intervals)
 
 
-def pivot_of(grouping: Grouping, metric: Metric, references: Sequence[Reference] = ()) -> Pivot:
+def pivot_of(
+    grouping: Grouping, metric: Metric, references: Sequence[Reference] = (), intervals: Intervals | None = None
+) -> Pivot:
     """Return a metric of trials that are laid out already."""
     values = metric_values(grouping.trials, metric)
     status = [str(plain(value)) for value in grouping.trials["status"]]
@@ -107,7 +120,7 @@ def pivot_of(grouping: Grouping, metric: Metric, references: Sequence[Reference]
         found = {str(units[p]) for positions in group.cells.values() for p in positions if units[p] is not None}
         unit = found.pop() if len(found) == 1 else None
         tables.append(PivotTable(group, unit, cells, mean_shapes(grouping, group, metric)))
-    return Pivot(metric, grouping, tuple(tables), tuple(references))
+    return Pivot(metric, grouping, tuple(tables), tuple(references), intervals)
 
 
 def _summary(positions: Sequence[int], values: Sequence[float | None], status: Sequence[str]) -> Summary:
@@ -124,11 +137,12 @@ def _summary(positions: Sequence[int], values: Sequence[float | None], status: S
 
 
 def render(pivot: Pivot, format: str = "github") -> str:
-    """Return all tables of a pivot as text.
+    """Return all tables of a pivot as text, then those of its differences to the literature.
 
     Args:
         pivot: what `pivot` returned.
-        format: `github`, `latex` (booktabs), `csv` (unrounded mean, sd and counts), `plain` or `simple`.
+        format: `github`, `latex` (booktabs), `csv` (unrounded mean, sd and counts, and differences to the literature),
+            `plain` or `simple`.
 
     Raises:
         InputError: an unknown format.
@@ -138,7 +152,13 @@ def render(pivot: Pivot, format: str = "github") -> str:
     if form == "csv" and tables:  # one table: a header stands once
         records = tuple(record for table in tables for record in table.records)
         return render_table(replace(tables[0], records=records), form)
-    return "\n".join(render_table(table, form) for table in tables) if tables else "no trials\n"
+    shown = [*tables, *differences_of(pivot)]
+    return "\n".join(render_table(table, form) for table in shown) if shown else "no trials\n"
+
+
+def differences_of(pivot: Pivot) -> list[Table]:
+    """Return the tables of a pivot's differences to the literature; the records of its own tables have them too."""
+    return list(against_tables(pivot.grouping, [pivot.metric], pivot.published, pivot.intervals))
 
 
 def as_tables(
@@ -231,11 +251,9 @@ def _trials_of(pivot: Pivot, table: PivotTable, columns: Sequence[str]) -> pd.Da
 
 def _published(pivot: Pivot, table: PivotTable) -> Rows:
     """Return the rows of the literature of a table of initialisations by shots."""
-    grouping, group = pivot.grouping, table.group
-    if (grouping.rows, grouping.columns) != (INITIALISATION, "shots") or not pivot.references or not group.cells:
+    if not pivot.published or not table.group.cells:
         return Rows()
-    dataset = str(plain(grouping.trials["dataset"].iloc[next(iter(group.cells.values()))[0]]))
-    return table_rows(pivot.references, dataset, pivot.metric, group.columns, table.unit)
+    return table_rows(pivot.published, pivot.grouping, table.group, pivot.metric, table.unit, pivot.intervals)
 
 
 def _renamed(record: Mapping[str, object], grouping: Grouping) -> dict[str, object]:

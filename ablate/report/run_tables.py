@@ -58,7 +58,7 @@ def _tables_of(analysis: Analysis, metrics: Sequence[Metric]) -> Iterator[Table]
         for group in analysis.grouping.groups
     }
     for metric in metrics:
-        made = pivot_of(analysis.grouping, metric, analysis.references)
+        made = pivot_of(analysis.grouping, metric, analysis.references, analysis.intervals)
         if metric.threshold is not None:  # a threshold belongs to some of the data sets
             having = [table for table in made.tables if any(cell.num for cell in table.cells.values())]
             made = replace(made, tables=tuple(having))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -15,8 +16,8 @@ from ablate.report.chart_kinds import LineChart
 from ablate.report.figures import FORMATS, draw, files_of
 from ablate.report.folds import shows_folds
 from ablate.report.intervals import Intervals
-from ablate.report.literature import read_references
-from ablate.report.pivot import Pivot, as_tables, pivot, render
+from ablate.report.kept import kept_names, references_of
+from ablate.report.pivot import Pivot, as_tables, differences_of, pivot, render
 from ablate.report.run_data import read_run, read_trials
 from ablate.report.style import Print
 from ablate.store import Store
@@ -42,7 +43,7 @@ class ShownTable:
 
     def _repr_html_(self) -> str:
         parts = []
-        for table in as_tables(self.pivot):
+        for table in [*as_tables(self.pivot), *differences_of(self.pivot)]:
             head = "".join(f"<th>{escape(name)}</th>" for name in table.header)
             rows = "".join(f"<tr>{''.join(f'<td>{escape(cell.text)}</td>' for cell in row)}</tr>" for row in table.rows)
             notes = "".join(f"<p>{escape(note)}</p>" for note in table.notes)
@@ -111,14 +112,16 @@ def show_table(
     best_by: str | None,
     reference: Path | None,
 ) -> ShownTable:
-    """Return a metric over two fields; arguments and refusals are those of `ablate.report.pivot.pivot`."""
-    trials = read_trials(store, pooled=not shows_folds(rows, columns, filters))
-    references = read_references(reference, trials) if reference is not None else ()
-    return ShownTable(
-        pivot(
-            trials, metric=metric, rows=rows, columns=columns, filters=filters, best_by=best_by, references=references
-        )
-    )
+    """Return a metric over two fields; arguments and refusals are those of `ablate.report.pivot.pivot`.
+
+    Published results stand in it that the run keeps, and those of the file `reference`, see `references_of`.
+    """
+    pooled = not shows_folds(rows, columns, filters)
+    show = functools.partial(pivot, metric=metric, rows=rows, columns=columns, filters=filters, best_by=best_by)
+    if reference is None and not kept_names(store):  # then nothing needs the errors of single images
+        return ShownTable(show(read_trials(store, pooled=pooled)))
+    run = read_run(store, pooled=pooled)
+    return ShownTable(show(run.trials, references=references_of(run, reference), intervals=Intervals(run)))
 
 
 def show_figure(
@@ -134,7 +137,7 @@ def show_figure(
     """Return a metric against an axis; arguments and refusals are those of `ablate.report.axis_charts`."""
     run = read_run(store)
     figure = figure_of(run.trials, f"{metric}:{axis}")
-    references = read_references(reference, run.trials) if reference is not None else ()
+    references = references_of(run, reference)
     charts = axis_charts(run, Intervals(run), figure, filters=filters, best_by=best_by, references=references)
     found = tuple(charts)
     if not found:

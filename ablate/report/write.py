@@ -20,7 +20,7 @@ from ablate.report.chart_kinds import Chart, LineChart
 from ablate.report.charts import FIGURES, setting_charts
 from ablate.report.figures import draw, files_of
 from ablate.report.grouping import MISSING
-from ablate.report.literature import read_references
+from ablate.report.kept import references_of
 from ablate.report.page import Section, page
 from ablate.report.pictures import ddpm_strips
 from ablate.report.render import Table, latex_document, render_table, unique_names
@@ -83,7 +83,8 @@ def write_report(
         best_by: `val_mre` or `val_loss`: where several settings were run for one cell, the best on the validation
             images stands in every table and figure, which say so.
         figures: further figures, each `METRIC:AXIS`, see `ablate.report.axis_charts.figure_of`.
-        reference: CSV file with rows of the literature, see `ablate.report.literature`.
+        reference: CSV file with rows of the literature, see `ablate.report.literature`, beside those that the run
+            keeps.
         across_networks: test and rank initialisations on different networks against each other too.
 
     Raises:
@@ -102,7 +103,7 @@ def write_report(
         figure.title(unit): (functools.partial(setting_charts, figure=figure), "no initialisation has two points of it")
         for figure in (figure_of(data.trials, text) for text in figures)
     }
-    references = read_references(reference, data.trials) if reference is not None else ()
+    references = references_of(data, reference)
     analysis = analyse(data, best_by=best_by, references=references, across_networks=across_networks)
     remarks = list(data.missing)
     if apart := [panel.title for panel in analysis.panels if panel.within_networks]:
@@ -158,6 +159,7 @@ def _sections(analysis: Analysis) -> list[Section]:
         (MAIN, run_tables.error_tables(analysis)),
         ("Success detection rates and other metrics", run_tables.other_tables(analysis)),
         ("Errors with intervals", comparison_tables.interval_tables(analysis)),
+        ("Against published numbers", comparison_tables.published_tables(analysis)),
         ("Comparisons of initialisations", comparison_tables.pair_tables(analysis)),
         ("Average ranks", rankings.rank_tables(analysis)),
         ("Label efficiency", comparison_tables.efficiency_tables(analysis)),

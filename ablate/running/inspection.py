@@ -14,6 +14,7 @@ from ablate.store.layout import (
     MODEL,
     PICTURES,
     PRETRAINED,
+    REFERENCES,
     REPORT,
     SPEC,
     STATE,
@@ -39,6 +40,7 @@ KINDS = {
     "tuning": "results of tuning trials, needed to go on",
     "pictures": "thumbnails and strips for the report",
     "report": "tables, figures and the page",
+    "references": "published results beside the run's own",
     "logs": "logs of the stages",
     "other": "run.yaml and control files",
 }
@@ -162,7 +164,7 @@ def _tuning_lines(store: Store, described: Mapping[str, Any]) -> Iterator[str]:
 def kind_of(path: str) -> str:
     """Return the kind of a stored file, a key of `KINDS`, by its path in the store."""
     parts = path.split("/")
-    if parts[0] in (TABLES, PICTURES, REPORT):
+    if parts[0] in (TABLES, PICTURES, REPORT, REFERENCES):
         return parts[0]
     if parts[-1] == LOG:
         return "logs"

@@ -14,6 +14,7 @@
     pictures/DATASET/                 thumbnails of the test radiographs: IMAGE.jpg and index.json
     pictures/ddpm/KEY.png             noising and sampling of a DDPM
     report/                           tables, figures and the page
+    references/NAME.csv               published results that tables and figures show beside the run's own
     tensorboard/                      event files, where they are asked for
     .ablate/                          control files of the driver: its lock, requests to stop, its progress
 
@@ -47,6 +48,9 @@ PICTURES = "pictures"
 
 REPORT = "report"
 """Holds the report, unless it is written elsewhere."""
+
+REFERENCES = "references"
+"""Holds published results, as CSV files."""
 
 TENSORBOARD = "tensorboard"
 """Holds tensorboard's event files."""
@@ -152,6 +156,11 @@ def thumbnail_file(dataset: str, image: str) -> str:
 def strips_file(key: str) -> str:
     """Return the strips of the DDPM pre-training `key`."""
     return f"{STRIPS}/{key}.png"
+
+
+def reference_file(name: str) -> str:
+    """Return a file of published results, by its name without the ending."""
+    return f"{REFERENCES}/{name}.csv"
 
 
 def stop_request(run_token: str) -> str:
