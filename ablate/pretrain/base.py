@@ -77,8 +77,8 @@ class PretrainingMethod(nn.Module, ABC, Generic[AnySpec]):
     def loss(self, *prepared: Tensor, groups: int = 1) -> Tensor:
         """Return the loss, a mean over the images of `prepared`, slices of what `prepare` returned.
 
-        They are `groups` groups of equally many images, and the loss is the mean of what it is of each group alone:
-        see `ablate.training.groups`, also for batch norm, which the loop sees to.
+        They are `groups` groups of equally many images, and the loss is the mean of what it is of each group alone (but
+        see `ablate.pretrain.negatives`): see `ablate.training.groups`, also for batch norm, which the loop sees to.
         """
 
     def window(self, num_images: int, step: int) -> tuple[int, int]:
