@@ -214,8 +214,8 @@ def test_grids_lists_every_shipped_search_space(ablate):
         "three times with equal budgets\n"
         "why-ddpm            114 trials  DDPM against a denoising autoencoder, masked images, its encoder alone, and "
         "other timesteps and noise\n"
-        "why-ddpm-cpu         72 trials  DDPM against its controls, on a small U-Net and on a strong network, tuned, with "
-        "real cephalograms at 64 x 64\n",
+        "why-ddpm-cpu         72 trials  DDPM against its controls, on a small U-Net and on a strong network, tuned, "
+        "with real cephalograms at 64 x 64\n",
         "",
     )
 
