@@ -9,7 +9,9 @@ whatever it shows. Codes are therefore of a group and of a queue of earlier proj
 for small batches (section 3.1), and there are fewer prototypes: by default a tenth of the paper's 3 000 and of its
 queue of 3 840, which 12 steps of 32 images turn over. Projections enter it after an optimizer step, so that all passes
 of a step see one queue; it starts with random unit vectors and is used from the first step on, where the paper waits.
-`queue: 0` with groups of hundreds of images is the paper's setting for large batches.
+`queue: 0` with groups of hundreds of images is the paper's setting for large batches; with groups of 4 images and 300
+or 3 000 prototypes, and of 32 and 30, on a hundred small images, its loss was ln(prototypes) after 100 steps, that of
+images which are all assigned alike.
 
 Shapes: B images, D channels of the projection, P prototypes, Q projections in a queue.
 """
