@@ -36,6 +36,7 @@ from ablate.space import (
     METHODS,
     BetaSchedule,
     DdpmSpec,
+    DenoiseSpec,
     MaskSpec,
     Pretraining,
     TrialSpec,
@@ -134,6 +135,14 @@ def test_images_are_noised_as_ddpm_noises_them_at_the_timestep_of_this_level() -
     torch.testing.assert_close(
         made.noised(scaled, noise), schedule.add_noise(scaled, noise, torch.tensor([100])), rtol=0, atol=1e-5
     )
+
+
+def test_levels_of_ddpm_are_those_of_the_docstring() -> None:
+    left = (1 - NoiseSchedule(DdpmSpec()).betas.double()).cumprod(0)
+    levels = ((1 - left) / left).sqrt()[1:]  # of the timesteps that are drawn
+    assert [float(levels[0]), float(levels[-1])] == pytest.approx([0.015, 12.5], rel=0.05)
+    assert float((levels < DenoiseSpec().noise).double().mean()) == pytest.approx(0.09, abs=0.005)
+    assert float(levels.median()) == pytest.approx(1.6, abs=0.05)
 
 
 # --- masking ----------------------------------------------------------------------------------------
