@@ -102,7 +102,7 @@ def minimised(**fields: Any) -> AdaptiveObjective:
     objective = objective_of("adaptive", **fields)
     assert isinstance(objective, AdaptiveObjective)
     optimizer = torch.optim.Adam(objective.parameters(), lr=0.1)
-    for _ in range(300):
+    for _ in range(100):
         optimizer.zero_grad()
         objective(torch.zeros(2, NUM_LANDMARKS, SIZE, SIZE), torch.full_like(POINTS, 7.5)).sum().backward()
         optimizer.step()
@@ -129,7 +129,7 @@ def test_each_landmark_has_a_sigma_of_its_own() -> None:
         assert maps[1, landmark, 7, 5].item() == pytest.approx(math.exp(-distance2 / (2 * sigma**2)), rel=1e-5)
 
 
-ADAPTIVE = {"loss": "adaptive", "sigma": 2.0, "lr": 0.01, "epochs": 4, "schedule": "linear"}
+ADAPTIVE = {"loss": "adaptive", "sigma": 2.0, "lr": 0.01, "epochs": 2, "schedule": "linear"}
 
 
 @pytest.mark.parametrize("validation", ["full", "inside_shots", "none"])
@@ -166,8 +166,7 @@ def test_the_second_phase_starts_from_the_first_sigma_again() -> None:
 def test_the_curve_holds_the_mean_sigma_of_each_validation() -> None:
     outcome = run(spec_of(network=SCN, finetune=ADAPTIVE), dataset())
     found = [point.value for point in outcome.curve if point.metric == "sigma"]
-    assert len(found) == 4
-    assert len(set(found)) == 4
+    assert len(found) == len(set(found)) == 2
     assert all(1.5 < value < 2.5 for value in found)
     other = run(spec_of(finetune={"epochs": 1}), dataset())
     assert {point.metric for point in other.curve} == {"loss", "val_loss", "lr", "val_mre"}

@@ -26,7 +26,7 @@ At least one metric must be there. No published results ship with ablate."""
 
 def reference_add(
     run_: RunArgument,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV file, kept by its name in place of one it had")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV file, see below; the run keeps it by its name")],
 ) -> None:
     """Keep published results beside a run: its tables and figures mark them as not run here."""
     from ablate.report.kept import keep_reference

@@ -72,13 +72,14 @@ def reference_lines(store: Store) -> list[str]:
     Raises:
         InputError: a kept file was changed by hand and does not fit any more.
     """
-    files = {name: file for name in kept_names(store) for file in _kept(store, [name])}
+    names = kept_names(store)
+    files = _kept(store, names)
     if not files:
         return [f"{store.label}: keeps no published results; ablate reference add RUN FILE.csv keeps some beside it"]
     trials, known = _known(store)
-    found = read_references(files.values(), known)
+    found = read_references(files, known)
     lines = []
-    for name, file in files.items():
+    for name, file in zip(names, files, strict=True):
         own = [one for one in found if one.file == file.place]
         lines += [f"{name}: {counted(len(own), 'row')}", *_lines(own, trials)]
     return lines
