@@ -128,11 +128,11 @@ def test_a_part_that_fails_is_left_out_with_its_reason():
 def test_the_rows_of_the_paper_are_its_methods_and_its_networks_with_each_number_of_landmarks():
     rows = rows_of(load_grid(find_grid("paper")).trials)
     assert [row.name for row in rows] == [
-        "DDPM, unet 256 px",
+        "DDPM, reference 256 px",
         "MoCo v3, densenet161 256 px",
         "SimCLR v2, densenet161 256 px",
         "DINO, densenet161 256 px",
-        *(f"fine-tuning, {k} landmarks, {net} 256 px" for k in (6, 19, 37) for net in ("unet", "densenet161")),
+        *(f"fine-tuning, {k} landmarks, {net} 256 px" for k in (6, 19, 37) for net in ("reference", "densenet161")),
     ]
     # chest: windows of 16 images; 5, 10, 25 = 16 + 9, 50 = 3 * 16 + 2 and 195 = 12 * 16 + 3 shots
     assert [kind.images for kind in rows[4].kinds] == [2, 16]
@@ -142,7 +142,7 @@ def test_the_rows_of_the_paper_are_its_methods_and_its_networks_with_each_number
 def test_fine_tunings_that_differ_in_landmarks_alone_are_crowded_and_compared_once():
     rows = leading(rows_of(load_grid(find_grid("paper")).trials))
     assert [row.name for row in rows][4:] == [
-        "fine-tuning, 37 landmarks, unet 256 px",
+        "fine-tuning, 37 landmarks, reference 256 px",
         "fine-tuning, 37 landmarks, densenet161 256 px",
     ]
     assert len(rows) == 6
@@ -326,7 +326,11 @@ def test_the_script_for_gpus_makes_one_file_without_a_gpu_and_without_ray(tmp_pa
     environment = {**without_ray, "PYTHON": sys.executable, "MINUTES": "4", "DEVICE": "cpu"}
     done = subprocess.run([script, out], env=environment, capture_output=True, text=True, check=False)
     steps = json.loads(out.read_text())["steps"]
-    assert list(steps) == ["machine", "paper", "paper-bf16", "paper-launched", "matched", "cephalo-cpu", "tests"]
+    assert list(steps) == [
+        "machine",
+        *("recommended", "recommended-bf16", "recommended-launched", "paper", "matched", "cephalo-cpu"),
+        "tests",
+    ]
     assert {name: step["exit_code"] for name, step in steps.items()} == dict.fromkeys(steps, 0), done.stderr
     assert steps["cephalo-cpu"]["bench"]["format"] == "ablate bench"
     assert done.returncode == 0

@@ -4,8 +4,8 @@
 # Usage: tests/benchmarks/gpu.sh FILE.json [REVISION]
 #   FILE.json   what was measured; written anew after every step, so that an early end leaves what there is
 #   REVISION    a git revision to measure before this one, such as main; it must have `ablate bench`
-# A bench out of it, for `ablate plan --bench paper.json`:
-#   python -c "import json; print(json.dumps(json.load(open('FILE.json'))['steps']['paper']['bench']))" > paper.json
+# A bench out of it, for `ablate plan --bench recommended.json`:
+#   python -c "import json; print(json.dumps(json.load(open('FILE.json'))['steps']['recommended']['bench']))" > recommended.json
 # PYTHON (default python) is the interpreter; MINUTES (default 24) is how long all of it may take; DEVICE (default cuda)
 # is what the benches compute on: cpu tries the script where there is no GPU.
 set -uo pipefail
@@ -79,10 +79,11 @@ cd "$root" || exit 1
 step machine "$root" "$python" -c 'import platform, torch
 print(platform.platform(), platform.python_version(), "torch", torch.__version__, "CUDA", torch.version.cuda)
 print("\n".join(torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())) or "no GPU")'
-bench paper "$root" 20 paper
-bench paper-bf16 "$root" 12 paper --set precision=bf16
-bench paper-launched "$root" 16 paper --set precision=bf16 --cuda-graphs --compile
-bench matched "$root" 10 matched
+bench recommended "$root" 18 recommended
+bench recommended-bf16 "$root" 12 recommended --set precision=bf16
+bench recommended-launched "$root" 14 recommended --set precision=bf16 --cuda-graphs --compile
+bench paper "$root" 10 paper
+bench matched "$root" 8 matched
 bench cephalo-cpu "$root" 6 cephalo-cpu
 if [ -n "$before" ]; then
   git worktree add --quiet --detach "$work/before" "$before" || exit 1
