@@ -132,7 +132,7 @@ def test_the_rows_of_the_paper_are_its_methods_and_its_networks_with_each_number
         "MoCo v3, densenet161 256 px",
         "SimCLR v2, densenet161 256 px",
         "DINO, densenet161 256 px",
-        *(f"fine-tuning, {k} landmarks, {net} 256 px" for k in (6, 19, 37) for net in ("reference", "densenet161")),
+        *(f"fine-tuning, {k} landmarks, {net} 256 px" for net in ("reference", "densenet161") for k in (6, 19, 37)),
     ]
     # chest: windows of 16 images; 5, 10, 25 = 16 + 9, 50 = 3 * 16 + 2 and 195 = 12 * 16 + 3 shots
     assert [kind.images for kind in rows[4].kinds] == [2, 16]
