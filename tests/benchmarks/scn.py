@@ -22,7 +22,6 @@ from ablate.space import find_grid, load_grid
 from ablate.training import silent
 
 MIRRORED = "322.jpg"
-LINE = "{:5}  {:>4}  {:5.3f}  {:15.3f}  {:7.3f}  {:7.1f}  {:10.0f}"
 LINE = "{:5}  {:>4}  {:5.3f}  {:15.3f}  {:7.3f}  {:7.1f}  {:10g}"
 
 
