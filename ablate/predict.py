@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from safetensors.torch import load as load_tensors
 from ablate import tables
 from ablate.datasets.images import IMAGE_SUFFIXES, is_image, normalise, prepare, read_grey
 from ablate.errors import InputError, nearest
-from ablate.network.building import build_network
+from ablate.network.building import build_network, outline
 from ablate.network.evaluation import Predictions, predict
 from ablate.space import TrialSpec
 from ablate.store import Store
@@ -56,10 +56,10 @@ def predict_folder(run: Store, trial_id: str, images: Path, out: Path, *, overla
     greys = [read_grey(path) for path in paths]
     sizes_N2 = np.array([(grey.shape[1], grey.shape[0]) for grey in greys])
     images_NHW = np.stack([prepare(grey, spec.image_size) for grey in greys])
-    output = next(tensor for name, tensor in tensors.items() if _is_output_bias(name))
+    num_landmarks = _num_landmarks(spec, tensors)
     network = build_network(
         spec.network,
-        num_outputs=len(output),
+        num_outputs=num_landmarks,
         image_size=spec.image_size,
         seed=spec.seed,
         precision=spec.precision,
@@ -67,12 +67,12 @@ def predict_folder(run: Store, trial_id: str, images: Path, out: Path, *, overla
     network.load_state_dict(tensors)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     found = predict(network.to(device), images_NHW, sizes_N2, spec, device=device)
-    names = _landmark_names(run, spec.dataset, len(output))
+    names = _landmark_names(run, spec.dataset, num_landmarks)
     files = [path.name for path in paths]
     _write_csv(out / "predictions.csv", _wide(files, found))
     _write_csv(out / "predictions-long.csv", _long(files, names, found))
     lines = [
-        f"{out / 'predictions.csv'}: {len(output)} landmarks in {len(paths)} images",
+        f"{out / 'predictions.csv'}: {num_landmarks} landmarks in {len(paths)} images",
         f"{out / 'predictions-long.csv'}: a row for each landmark",
     ]
     if overlays:
@@ -90,8 +90,11 @@ def _landmark_names(run: Store, dataset: str, num_landmarks: int) -> list[str]:
     return [str(name) for name in facts.get("landmark_names") or range(num_landmarks)]
 
 
-def _is_output_bias(name: str) -> bool:
-    return name in ("net.conv_out.bias", "net.segmentation_head.0.bias")
+def _num_landmarks(spec: TrialSpec, tensors: Mapping[str, torch.Tensor]) -> int:
+    """Return how many landmarks weights find: the length of what has one element in a network of one output."""
+    one, _ = outline(spec.network, spec.image_size)
+    own = one.state_dict()
+    return next(len(tensors[name]) for name in sorted(one.output_names()) if own[name].shape == (1,))
 
 
 def _load_trial(run: Store, trial_id: str) -> tuple[TrialSpec, dict[str, torch.Tensor]]:
