@@ -158,7 +158,7 @@ def test_no_initialisation_of_matched_rests_on_a_single_pretraining():
     for pretraining in plan.pretrainings.values():
         arm = (pretraining.fields.method, pretraining.network.kind)
         seeds.setdefault(arm, set()).add(pretraining.fields.seed)
-    assert len(seeds) == 11
+    assert len(seeds) == 12
     assert set(map(frozenset, seeds.values())) == {frozenset({0, 1, 2})}
 
 
