@@ -322,11 +322,15 @@ def test_the_packing_bound_counts_the_finetuning_behind_the_last_pretraining():
 # --- how near the policy comes
 
 
+FEW_STAGES = {"scn-cpu": 4 / 3, "why-ddpm-cpu": 1.15}
+"""Search spaces with so few stages that no order comes nearer: 6 equal ones on the 4 places of a GPU take 2 rounds."""
+
+
 @pytest.mark.parametrize("name", shipped_grids())
 def test_shipped_search_spaces_end_within_a_twentieth_of_the_lower_bound(name):
     plan = plan_of(load_grid(find_grid(name)).trials)
     for gpus in (1, 4, 8, 32, 64):
-        assert forecast(plan, default_costs(), Machine(gpus)).ratio <= 1.05
+        assert forecast(plan, default_costs(), Machine(gpus)).ratio <= FEW_STAGES.get(name, 1.05) + 1e-9
 
 
 # --- the command
@@ -348,7 +352,7 @@ def test_plan_prints_the_prediction_with_and_without_sharing():
     assert abs(hours * 3600 + minutes * 60 + seconds - schedule.makespan_s) <= 1
     assert float(shared[2]) == pytest.approx(schedule.gpu_seconds / 3600, abs=0.01)
     assert float(shared[-1]) <= 1.05
-    assert float(alone[3]) > 5 * float(shared[2])
+    assert float(alone[3].replace(",", "")) > 5 * float(shared[2])
 
 
 def test_plan_without_gpus_predicts_for_cpu_slots_and_only_what_is_asked_for():

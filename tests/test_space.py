@@ -428,3 +428,27 @@ def test_a_trial_file_is_loaded_like_a_trial(tmp_path: Path):
     assert load_trial(source).trial_id == trial(shots=5, pretrain={"method": "ddpm"}).trial_id
     with pytest.raises(InputError, match=r"trial.yaml:2: shots"):
         load_trial(Source.parse("dataset: synthetic\nshots: -1\n", "trial.yaml"))
+
+
+def test_a_list_under_a_misspelt_field_of_base_is_refused_by_its_name(tmp_path):
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(
+        "name: t\ndescription: t\nbase: {dataset: synthetic, network: {kind: unet, channel: [8, 16]}}\nblocks: [{grid: {seed: 0}}]\n"
+    )
+    with pytest.raises(InputError, match=r"channel.*did you mean 'channels'"):
+        load_grid(find_grid(str(grid)))
+
+
+def test_where_nothing_but_the_encoder_is_transferred_both_ways_are_one_trial():
+    network = {"kind": "scn", "channels": [8, 16], "spatial_scale": 4}
+    whole, encoder = (
+        trial(image_size=32, network=network, pretrain={"method": "ddpm", "transfer": transfer})
+        for transfer in ("network", "encoder")
+    )
+    assert whole.trial_id == encoder.trial_id
+
+
+@pytest.mark.parametrize("hf", ["justaname", "a/b", "a/b@main/c.pth"])
+def test_a_place_on_the_hub_has_three_parts(hf):
+    with pytest.raises(ValueError, match="hf must be OWNER/REPOSITORY/FILE, or with @REVISION behind it; got"):
+        trial(pretrain={"method": "weights", "name": "A", "hf": hf})

@@ -43,6 +43,9 @@ class Grid:
 _KINDS = {str: "text", dict: "a mapping", list: "a list"}
 """Types of the keys of a search space, as messages name them."""
 
+_FIELDS = {field.path for field in trial_fields()}
+"""All fields of a trial."""
+
 _LIST_FIELDS = {field.path for field in trial_fields() if typing.get_origin(field.annotation) is tuple}
 """Fields that are lists themselves, so that a list of values does not expand, and a list of lists does."""
 
@@ -145,7 +148,7 @@ def load_grid(source: Source, overrides: Sequence[str] = (), measured: StepSecon
     overridden = {path for path, _, _ in changes}
     base = [leaf for leaf in _leaves(data.get("base", {}), (), ("base",)) if leaf[0] not in overridden] + changes
     for path, value, place in base:
-        if isinstance(value, list) and path not in _LIST_FIELDS:
+        if isinstance(value, list) and path in _FIELDS and path not in _LIST_FIELDS:
             _refuse_at(source, place, f"base never expands; put the list in a block's grid; got {value!r}")
     trials: dict[str, TrialSpec] = {}
     used: set[tuple[str, ...]] = set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Self, TypeAlias
@@ -225,7 +226,6 @@ class WeightsSpec(Spec):
     file: str | None = Field(None, description="file (.safetensors, .pth, .pt) with the weights of the encoder")
     hf: str | None = Field(
         None,
-        pattern=r"^[\w.-]+/[\w.-]+/[^@\s]+(@[\w./-]+)?$",
         description="in its place a file on the Hugging Face Hub, OWNER/REPOSITORY/FILE[@REVISION]; FILE may hold *",
     )
     weights_sha256: str | None = Field(
@@ -234,6 +234,10 @@ class WeightsSpec(Spec):
 
     @model_validator(mode="after")
     def _hash_file(self) -> Self:
+        if self.hf is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+/[^@\s]+(@[\w./-]+)?", self.hf):
+            raise ValueError(
+                f"hf must be OWNER/REPOSITORY/FILE, or with @REVISION behind it; got '{self.hf}'; give all three parts"
+            )
         if self.file is not None and self.hf is not None:
             raise ValueError(f"file must be left out where hf is given; got '{self.file}' and '{self.hf}'; keep one")
         identify(self, "file", self.file, self.weights_sha256)

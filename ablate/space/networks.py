@@ -97,6 +97,7 @@ class NetworkRow:
     fields: tuple[str, ...]  # of `NetworkSpec` that it uses; the others are left out of a trial's identity
     multiple: Callable[[NetworkSpec], int]  # see `NetworkSpec.multiple`
     has_timesteps: bool = False  # fine-tuning tells it a diffusion timestep
+    has_decoder: bool = True  # a whole network's snapshot holds more than its encoder that fine-tuning starts from
     defaults: Mapping[str, object] = field(default_factory=dict)  # of its fields, where they are not the specs'
 
     @property
@@ -120,6 +121,7 @@ NETWORKS: dict[str, NetworkRow] = {
         "ablate.network.scn",
         ("channels", "dropout", "spatial_channels", "spatial_kernel", "spatial_scale", "input_range"),
         lambda spec: math.lcm(2 ** (len(spec.channels) - 1), spec.spatial_scale),
+        has_decoder=False,
         defaults={"channels": (128, 128, 128, 128)},
     ),
 }

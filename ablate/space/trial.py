@@ -226,6 +226,8 @@ def _full(spec: Spec) -> dict[str, Any]:
     data["network"] = {name: value for name, value in data["network"].items() if name in ("kind", *used.fields)}
     if data["network"].get("input_range") == used.input_range:  # a default that depends on the kind
         data["network"].pop("input_range", None)
+    if not used.has_decoder:
+        data["pretrain"].pop("transfer", None)
     if not used.has_timesteps:
         data["finetune"].pop("timestep")
     if data["finetune"]["epochs"] is None:  # there are steps
