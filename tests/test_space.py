@@ -432,9 +432,9 @@ def test_a_trial_file_is_loaded_like_a_trial(tmp_path: Path):
 
 def test_a_list_under_a_misspelt_field_of_base_is_refused_by_its_name(tmp_path):
     grid = tmp_path / "grid.yaml"
-    grid.write_text(
-        "name: t\ndescription: t\nbase: {dataset: synthetic, network: {kind: unet, channel: [8, 16]}}\nblocks: [{grid: {seed: 0}}]\n"
-    )
+    base = {"dataset": "synthetic", "network": {"kind": "unet", "channel": [8, 16]}}
+    described = {"name": "t", "description": "t", "base": base, "blocks": [{"grid": {"seed": 0}}]}
+    grid.write_text(yaml.safe_dump(described))
     with pytest.raises(InputError, match=r"channel.*did you mean 'channels'"):
         load_grid(find_grid(str(grid)))
 
