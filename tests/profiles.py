@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ablate.space import METHODS, TrialSpec, find_grid, flatten, load_grid, trial_fields
+from ablate.space.words import spoken
 
 PROFILES = ("paper", "recommended")
 
@@ -92,11 +93,9 @@ def words(field: str, value: Any) -> str:
     """Return a value as the table shows it; a dash for a field that is not there."""
     if value is None:
         return "–"
-    if field == "pretrain_hidden_dim" and value == 0:
-        return "features"
     if isinstance(value, bool):
         return str(value).lower()
-    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(spoken(field, value))
 
 
 def table() -> str:

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 import pytest
 import torch
+from hub import point_at
 from test_models import build
 from tiny import tiny_trial
 from torch import Tensor, nn
@@ -19,13 +20,14 @@ from torch import Tensor, nn
 from ablate.errors import InputError
 from ablate.network.hub import fetch
 from ablate.network.starting import Start, check_start
+from ablate.running.inspection import kind_of
 from ablate.space import NetworkSpec, TrialSpec, WeightsSpec
 from ablate.stage.settings import Settings
 from ablate.stage.starts import publish_start, start_of
 from ablate.stage.task import data_in
 from ablate.stage.trial import run_trial
 from ablate.store import Store
-from ablate.store.layout import log_file, start_folder, trial_folder
+from ablate.store.layout import MODEL, log_file, start_folder, trial_folder
 
 REFERENCE = NetworkSpec(kind="reference", width=8)
 DENSENET = NetworkSpec(kind="encoder", encoder="densenet121")
@@ -184,15 +186,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     folder.mkdir()
     with Hub(folder) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}"
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
-        monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", address)
-        monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", address)
-        monkeypatch.setattr(
-            "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE",
-            address + "/{repo_id}/resolve/{revision}/{filename}",
-        )
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+        point_at(server.server_port, tmp_path / "hub", monkeypatch)
         yield folder
         server.shutdown()
 
@@ -244,3 +238,21 @@ def test_a_file_and_a_place_on_a_hub_exclude_each_other(tmp_path: Path) -> None:
         WeightsSpec(name="A", file=str(ddpm_file(tmp_path / "a.pth")), hf="a/b/c")
     with pytest.raises(ValueError, match="hf"):
         WeightsSpec(name="A", hf="just-a-name")
+
+
+def test_a_damaged_start_in_a_run_is_read_from_its_file_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spec = spec_of(ddpm_file(tmp_path / "checkpoint.pth"))
+    store = Store.open(tmp_path / "run")
+    publish_start(store, spec)
+    damaged = tmp_path / "run" / start_folder(spec.name, spec.content) / MODEL
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    with caplog.at_level("WARNING", logger="ablate"):
+        found = start_of(store, spec)
+    assert found.found.tensors.keys() == Start.read(spec).found.tensors.keys()
+    assert "read again" in caplog.text
+
+
+def test_clean_says_what_starts_take(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "run")
+    publish_start(store, spec_of(ddpm_file(tmp_path / "checkpoint.pth")))
+    assert {kind_of(path) for path in store.sizes()} == {"starts"}

@@ -242,7 +242,7 @@ def test_plan_counts_what_sharing_saves(ablate):
 
 
 def test_dry_run_prints_the_plan_checks_and_leaves_nothing(ablate, tmp_path, monkeypatch):
-    monkeypatch.setattr("ablate.stage.machine.bf16_speed", lambda device: 1.0)
+    monkeypatch.setattr("ablate.stage.machine.bf16_speed", lambda: 1.0)
     outcome = ablate("run", "--grid", "demo", "--dry-run", "--out", tmp_path / "new" / "run")
     assert outcome == (
         0,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hub import point_at
 from huggingface_hub.file_download import repo_folder_name
 from safetensors.torch import save_file
 from tiny import small_network
@@ -360,13 +361,7 @@ class HubHandler(BaseHTTPRequestHandler):
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with Hub() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}"
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
-        monkeypatch.setattr(
-            "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE",
-            address + "/{repo_id}/resolve/{revision}/{filename}",
-        )
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+        point_at(server.server_port, tmp_path / "hub", monkeypatch)
         yield server
         server.over.set()
         server.shutdown()

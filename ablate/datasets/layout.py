@@ -6,7 +6,6 @@ user's own folder. Shape suffixes: K landmarks, 2 = (x, y).
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from ablate.datasets.types import (
     Unit,
 )
 from ablate.errors import InputError, nearest
+from ablate.space import sha256_of
 from ablate.words import counted
 
 
@@ -124,8 +124,7 @@ class FileRecord(Record):
         if self.sha256 is not None:
             return self.sha256
         try:
-            with self.path.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+            return sha256_of(self.path)
         except OSError as error:
             raise InputError(
                 f"{self.path}: must be a readable image file; {error.strerror}; restore it or remove its label"

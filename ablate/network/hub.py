@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import fnmatch
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ablate.errors import InputError
+from ablate.space import HUB_ADDRESS
 
 HUB_TIMEOUT_S = 5.0
 """How long it is waited for the hub to say what it has."""
 
 _LISTED = 12  # files named in a message before it says how many more there are
-
-_ADDRESS = re.compile(r"(?P<repository>[^/@]+/[^/@]+)/(?P<pattern>[^@]+)(@(?P<revision>.+))?")
 
 
 class HubFile(NamedTuple):
@@ -37,9 +35,9 @@ def fetch(address: str) -> HubFile:
     """
     from huggingface_hub import hf_hub_download
 
-    found = _ADDRESS.fullmatch(address)
+    found = HUB_ADDRESS.fullmatch(address)
     assert found is not None  # the field of `pretrain` has this form
-    repository, pattern, revision = found["repository"], found["pattern"], found["revision"]
+    repository, pattern, revision = found["repository"], found["file"], found["revision"]
     names, commit, reason = _listed(repository, revision)
     if not names:
         raise InputError(
@@ -58,7 +56,7 @@ def fetch(address: str) -> HubFile:
         path = Path(hf_hub_download(repository, fitting[0], revision=commit))
     except Exception as error:  # of the network, the server, the disk: in every case there is no copy
         raise InputError(
-            f"pretrain.hf '{address}' cannot be downloaded: {_reason(error)}; give pretrain.file with the weights"
+            f"pretrain.hf '{address}' cannot be downloaded: {reason_of(error)}; give pretrain.file with the weights"
         ) from error
     return HubFile(path, f"{repository}/{fitting[0]}@{commit}")
 
@@ -71,7 +69,7 @@ def _listed(repository: str, revision: str | None) -> tuple[Sequence[str], str, 
         info = HfApi().model_info(repository, revision=revision, timeout=HUB_TIMEOUT_S)
         return sorted(item.rfilename for item in info.siblings or ()), str(info.sha), ""
     except Exception as error:  # no route, no name, refused, not found, offline mode
-        reason = _reason(error)
+        reason = reason_of(error)
     try:
         folder = Path(snapshot_download(repository, revision=revision, local_files_only=True))
     except Exception:  # it is not in the cache
@@ -80,7 +78,8 @@ def _listed(repository: str, revision: str | None) -> tuple[Sequence[str], str, 
     return names, folder.name, reason
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Return an error of the hub, the network or the disk in one line."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 

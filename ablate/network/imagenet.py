@@ -8,12 +8,10 @@ from ablate.errors import InputError
 from ablate.network.base import Network
 from ablate.network.building import outline
 from ablate.network.encoder import INPUTS, EncoderUNet, check_encoder_name, encoder_options
+from ablate.network.hub import HUB_TIMEOUT_S, reason_of
 from ablate.network.starting import match_file, put, told
 from ablate.network.weights import read_file
 from ablate.space import PAPER_SIZE, NetworkSpec
-
-HUB_TIMEOUT_S = 5.0
-"""How long a check waits for the server of the ImageNet weights."""
 
 
 def load_imagenet(network: Network, weights: str | None = None) -> str:
@@ -82,8 +80,7 @@ def check_imagenet(network: NetworkSpec, weights: str | None = None, *, image_si
             # not hf_hub_download(dry_run=True): where no server answers, that one asks again for minutes
             get_hf_file_metadata(hf_hub_url(repository, file, revision=revision), timeout=HUB_TIMEOUT_S)
         except Exception as error:  # no route, no name, refused, not found, offline mode
-            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            raise InputError(_no_imagenet(network.encoder, sources, reason)) from error
+            raise InputError(_no_imagenet(network.encoder, sources, reason_of(error))) from error
 
 
 def imagenet_files(encoder: str) -> list[tuple[str, str | None, str]]:

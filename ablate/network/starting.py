@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ from ablate.network.encoder import timm_names
 from ablate.network.hub import fetch
 from ablate.network.matching import Match, Target, match
 from ablate.network.weights import WeightsFile, read_file
-from ablate.space import NetworkSpec, WeightsSpec, missing_field
+from ablate.space import NetworkSpec, WeightsSpec, missing_field, sha256_of
 
 
 class Start(NamedTuple):
@@ -37,9 +36,7 @@ class Start(NamedTuple):
         if start.hf is None:
             return cls(read_file(str(start.file), "file"), str(start.file))
         path, source = fetch(start.hf)
-        with path.open("rb") as file:
-            sha = hashlib.file_digest(file, "sha256").hexdigest()
-        if start.weights_sha256 not in (None, sha):
+        if start.weights_sha256 is not None and (sha := sha256_of(path)) != start.weights_sha256:
             raise InputError(f"pretrain.hf '{source}' has changed: SHA-256 {sha}, expected {start.weights_sha256}")
         return cls(read_file(path, "hf"), source)
 

@@ -19,7 +19,7 @@ import pandas as pd
 from ablate.errors import InputError, nearest
 from ablate.report.roles import ROLE, by_role, searched_fields
 from ablate.space import FILES_OF_WEIGHTS, METHODS, method_label
-from ablate.space.words import TRANSFERS
+from ablate.space.words import spoken
 from ablate.tables import TABLES, shots_of_number
 
 Value: TypeAlias = str | int | float | bool | tuple[object, ...] | None
@@ -130,10 +130,8 @@ def value_label(field: str, value: Value) -> str:
     if field == INITIALISATION:
         method, _, name = str(value).partition(":")
         return method_label(method, name) if method in METHODS else str(value)
-    if field == "pretrain_hidden_dim" and value == 0:
-        return "features"
-    if field == TRANSFER:
-        return TRANSFERS.get(str(value), str(value))
+    if (words := spoken(field, value)) != value:
+        return str(words)
     if field == "pretrain_weights_sha256":
         return str(value)[:8]
     if isinstance(value, bool):

@@ -255,9 +255,10 @@ class _Run:
             Recorder(store, self.trials, self.stop.because_of) as recorder,
         ):
             resources, stock = self._resources()
-            for name in dict.fromkeys(trial.dataset for trial in (todo if self.tuning is None else self.grid.trials)):
+            ahead = todo if self.tuning is None else self.grid.trials
+            for name in dict.fromkeys(trial.dataset for trial in ahead):
                 write_thumbnails(store, loaded[name], options.data_dir)
-            publish_starts(store, todo)
+            publish_starts(store, ahead)
             costs = costs_for(store, gpus_pretrain=resources.gpus_pretrain, gpus_finetune=resources.gpus_finetune)
             policy = make_policy(costs)
             kept = {"share": options.share, "keep_weights": options.keep_weights}

@@ -17,6 +17,7 @@ from ablate.store.layout import (
     REFERENCES,
     REPORT,
     SPEC,
+    STARTS,
     STATE,
     TABLES,
     TRIALS,
@@ -41,6 +42,7 @@ KINDS = {
     "pictures": "thumbnails and strips for the report",
     "report": "tables, figures and the page",
     "references": "published results beside the run's own",
+    "starts": "starting points of one's own, needed to go on where their files are not",
     "logs": "logs of the stages",
     "other": "run.yaml and control files",
 }
@@ -164,7 +166,7 @@ def _tuning_lines(store: Store, described: Mapping[str, Any]) -> Iterator[str]:
 def kind_of(path: str) -> str:
     """Return the kind of a stored file, a key of `KINDS`, by its path in the store."""
     parts = path.split("/")
-    if parts[0] in (TABLES, PICTURES, REPORT, REFERENCES):
+    if parts[0] in (TABLES, PICTURES, REPORT, REFERENCES, STARTS):
         return parts[0]
     if parts[-1] == LOG:
         return "logs"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ablate.space import NETWORKS, Pretraining, TrialSpec, flatten, method_label, trial_fields
-from ablate.space.words import TRANSFERS, initialisation
+from ablate.space.words import initialisation, spoken
 
 _START = ("pretrain_method", "pretrain_name", "pretrain_timesteps", "pretrain_steps")
 _LEADING = (*_START, "dataset", "pretrain_dataset", "shots")
@@ -20,10 +20,10 @@ _ALONE = (*_START, "dataset", "shots", "seed")
 """What names a trial that differs from no other."""
 
 _WORDS: Mapping[str, Callable[[Any], str]] = {
-    "pretrain_hidden_dim": lambda value: f"hidden_dim {value or 'features'}",
+    "pretrain_hidden_dim": lambda value: f"hidden_dim {spoken('pretrain_hidden_dim', value)}",
     "pretrain_timesteps": lambda value: f"T={value}",
     "pretrain_steps": lambda value: f"{value} steps",
-    "pretrain_transfer": lambda value: TRANSFERS[value] if value != "network" else "",
+    "pretrain_transfer": lambda value: str(spoken("pretrain_transfer", value)) if value != "network" else "",
     "dataset": str,
     "pretrain_dataset": lambda value: f"from {value}",
     "shots": lambda value: f"{value} shot{'' if value == 1 else 's'}",

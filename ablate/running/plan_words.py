@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ablate.running.naming import Names
 from ablate.schedule.fitting import sharing_lines
 from ablate.space import METHODS, Equal, Grid, Plan, TrialSpec, axes_of
-from ablate.space.words import initialisation
+from ablate.space.words import initialisation, spoken
 from ablate.words import counted
 
 if TYPE_CHECKING:
@@ -19,14 +19,8 @@ if TYPE_CHECKING:
 _LISTED = 12
 
 
-def _text(name: str, value: Any) -> str:
-    if name == "pretrain_hidden_dim" and value == 0:
-        return "features"
-    return METHODS[value].label if value in METHODS else str(value)
-
-
 def _values(name: str, values: Sequence[Any]) -> str:
-    texts = [_text(name, value) for value in values]
+    texts = [METHODS[value].label if value in METHODS else str(spoken(name, value)) for value in values]
     more = f", ... ({len(texts)} values)" if len(texts) > _LISTED else ""
     return ", ".join(texts[:_LISTED]) + more
 

@@ -7,6 +7,7 @@ from ablate.space.finetuning import SMALLEST_SIGMA, AugmentSpec, EvaluateSpec, F
 from ablate.space.grid import Grid, Plan, axes_of, load_grid, load_trial, plan_of, recorded_trial
 from ablate.space.lengths import Length, num_held_out
 from ablate.space.methods import (
+    HUB_ADDRESS,
     METHODS,
     BarlowTwinsSpec,
     ByolSpec,
@@ -31,7 +32,7 @@ from ablate.space.methods import (
 )
 from ablate.space.networks import COSTLESS, NETWORKS, EncoderInput, NetworkRow, NetworkSpec, Precision
 from ablate.space.noise import BetaSchedule, signal_left
-from ablate.space.pretrain import FILES_OF_WEIGHTS, Pretrain
+from ablate.space.pretrain import FILES_OF_WEIGHTS, Pretrain, sha256_of
 from ablate.space.spec import Spec
 from ablate.space.trial import (
     BUILT_IN_DATASETS,
@@ -49,6 +50,7 @@ __all__ = [
     "BUILT_IN_DATASETS",
     "COSTLESS",
     "FILES_OF_WEIGHTS",
+    "HUB_ADDRESS",
     "METHODS",
     "NETWORKS",
     "PAPER_SIZE",
@@ -113,6 +115,7 @@ __all__ = [
     "num_held_out",
     "plan_of",
     "recorded_trial",
+    "sha256_of",
     "shipped_folder",
     "shipped_grids",
     "signal_left",

@@ -213,6 +213,10 @@ class ImagenetSpec(StartingWeights):
     method: Literal["imagenet"] = "imagenet"
 
 
+HUB_ADDRESS = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)/(?P<file>[^@\s]+)(@(?P<revision>[\w./-]+))?")
+"""A file on the Hugging Face Hub, as `pretrain.hf` gives it."""
+
+
 class WeightsSpec(Spec):
     """A starting point of one's own: the weights in a file, under a name of their own in every table."""
 
@@ -234,7 +238,7 @@ class WeightsSpec(Spec):
 
     @model_validator(mode="after")
     def _hash_file(self) -> Self:
-        if self.hf is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+/[^@\s]+(@[\w./-]+)?", self.hf):
+        if self.hf is not None and not HUB_ADDRESS.fullmatch(self.hf):
             raise ValueError(
                 f"hf must be OWNER/REPOSITORY/FILE, or with @REVISION behind it; got '{self.hf}'; give all three parts"
             )

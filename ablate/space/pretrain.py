@@ -17,6 +17,12 @@ AFTER_TRAINING = ("steps", "transfer")
 """The fields of `pretrain` that say what of a training is fine-tuned, and are no part of what the training is."""
 
 
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex digits; raises `OSError`."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def identify(spec: Spec, field: str, given: str | None, expected: str | None) -> None:
     """Put the absolute path of the file that `field` names and its SHA-256 into a spec that has just been validated.
 
@@ -33,8 +39,7 @@ def identify(spec: Spec, field: str, given: str | None, expected: str | None) ->
         return
     path = Path(given).expanduser().resolve()
     try:
-        with path.open("rb") as file:
-            sha = hashlib.file_digest(file, "sha256").hexdigest()
+        sha = sha256_of(path)
     except OSError as error:
         if expected:  # the identity is known; whoever loads the file reports that it is gone
             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from ablate.space.fields import METHOD_FIELD, flatten
 from ablate.space.methods import method_label
@@ -13,8 +13,16 @@ from ablate.space.trial import TrialSpec
 _FORMS = {"pretrain.timesteps": "T={}", "pretrain.betas": "betas {}"}
 """Fields whose value alone does not say of what it is."""
 
-TRANSFERS = {"network": "whole network", "encoder": "encoder only"}
-"""What of a pre-trained network is fine-tuned, by `pretrain.transfer`."""
+_SPOKEN: Mapping[str, Mapping[object, str]] = {
+    "pretrain_transfer": {"network": "whole network", "encoder": "encoder only"},
+    "pretrain_hidden_dim": {0: "features"},
+}
+"""Values that a reader is not shown as they stand, by their field as a column."""
+
+
+def spoken(column: str, value: object) -> object:
+    """Return a field's value as a reader is shown it: the words for it, where there are some, else itself."""
+    return _SPOKEN.get(column, {}).get(value, value) if isinstance(value, (str, int)) else value
 
 
 def initialisation(spec: Spec) -> str:
@@ -36,7 +44,7 @@ def arm_words(trial: TrialSpec, fields: Iterable[str]) -> str:
         if field == ".".join(METHOD_FIELD):
             words.append(method_label(trial.method))
         elif field == "pretrain.transfer":
-            words += [TRANSFERS[row[column]]] if row.get(column, "network") != "network" else []
+            words += [str(spoken(column, row[column]))] if row.get(column, "network") != "network" else []
         elif column in row:
             words.append(_FORMS.get(field, "{}").format(row[column]))
     return ", ".join(words)

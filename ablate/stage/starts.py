@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable
 
 from safetensors.torch import load as load_tensors
@@ -11,8 +12,10 @@ from safetensors.torch import save as save_tensors
 from ablate.network.starting import Start
 from ablate.network.weights import WeightsFile
 from ablate.space import TrialSpec, WeightsSpec
-from ablate.store import Store
+from ablate.store import CorruptArtifact, Store
 from ablate.store.layout import MODEL, ORDER, start_folder
+
+logger = logging.getLogger("ablate")
 
 
 def publish_starts(store: Store, trials: Iterable[TrialSpec]) -> None:
@@ -45,13 +48,18 @@ def publish_start(store: Store, spec: WeightsSpec) -> None:
 def start_of(store: Store, spec: WeightsSpec) -> Start:
     """Return a starting point from the store, into which it is put where it is not there.
 
+    What is damaged there is left aside for the file itself.
+
     Raises:
         InputError: see `Start.read`.
-        CorruptArtifact: what is in the store is damaged.
     """
     publish_start(store, spec)
     folder = start_folder(spec.name, spec.content)
-    files, manifest = store.load(folder), store.manifest(folder)
+    try:
+        files, manifest = store.load(folder), store.manifest(folder)
+    except CorruptArtifact as error:
+        logger.warning("%s; the file that it is from is read again", error)
+        return Start.read(spec)
     order, tensors = json.loads(files[ORDER]), load_tensors(files[MODEL])
     found = WeightsFile(
         {name: tensors[name] for name in order["names"]}, order["container"], tuple(order["beside"]), order["ordered"]

@@ -33,9 +33,10 @@ class OutOfMemory(Exception):  # noqa: N818
 
 @dataclass(frozen=True)
 class PassSize:
-    """How many groups of `batch_size` images go through a network in one forward pass: the machine's choice.
+    """How the forward passes of a training are made: the machine's choice.
 
-    It changes what sums add in, and so last bits; see `ablate.training.groups`.
+    How many groups of `batch_size` images one holds changes what sums add in, and compiling how they are added: both
+    change last bits and are part of a training's state. See `ablate.training.groups`, `graphs` and `compiling`.
     """
 
     groups: int = 1
