@@ -17,7 +17,7 @@ from ablate.report.analysis import Analysis, analyse
 from ablate.report.axis_charts import axis_charts, figure_of
 from ablate.report.chart_kinds import Line, LineChart, RankChart, places_of
 from ablate.report.charts import FIGURES, rank_charts, rate_charts, shot_charts, step_charts
-from ablate.report.figures import FORMATS, draw, drawable, files_of, print_style
+from ablate.report.figures import FORMATS, draw, drawable, drawable_names, files_of, print_style
 from ablate.report.interactive import chart_json
 from ablate.report.metrics import MEAN_SHAPE
 from ablate.report.run_data import read_run
@@ -118,6 +118,16 @@ def test_a_hostile_name_is_text_in_svg_and_on_the_page() -> None:
 def test_letters_that_the_font_lacks_become_boxes_and_long_names_are_cut() -> None:
     assert drawable("中 é") == "□ é"
     assert drawable("x" * 50, 10) == "x" * 9 + "…"
+
+
+def test_long_names_lose_letters_where_they_stay_different() -> None:
+    arms = ["DDPM (whole network, default)", "DDPM (whole network, tuned)", "scratch"]
+    assert drawable_names(arms, 22) == ["DDPM (whole ne…efault)", "DDPM (whole ne… tuned)", "scratch"]
+    late = [f"xxxxxxxxxxxx{number}yyyyyyyyy" for number in (1, 2)]
+    assert drawable_names(late, 12) == ["x…1yyyyyyyyy", "x…2yyyyyyyyy"]
+    apart = ["x" * 30 + "1" + "y" * 30, "x" * 30 + "2" + "y" * 30]
+    assert drawable_names(apart, 12) == apart  # no place keeps them apart: they stay whole
+    assert drawable_names(["a" * 30, "a" * 30], 10) == ["aaaaaa…aaa"] * 2
 
 
 def test_a_run_of_one_seed_says_that_its_intervals_are_over_images_only(tmp_path: Path) -> None:

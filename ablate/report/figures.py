@@ -79,6 +79,16 @@ def _letters(font: str) -> frozenset[int]:
     return frozenset(get_font(findfont(FontProperties(family=[font]))).get_charmap())
 
 
+def _font() -> str:
+    """Return the name of the font in use."""
+    return str(mpl.rcParams["font.family"][0])
+
+
+def _dots(letters: frozenset[int]) -> str:
+    """Return what stands where letters were cut."""
+    return "…" if ord("…") in letters else "."
+
+
 def drawable(text: str, longest: int = 200, font: str | None = None) -> str:
     """Return text in one line that a font can draw; other letters become a box, a long name is cut.
 
@@ -87,11 +97,33 @@ def drawable(text: str, longest: int = 200, font: str | None = None) -> str:
         longest: most letters.
         font: its name; default: the font in use.
     """
-    letters = _letters(font or str(mpl.rcParams["font.family"][0]))
+    letters = _letters(font or _font())
     box = "□" if ord("□") in letters else "?"
     text = "".join(c if ord(c) in letters else box for c in one_line(text))
-    dots = "…" if ord("…") in letters else "."
-    return text if len(text) <= longest else text[: longest - 1] + dots
+    return text if len(text) <= longest else text[: longest - 1] + _dots(letters)
+
+
+def drawable_names(names: Sequence[str], longest: int, font: str | None = None) -> list[str]:
+    """Return names that a font can draw, see `drawable`; where they are cut, different names stay different.
+
+    Long names lose letters in the middle, all in one place: after two thirds, or as near as that keeps them apart.
+    Where no place does, they stay whole.
+
+    Args:
+        names: what to write.
+        longest: most letters of a name.
+        font: its name; default: the font in use.
+    """
+    whole = [drawable(name, font=font) for name in names]
+    dots = _dots(_letters(font or _font()))
+    for kept in sorted(range(longest), key=lambda kept: abs(kept - longest // 3)):  # letters kept after the dots
+        cut = [
+            name if len(name) <= longest else name[: longest - 1 - kept] + dots + name[len(name) - kept :]
+            for name in whole
+        ]
+        if len(set(cut)) == len(set(whole)):
+            return cut
+    return whole
 
 
 def draw(chart: Chart, style: Print | None = None) -> Figure:
@@ -145,7 +177,7 @@ def _marks(chart: Chart, letters: int) -> list[str]:
 
 
 def _draw_lines(chart: LineChart, width_in: float) -> Figure:
-    names = [drawable(line.label, LONGEST_NAME) for line in chart.lines]
+    names = drawable_names([line.label for line in chart.lines], LONGEST_NAME)
     columns = _legend_columns(names, width_in)
     marks = _marks(chart, round(64 * width_in / 3.4))
     figure, axes = _figure(width_in, 2.3 + 0.16 * math.ceil(len(names) / columns) + 0.13 * len(marks))
@@ -211,7 +243,7 @@ class _Short(ScalarFormatter):
 
 
 def _draw_heat(chart: HeatChart, width_in: float) -> Figure:
-    columns = [drawable(name, 24) for name in chart.columns]
+    columns = drawable_names(chart.columns, 24)
     longest = max(map(len, columns))
     upright = longest > LETTERS_ACROSS
     below_in = LETTER_IN * longest if upright else 0.0
@@ -219,7 +251,7 @@ def _draw_heat(chart: HeatChart, width_in: float) -> Figure:
     axes.grid(False)
     values = np.array(chart.values, np.float64)
     image = axes.imshow(values, cmap="cividis", aspect="auto", vmin=0)
-    axes.set_yticks(range(len(chart.rows)), [drawable(name, 34) for name in chart.rows])
+    axes.set_yticks(range(len(chart.rows)), drawable_names(chart.rows, 34))
     every = max(1, math.ceil(len(columns) / ((6 if upright else 3.5) * width_in)))
     axes.set_xticks(range(0, len(columns), every), columns[::every], rotation=90 if upright else 0)
     axes.set_xlabel(drawable(chart.x_label))
@@ -237,8 +269,9 @@ def _draw_ranks(chart: RankChart, width_in: float) -> Figure:
     axes.set_xlim(layout.low - 0.55 * span, layout.high + 0.55 * span)
     axes.set_ylim(layout.bottom - 0.05, layout.top)
     _draw_rank_parts(axes, layout)
-    for name in layout.names:
-        _draw_rank_name(axes, name)
+    names = drawable_names([name.name for name in layout.names], 22)
+    for name, drawn in zip(layout.names, names, strict=True):
+        _draw_rank_name(axes, name, drawn)
     _set_title(figure, axes, chart, width_in)
     return figure
 
@@ -253,8 +286,8 @@ def _draw_rank_parts(axes: Axes, layout: RankLayout) -> None:
         axes.text(tag.x, tag.y, drawable(tag.text), ha=align, va="bottom", fontsize=7)
 
 
-def _draw_rank_name(axes: Axes, name: RankName) -> None:
+def _draw_rank_name(axes: Axes, name: RankName, drawn: str) -> None:
     look = look_of(name.method)
     axes.plot([name.rank], [0], color=look.colour, marker=look.marker, markersize=4)
-    text, side = f" {drawable(name.name, 22)} {name.rank:.2f} ", "right" if name.left else "left"
+    text, side = f" {drawn} {name.rank:.2f} ", "right" if name.left else "left"
     axes.text(name.x, name.y, text, ha=side, va="center", fontsize=7)

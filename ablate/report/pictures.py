@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
 from ablate import tables
 from ablate.report.analysis import Analysis, Arm, Panel
-from ablate.report.figures import drawable
+from ablate.report.figures import drawable, drawable_names
 from ablate.report.grouping import Key
 from ablate.report.run_data import RunData
 from ablate.report.run_tables import fullest
@@ -187,9 +187,9 @@ def draw_sheet(
     sheet = Image.new("RGB", (max(width, 480), line_px * 2 + MARGIN_PX + len(chosen) * row_height + line_px), "white")
     pen = ImageDraw.Draw(sheet)
     pen.text((MARGIN_PX, 2), drawable(f"{panel.title}, {column.label('shots')} shots", 90, FONT), "black", font)
-    for number, one in enumerate(arms):
+    names = drawable_names([one.arm.label for one in arms], max(8, 3 * tile_width // (2 * font_px)), FONT)
+    for number, (one, name) in enumerate(zip(arms, names, strict=True)):
         left = MARGIN_PX + number * (tile_width + MARGIN_PX)
-        name = drawable(one.arm.label, max(8, 3 * tile_width // (2 * font_px)), FONT)
         pen.text((left, line_px), name, "black", font)
         for place, (case, image) in enumerate(chosen.items()):
             top = 2 * line_px + place * row_height
