@@ -183,6 +183,9 @@ def test_what_is_searched_is_named_by_the_plan(tmp_path, ablate):
     ) in out
     assert "    finetune.lr              0.0001 to 0.1 (log)" in out
     assert "    pretrain.steps           4, 6 (ddpm)" in out
+    shared = next(line.split() for line in out.splitlines() if line.startswith("    shared"))
+    assert [shared[4], shared[6]] == ["-", "-"]  # of the bounds only the work is known
+    assert "    -: not known before the run, as tuning decides which stages there are" in out
 
 
 def test_no_share_is_refused_where_something_is_tuned(tmp_path, ablate):

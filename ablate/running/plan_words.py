@@ -126,7 +126,7 @@ def forecast_lines(forecasts: Sequence[Forecast], machine: Machine, source: str)
             _clock(schedule.makespan_s),
             f"{hours:,.2f}",
             f"{schedule.idle_share:.1%}",
-            *(_clock(seconds) for seconds in (bounds.chain_s, bounds.work_s, bounds.packing_s)),
+            *("-" if at is None else _clock(at) for at in (bounds.chain_s, bounds.work_s, bounds.packing_s)),
             f"{forecast.ratio:.3f}",
         )
         name = "shared" if forecast.share else "not shared"
@@ -146,6 +146,8 @@ def forecast_lines(forecasts: Sequence[Forecast], machine: Machine, source: str)
         "    ratio: the makespan over the largest lower bound: the longest chain of pre-training and fine-tuning,"
     )
     lines.append(f"    all work spread over the {device}s, the best packing of pre-trainings (or of unshared trials)")
+    if any(forecast.bounds.chain_s is None for forecast in forecasts):
+        lines.append("    -: not known before the run, as tuning decides which stages there are")
     return lines
 
 

@@ -62,16 +62,16 @@ def _longest_first(jobs: Sequence[float], lanes: int) -> float:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Three lower bounds on the seconds of any schedule of the work."""
+    """Three lower bounds on the seconds of any schedule of the work; None where tuning decides what the work is."""
 
-    chain_s: float  # longest chain: a trial's pre-training to its snapshot, then its fine-tuning
+    chain_s: float | None  # longest chain: a trial's pre-training to its snapshot, then its fine-tuning
     work_s: float  # all work, spread evenly over the GPUs, slots or CPUs
-    packing_s: float  # best packing of the indivisible pre-trainings (of the trials, where nothing is shared)
+    packing_s: float | None  # best packing of the indivisible pre-trainings (of the trials, where nothing is shared)
 
     @property
     def largest_s(self) -> float:
-        """The largest of the three."""
-        return max(self.chain_s, self.work_s, self.packing_s)
+        """The largest of those that are known."""
+        return max(self.chain_s or 0.0, self.work_s, self.packing_s or 0.0)
 
 
 def lower_bounds(plan: Plan, costs: Costs, machine: Machine, *, share: bool = True) -> Bounds:
@@ -136,5 +136,5 @@ def forecast(plan: Plan, costs: Costs, machine: Machine, *, share: bool = True) 
     if plan.studies:  # what is tried depends on the rounds before: only its sum is a bound
         width = machine.gpus or machine.places or 1
         work_s = (schedule.gpu_seconds if machine.gpus else schedule.stage_seconds) / width
-        return Forecast(share, schedule, Bounds(0.0, work_s, 0.0))
+        return Forecast(share, schedule, Bounds(None, work_s, None))
     return Forecast(share, schedule, lower_bounds(plan, costs, machine, share=share))
