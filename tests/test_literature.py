@@ -107,6 +107,12 @@ def test_protocols_of_one_source_are_told_apart_in_tables_and_figures(store: Sto
     assert max(map(len, lines)) <= 64  # what fits a column of 3.4 inches
 
 
+def test_a_rate_below_one_percent_is_read_beside_a_larger_one(store: Store, tmp_path: Path) -> None:
+    text = "dataset,initialisation,shots,sdr_2,sdr_4,source\ncephalo,scratch,10,0.4,12.5,A\n"
+    (one,) = references_of(read_run(store), written(tmp_path, text))
+    assert one.values == pytest.approx({"sdr@2": 0.004, "sdr@4": 0.125})
+
+
 def test_a_report_with_literature_says_so_in_every_file_that_shows_it(store: Store, tmp_path: Path) -> None:
     write_report(store, reference=written(tmp_path, GOOD))
     for name in ("tables/mre.md", "tables/mre-intervals-cephalo.md", "tables/all.tex", "index.html"):

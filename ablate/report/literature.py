@@ -200,6 +200,15 @@ def _reference(
     }
     if not values:
         raise InputError(f"{place}: needs a number in one of the columns {', '.join(metrics)}")
+    rates = {
+        name: 100 * values[metric] for name, metric in metrics.items() if metric in values and metric.startswith(RATES)
+    }
+    if rates and 0 < max(rates.values()) < 1:  # beside a larger rate it can be one below 1 %
+        name = next(name for name, rate in rates.items() if rate)
+        raise InputError(
+            f"{place}, column {name!r}: is a percentage: {100 * rates[name]:g} for a share of {cells[name]}; "
+            f"got {cells[name]!r}"
+        )
     std = _number(place, "std", cells["std"], share=False) if cells.get("std") else None
     source, protocol = cells["source"], cells.get("protocol", "")
     return Reference(
@@ -217,10 +226,6 @@ def _number(place: str, name: str, text: str, *, share: bool) -> float:
     if not (0 <= value <= largest and math.isfinite(value)):
         what = "a percentage from 0 to 100" if share else "a number from 0, with a point for decimals"
         raise InputError(f"{place}, column {name!r}: must be {what}, or empty; got {text!r}")
-    if share and 0 < value < 1:
-        raise InputError(
-            f"{place}, column {name!r}: is a percentage: {100 * value:g} for a share of {text}; got {text!r}"
-        )
     return value / 100 if share else value
 
 
