@@ -81,6 +81,23 @@ def test_set_overrides_base_and_is_recorded():
     assert grid.resolved["base"]["finetune"]["epochs"] == 2
 
 
+def test_a_field_that_no_network_of_the_search_space_has_is_refused():
+    given = "name: x\nbase: {dataset: synthetic, network: %s}\nblocks: [{grid: {network: %s}}]"
+    both = grid_of(given % ("{layers_per_block: 1, encoder: resnet18}", "{kind: [unet, encoder]}"))
+    assert [spec.network.kind for spec in both.trials] == ["unet", "encoder"]  # base speaks to the kinds with the field
+    words = "has no effect: a network of kind unet has no field 'encoder', but attention, channels,"
+    for base, grid in (("{encoder: resnet18}", "{kind: unet}"), ("{kind: unet}", "{encoder: resnet18}")):
+        with pytest.raises(InputError, match=words):
+            grid_of(given % (base, grid))
+    with pytest.raises(InputError, match=f"^--set network.encoder=resnet18: {words}"):
+        grid_of(one_block(dataset="synthetic"), "network.encoder=resnet18")
+    other = grid_of("name: x\nbase: {network: {width: 8, kind: reference}}\nblocks: [{grid: {dataset: synthetic}}]",
+                    "network.kind=unet")  # fmt: skip
+    assert other.trials[0].network.kind == "unet"
+    run = {"name": "x", "search_space": other.resolved, "sessions": [], "trials": []}
+    assert load_grid(Source("run.yaml", run, None)).trials == other.trials  # what a run began with is not refused
+
+
 def test_steps_take_the_place_of_the_default_epochs():
     grid = grid_of(one_block(dataset="synthetic", finetune="{steps: [100, 200]}"))
     assert [(spec.finetune.steps, spec.finetune.epochs) for spec in grid.trials] == [(100, None), (200, None)]

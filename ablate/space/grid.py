@@ -127,11 +127,18 @@ def load_grid(source: Source, overrides: Sequence[str] = (), measured: StepSecon
     search space that says `equal: seconds`; they are recorded there. Raises `InputError` naming file, line,
     place, rule, value and nearest valid name.
     """
+    if isinstance(source.value, dict) and source.value.keys() >= _RECORDED:
+        return _recorded(source, overrides, measured)
+    return _load_space(source, overrides, measured)
+
+
+def _load_space(
+    source: Source, overrides: Sequence[str], measured: StepSeconds | None, *, is_recorded: bool = False
+) -> Grid:
+    """Expand a search space; one that a run has recorded may say more of networks than they use."""
     data = source.value
     if not isinstance(data, dict):
         raise InputError(f"{source.name}: a search space must be a mapping with name and blocks")
-    if data.keys() >= _RECORDED:
-        return _recorded(source, overrides, measured)
     known = ("name", "description", EQUAL, "base", "blocks", "tune")
     for name in data:
         if name not in known:
@@ -156,9 +163,14 @@ def load_grid(source: Source, overrides: Sequence[str] = (), measured: StepSecon
         here: Place = ("blocks", index)
         if not isinstance(block, dict) or set(block) != {"grid"} or not isinstance(block["grid"], dict):
             source.refuse(here, "a block must be a mapping with the one key grid")
-        for choice in _expand(block["grid"], (), (*here, "grid"), source):
-            spec = _trial_of(base, choice, (*here, "grid"), source, used)
-            trials.setdefault(spec.trial_id, spec)
+        choices = list(_expand(block["grid"], (), (*here, "grid"), source))
+        specs = [_trial_of(base, choice, (*here, "grid"), source, used) for choice in choices]
+        trials |= {spec.trial_id: spec for spec in specs if spec.trial_id not in trials}
+        if not is_recorded:
+            _refuse_unused(itertools.chain(*choices), specs, source)
+    if not is_recorded:
+        is_kind_new = ("network", "kind") in overridden  # then the file may speak to the kind that it had
+        _refuse_unused(changes if is_kind_new else base, tuple(trials.values()), source)
     for path, _, place in base:
         if path not in used:
             if path in overridden:
@@ -194,7 +206,7 @@ def _recorded(source: Source, overrides: Sequence[str], measured: StepSeconds | 
     Trials that are not in the recorded search space, because another one joined the run, come last.
     """
     data, space = source.value, Source(source.name, source.value["search_space"], None)
-    grid = load_grid(space, (), measured) if space.value else None
+    grid = _load_space(space, (), measured, is_recorded=True) if space.value else None
     trials = grid.trials if grid else ()
     own = {trial.trial_id for trial in trials}
     joined = [row for row in data["trials"] if row["trial_id"] not in own and row.get("role") != "tuned"]
@@ -204,7 +216,7 @@ def _recorded(source: Source, overrides: Sequence[str], measured: StepSeconds | 
             "its search space, but joined the run; give the file of the search space instead"
         )
     if overrides:
-        grid = load_grid(space, overrides, measured)
+        grid = _load_space(space, overrides, measured, is_recorded=True)
         trials = grid.trials
     merged = {trial.trial_id: trial for trial in (*trials, *(recorded_trial(row, source.name) for row in joined))}
     resolved, studies = (grid.resolved, grid.studies) if grid else (space.value, ())
@@ -221,6 +233,20 @@ def _refuse_at(source: Source, place: Place, problem: str) -> NoReturn:
     if place and str(place[0]).startswith("--set "):
         raise InputError(f"{place[0]}: {problem}")
     source.refuse(place, problem)
+
+
+def _refuse_unused(leaves: Iterable[Leaf], trials: Sequence[TrialSpec], source: Source) -> None:
+    """Refuse a field of `network` that no network of these trials has."""
+    kinds = dict.fromkeys(trial.network.kind for trial in trials)
+    fields = {"kind", *(name for trial in trials for name in trial.network.fields)}
+    for path, _, place in leaves:
+        if path[0] == "network" and len(path) > 1 and path[1] not in fields:
+            _refuse_at(
+                source,
+                place,
+                f"has no effect: a network of kind {' or '.join(kinds)} has no field {path[1]!r}, but "
+                f"{', '.join(sorted(fields - {'kind'}))}; leave it out, or set network.kind",
+            )
 
 
 def _trial_of(
