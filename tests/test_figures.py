@@ -125,9 +125,7 @@ def test_long_names_lose_letters_where_they_stay_different() -> None:
     assert drawable_names(arms, 22) == ["DDPM (whole ne…efault)", "DDPM (whole ne… tuned)", "scratch"]
     late = [f"xxxxxxxxxxxx{number}yyyyyyyyy" for number in (1, 2)]
     assert drawable_names(late, 12) == ["x…1yyyyyyyyy", "x…2yyyyyyyyy"]
-    apart = ["x" * 30 + "1" + "y" * 30, "x" * 30 + "2" + "y" * 30]
-    assert drawable_names(apart, 12) == apart  # no place keeps them apart: they stay whole
-    assert drawable_names(["a" * 30, "a" * 30], 10) == ["aaaaaa…aaa"] * 2
+    assert drawable_names(["a" * 30, "a" * 30, "b"], 10) == ["aaaaaa…aaa", "aaaaaa…aaa", "b"]  # no place can
 
 
 def test_a_run_of_one_seed_says_that_its_intervals_are_over_images_only(tmp_path: Path) -> None:

@@ -106,8 +106,8 @@ def drawable(text: str, longest: int = 200, font: str | None = None) -> str:
 def drawable_names(names: Sequence[str], longest: int, font: str | None = None) -> list[str]:
     """Return names that a font can draw, see `drawable`; where they are cut, different names stay different.
 
-    Long names lose letters in the middle, all in one place: after two thirds, or as near as that keeps them apart.
-    Where no place does, they stay whole.
+    Long names lose letters in the middle, all in one place: after two thirds, or as near as that keeps the most of them
+    apart.
 
     Args:
         names: what to write.
@@ -116,14 +116,19 @@ def drawable_names(names: Sequence[str], longest: int, font: str | None = None) 
     """
     whole = [drawable(name, font=font) for name in names]
     dots = _dots(_letters(font or _font()))
-    for kept in sorted(range(longest), key=lambda kept: abs(kept - longest // 3)):  # letters kept after the dots
-        cut = [
+
+    def cut(kept: int) -> list[str]:  # letters kept after the dots
+        return [
             name if len(name) <= longest else name[: longest - 1 - kept] + dots + name[len(name) - kept :]
             for name in whole
         ]
-        if len(set(cut)) == len(set(whole)):
-            return cut
-    return whole
+
+    return cut(max(range(longest), key=lambda kept: (len(set(cut(kept))), -abs(kept - longest // 3))))
+
+
+def wrapped(name: str, letters: int) -> str:
+    """Return a name in at most three lines of so many letters."""
+    return "\n".join(textwrap.wrap(drawable(name, 3 * letters), letters)[:3])
 
 
 def draw(chart: Chart, style: Print | None = None) -> Figure:
@@ -247,11 +252,13 @@ def _draw_heat(chart: HeatChart, width_in: float) -> Figure:
     longest = max(map(len, columns))
     upright = longest > LETTERS_ACROSS
     below_in = LETTER_IN * longest if upright else 0.0
-    figure, axes = _figure(width_in, 1.25 + 0.2 * len(chart.rows) + 0.26 * len(chart.marks) + below_in)
+    rows = [wrapped(name, 34) for name in chart.rows]
+    row_in = 0.09 + 0.11 * (1 + max(name.count("\n") for name in rows))
+    figure, axes = _figure(width_in, 1.25 + row_in * len(rows) + 0.26 * len(chart.marks) + below_in)
     axes.grid(False)
     values = np.array(chart.values, np.float64)
     image = axes.imshow(values, cmap="cividis", aspect="auto", vmin=0)
-    axes.set_yticks(range(len(chart.rows)), drawable_names(chart.rows, 34))
+    axes.set_yticks(range(len(rows)), rows)
     every = max(1, math.ceil(len(columns) / ((6 if upright else 3.5) * width_in)))
     axes.set_xticks(range(0, len(columns), every), columns[::every], rotation=90 if upright else 0)
     axes.set_xlabel(drawable(chart.x_label))
@@ -262,16 +269,19 @@ def _draw_heat(chart: HeatChart, width_in: float) -> Figure:
 
 
 def _draw_ranks(chart: RankChart, width_in: float) -> Figure:
-    layout = lay_out(chart)
-    figure, axes = _figure(width_in, 1.0 + 0.17 * layout.rows + 0.1 * len(chart.cliques) + 0.26 * len(chart.marks))
+    names = {name: wrapped(name, 22) for name in chart.names}
+    lines = 1 + max(name.count("\n") for name in names.values())
+    layout = lay_out(chart, lines)
+    figure, axes = _figure(
+        width_in, 1.0 + 0.17 * lines * layout.rows + 0.1 * len(chart.cliques) + 0.26 * len(chart.marks)
+    )
     axes.set_axis_off()
     span = layout.high - layout.low
     axes.set_xlim(layout.low - 0.55 * span, layout.high + 0.55 * span)
     axes.set_ylim(layout.bottom - 0.05, layout.top)
     _draw_rank_parts(axes, layout)
-    names = drawable_names([name.name for name in layout.names], 22)
-    for name, drawn in zip(layout.names, names, strict=True):
-        _draw_rank_name(axes, name, drawn)
+    for name in layout.names:
+        _draw_rank_name(axes, name, names[name.name])
     _set_title(figure, axes, chart, width_in)
     return figure
 
@@ -289,5 +299,6 @@ def _draw_rank_parts(axes: Axes, layout: RankLayout) -> None:
 def _draw_rank_name(axes: Axes, name: RankName, drawn: str) -> None:
     look = look_of(name.method)
     axes.plot([name.rank], [0], color=look.colour, marker=look.marker, markersize=4)
-    text, side = f" {drawn} {name.rank:.2f} ", "right" if name.left else "left"
+    text, side = f"{drawn} {name.rank:.2f}", "right" if name.left else "left"
+    text = "\n".join(f" {line} " for line in text.split("\n"))
     axes.text(name.x, name.y, text, ha=side, va="center", fontsize=7)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ablate.report.chart_kinds import RankChart
 
 ROW = 0.5
-"""Height of one name below the axis."""
+"""Height of a line of a name below the axis."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,13 @@ class RankLayout:
     rows: int  # names on the longer side
 
 
-def lay_out(chart: RankChart) -> RankLayout:
-    """Return the diagram: ranks on a line, names below on both sides, bars over what cannot be told apart."""
+def lay_out(chart: RankChart, lines: int = 1) -> RankLayout:
+    """Return the diagram: ranks on a line, names below on both sides, bars over what cannot be told apart.
+
+    Args:
+        chart: what it shows.
+        lines: of the longest name.
+    """
     order = sorted(range(len(chart.names)), key=lambda i: (chart.ranks[i], chart.names[i]))
     half = math.ceil(len(order) / 2)
     low, high = 1.0, float(max(len(chart.names), 2))
@@ -79,8 +84,8 @@ def lay_out(chart: RankChart) -> RankLayout:
     names = []
     for place, i in enumerate(order):
         left = place < half
-        y = names_y - ROW * (place if left else len(order) - 1 - place)
+        y = names_y - ROW * lines * (place if left else len(order) - 1 - place)
         x = low - 0.05 * (high - low) if left else high + 0.05 * (high - low)
         names.append(RankName(chart.names[i], chart.methods[i], chart.ranks[i], x, y, left))
         strokes.append(Stroke(((chart.ranks[i], 0.0), (chart.ranks[i], y), (x, y)), 0.8, chart.methods[i]))
-    return RankLayout(low, high, names_y - ROW * half, 1.5, tuple(strokes), tuple(tags), tuple(names), half)
+    return RankLayout(low, high, names_y - ROW * lines * half, 1.5, tuple(strokes), tuple(tags), tuple(names), half)
