@@ -1,6 +1,7 @@
 """Figures: what they show, that they are the same each time, and that names in them are text."""
 
 import io
+import itertools
 import json
 import math
 import re
@@ -15,7 +16,7 @@ from PIL import Image
 from ablate.errors import InputError
 from ablate.report.analysis import Analysis, analyse
 from ablate.report.axis_charts import axis_charts, figure_of
-from ablate.report.chart_kinds import Line, LineChart, RankChart, places_of
+from ablate.report.chart_kinds import HeatChart, Line, LineChart, RankChart, places_of
 from ablate.report.charts import FIGURES, rank_charts, rate_charts, shot_charts, step_charts
 from ablate.report.figures import FORMATS, draw, drawable, drawable_names, files_of, print_style
 from ablate.report.interactive import chart_json
@@ -289,3 +290,36 @@ def test_what_cannot_be_drawn_is_refused_with_what_can(analysis: Analysis, text:
         trials = analysis.run.trials
     with pytest.raises(InputError, match=re.escape(message)):
         figure_of(trials, text)
+
+
+LONG = tuple(f"DDPM (whole network, timesteps {steps}, betas {betas})" for steps in (2, 500) for betas in ("a", "b"))
+
+
+def test_long_names_of_ranks_stand_whole_inside_the_figure_and_apart() -> None:
+    names = (*LONG, "scratch")
+    chart = RankChart("r", "t", names, ("ddpm",) * 4 + ("scratch",), (1.0, 2.0, 3.0, 4.0, 5.0), None, (names,))
+    figure = draw(chart)
+    figure.canvas.draw()
+    boxes = {text.get_text(): text.get_window_extent() for text in figure.axes[0].texts}
+    assert {" ".join(text.split()) for text in boxes} >= {
+        f"{name} {rank:.2f}" for name, rank in zip(names, chart.ranks, strict=True)
+    }
+    frame = figure.bbox
+    assert all(frame.x0 <= box.x0 <= box.x1 <= frame.x1 for box in boxes.values())
+    assert all(frame.y0 <= box.y0 <= box.y1 <= frame.y1 for box in boxes.values())
+    assert not [pair for pair in itertools.combinations(boxes, 2) if boxes[pair[0]].overlaps(boxes[pair[1]])]
+    page = chart_json(chart)["layout"]
+    lines = max(note["text"].count("<br>") + 1 for note in page["annotations"])
+    bottom, top = page["yaxis"]["range"]
+    per_name_px = page["meta"]["least_height"] * 0.5 * lines / (top - bottom)
+    assert per_name_px >= 16 * lines
+
+
+def test_long_names_of_rows_stand_whole_and_apart() -> None:
+    figure = draw(HeatChart("h", "t", "landmark", "MRE", LONG, ("0", "1"), ((1.0, 2.0),) * 4))
+    figure.canvas.draw()
+    labels = figure.axes[0].get_yticklabels()
+    assert [" ".join(label.get_text().split()) for label in labels] == list(LONG)
+    boxes = [label.get_window_extent() for label in labels]
+    assert all(figure.bbox.x0 <= box.x0 for box in boxes)
+    assert not [pair for pair in itertools.combinations(boxes, 2) if pair[0].overlaps(pair[1])]

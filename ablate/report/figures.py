@@ -127,8 +127,8 @@ def drawable_names(names: Sequence[str], longest: int, font: str | None = None) 
 
 
 def wrapped(name: str, letters: int) -> str:
-    """Return a name in at most three lines of so many letters."""
-    return "\n".join(textwrap.wrap(drawable(name, 3 * letters), letters)[:3])
+    """Return a name in lines of so many letters; what no three lines could hold is cut."""
+    return "\n".join(textwrap.wrap(drawable(name, 3 * letters), letters))
 
 
 def draw(chart: Chart, style: Print | None = None) -> Figure:
@@ -269,7 +269,7 @@ def _draw_heat(chart: HeatChart, width_in: float) -> Figure:
 
 
 def _draw_ranks(chart: RankChart, width_in: float) -> Figure:
-    names = {name: wrapped(name, 22) for name in chart.names}
+    names = {name: _rank_text(name, rank) for name, rank in zip(chart.names, chart.ranks, strict=True)}
     lines = 1 + max(name.count("\n") for name in names.values())
     layout = lay_out(chart, lines)
     figure, axes = _figure(
@@ -277,13 +277,17 @@ def _draw_ranks(chart: RankChart, width_in: float) -> Figure:
     )
     axes.set_axis_off()
     span = layout.high - layout.low
-    axes.set_xlim(layout.low - 0.55 * span, layout.high + 0.55 * span)
+    axes.set_xlim(layout.low - 0.6 * span, layout.high + 0.6 * span)
     axes.set_ylim(layout.bottom - 0.05, layout.top)
     _draw_rank_parts(axes, layout)
     for name in layout.names:
         _draw_rank_name(axes, name, names[name.name])
     _set_title(figure, axes, chart, width_in)
     return figure
+
+
+def _rank_text(name: str, rank: float) -> str:
+    return wrapped(f"{drawable(name, 60)} {rank:.2f}", 22)
 
 
 def _draw_rank_parts(axes: Axes, layout: RankLayout) -> None:
@@ -299,6 +303,5 @@ def _draw_rank_parts(axes: Axes, layout: RankLayout) -> None:
 def _draw_rank_name(axes: Axes, name: RankName, drawn: str) -> None:
     look = look_of(name.method)
     axes.plot([name.rank], [0], color=look.colour, marker=look.marker, markersize=4)
-    text, side = f"{drawn} {name.rank:.2f}", "right" if name.left else "left"
-    text = "\n".join(f" {line} " for line in text.split("\n"))
-    axes.text(name.x, name.y, text, ha=side, va="center", fontsize=7)
+    text = "\n".join(f"{line} " if name.left else f" {line}" for line in drawn.split("\n"))
+    axes.text(name.x, name.y, text, ha="right" if name.left else "left", va="center", fontsize=7)

@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from ablate.report.chart_kinds import Chart, HeatChart, Line, LineChart, RankChart, places_of
-from ablate.report.rank_layout import RankName, lay_out
+from ablate.report.rank_layout import ROW, RankName, lay_out
 from ablate.report.style import DASHES, look_of
 from ablate.words import one_line
 
 RANK_LETTERS = 16
 """Letters of a line of a name beside the ranks."""
+
+LINE_PX = 16
+"""Height of such a line."""
 
 
 def chart_json(chart: Chart) -> dict[str, Any]:
@@ -143,7 +146,7 @@ def _heat(chart: HeatChart) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 def _ranks(chart: RankChart) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Return the diagram as it is in print; names are broken into short lines, so that a phone has room for them."""
-    layout = lay_out(chart)
+    layout = lay_out(chart, max(map(len, map(_rank_lines, chart.names, chart.ranks))))
     looks = [look_of(name.method) for name in layout.names]
     trace = {
         "type": "scatter", "mode": "markers", "x": _numbers([name.rank for name in layout.names]),
@@ -176,11 +179,16 @@ def _ranks(chart: RankChart) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         "shapes": shapes,
         "annotations": [*tags, *names],
         "margin": {"l": 7 * longest + 8, "r": 7 * longest + 8, "t": 10, "b": 10},
+        "meta": {"least_height": round(LINE_PX / ROW * (layout.top - layout.bottom)) + 20},
     }
 
 
+def _rank_lines(name: str, rank: float) -> list[str]:
+    return textwrap.wrap(one_line(f"{name} {rank:.2f}"), RANK_LETTERS)
+
+
 def _rank_name(name: RankName) -> dict[str, Any]:
-    lines = [safe(line) for line in textwrap.wrap(one_line(f"{name.name} {name.rank:.2f}"), RANK_LETTERS)]
+    lines = [safe(line) for line in _rank_lines(name.name, name.rank)]
     return {
         "x": name.x, "y": name.y, "text": "<br>".join(lines), "showarrow": False, "yanchor": "middle",
         "xanchor": "right" if name.left else "left", "align": "right" if name.left else "left",

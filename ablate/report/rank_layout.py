@@ -70,7 +70,7 @@ def lay_out(chart: RankChart, lines: int = 1) -> RankLayout:
         Stroke(((low, 0.0), (high, 0.0)), 0.8),
         *(Stroke(((tick, 0.0), (tick, 0.12)), 0.8) for tick in range(int(low), int(high) + 1)),
     ]
-    tags = [Tag(tick, 0.2, str(tick), "below") for tick in range(int(low), int(high) + 1)]
+    tags = [Tag(tick, 0.2, str(tick), "below") for tick in range(int(low), int(high) + 1, 1 if high < 10 else 2)]
     if chart.critical_difference is not None:
         shown = min(chart.critical_difference, high - low)
         beyond = "" if chart.critical_difference <= high - low else ", wider than the axis"

@@ -97,7 +97,8 @@
     drawn.set(place, figure);
     const names = figure.data.filter((trace) => trace.showlegend !== false && trace.name).map((trace) => trace.name);
     const perLine = Math.max(1, Math.floor(place.clientWidth / (45 + 7.5 * Math.max(0, ...names.map((n) => n.length)))));
-    place.style.height = `${place.clientHeight + 20 * Math.ceil(names.length / perLine) - 20}px`;
+    const least = Math.max(place.clientHeight, figure.layout.meta?.least_height ?? 0);
+    place.style.height = `${least + 20 * Math.ceil(names.length / perLine) - 20}px`;
     Plotly.newPlot(place, structuredClone(figure.data), layoutOf(figure), options);
   };
   const watcher = new IntersectionObserver((entries) => {
