@@ -52,15 +52,15 @@ def tuned_run(folder, *, repeats=1, seeds=(0, 1, 2), both=(), **tuned):
     return store
 
 
-def _write_tuning(store, method, shots, repeat, *, chosen):
-    rows = []
+def _write_tuning(store, method, shots, repeat, *, chosen, network=None):
+    rows, on = [], f",network_kind={network}" if network else ""
     for number in range(4):
         state = "stopped" if number == 2 else "failed" if number == 1 else "finished"
         rows.append(
             tables.blank("tuning")
             | {
-                "study": f"{method}{shots}{repeat}",
-                "arm": f"pretrain_method={method}",
+                "study": f"{method}{on}{shots}{repeat}",
+                "arm": f"pretrain_method={method}{on}",
                 "place": f"dataset=cephalo,shots={shots}",
                 "repeat": repeat,
                 "round": number // 2,
@@ -76,7 +76,7 @@ def _write_tuning(store, method, shots, repeat, *, chosen):
                 "chosen": number == chosen,
             }
         )
-    tables.write_rows(store, "tuning", f"{method}-{shots}-{repeat}", rows)
+    tables.write_rows(store, "tuning", f"{method}{network or ''}-{shots}-{repeat}", rows)
 
 
 def test_the_default_stands_beside_the_tuned_whatever_was_searched(tmp_path):
@@ -138,6 +138,18 @@ def test_the_choices_and_the_budget_of_each_arm_and_place(tmp_path):
     charts = {chart.name: chart for chart in tuning_charts(analysis)}
     best = charts["tuning-configurations-dataset-cephalo-shots-5"].lines[0]
     assert (best.x, best.y) == ((1.0, 2.0, 3.0, 4.0), (9.0, 9.0, 9.0, 6.0))
+
+
+def test_lines_of_one_method_on_two_networks_are_told_apart(tmp_path):
+    store = tuned_run(tmp_path)
+    _write_tuning(store, "ddpm", 5, 0, chosen=3, network="scn")
+    charts = {chart.name: chart for chart in tuning_charts(analyse(read_run(store), num_resamples=200))}
+    lines = charts["tuning-configurations-dataset-cephalo-shots-5"].lines
+    assert [(line.label, line.method, line.style) for line in lines] == [
+        ("DDPM", "ddpm", 0),
+        ("DDPM, network scn", "ddpm", 1),
+        ("scratch", "scratch", 0),
+    ]
 
 
 def test_random_configurations_without_halving_have_an_expected_best_without_the_default(tmp_path):

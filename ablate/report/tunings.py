@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ import pandas as pd
 from ablate.report.analysis import Analysis
 from ablate.report.chart_kinds import Chart, Line, LineChart
 from ablate.report.conditions import CONDITIONAL
-from ablate.report.grouping import INITIALISATION, TRANSFER, order_of, value_label
+from ablate.report.grouping import INITIALISATION, TRANSFER, field_label, order_of, value_label
 from ablate.report.metrics import METRICS
 from ablate.report.render import Cell, Table, slug
 from ablate.report.roles import tune_spec
@@ -38,7 +39,7 @@ class Tuned:
         """The arm for a reader: `DDPM`, or its fields."""
         parts = dict(part.split("=", 1) for part in self.arm.split(",") if "=" in part)
         return ", ".join(
-            value_label(name, value) if name in (INITIALISATION, TRANSFER) else f"{name.replace('_', ' ')} {value}"
+            value_label(name, value) if name in (INITIALISATION, TRANSFER) else f"{field_label(name)} {value}"
             for name, value in parts.items()
             if (name, value) != (TRANSFER, "network")
         )
@@ -223,7 +224,7 @@ def tuning_charts(analysis: Analysis) -> Iterator[Chart]:
     if not found:
         return
     unit, repeats = _unit(analysis.run), max(tuned.repeat for tuned in found) + 1
-    label = f"best MRE on the validation images{f' ({unit})' if unit else ''}"
+    label = f"best validation MRE{f' ({unit})' if unit else ''}"
     random = spec.get("sampler") == "random" and not spec.get("halve")
     for place in dict.fromkeys(tuned.place for tuned in found):
         here = [tuned for tuned in found if tuned.place == place and np.isfinite(tuned.values_N).any()]
@@ -232,11 +233,12 @@ def tuning_charts(analysis: Analysis) -> Iterator[Chart]:
         where = _place_text(place)
         against = {"configurations": _by_number, "hours": _by_hours} | ({"draws": _by_draws} if random else {})
         for name, points in against.items():
-            lines = []
+            lines, of_method = [], Counter[str]()
             for tuned in here:
                 x, y = points(tuned)
                 hover = tuple(f"{_named(tuned, repeats)}: {METRICS['val_mre'].text(v)}" for v in y)
-                lines.append(Line(_named(tuned, repeats), tuned.method, tuned.repeat, x, y, hover=hover))
+                lines.append(Line(_named(tuned, repeats), tuned.method, of_method[tuned.method], x, y, hover=hover))
+                of_method[tuned.method] += 1
             yield LineChart(
                 slug("tuning", name, place),
                 f"{_TITLES[name]}: {where}",
