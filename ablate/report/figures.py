@@ -104,7 +104,7 @@ def drawable(text: str, longest: int = 200, font: str | None = None) -> str:
 
 
 def drawable_names(names: Sequence[str], longest: int, font: str | None = None) -> list[str]:
-    """Return names that a font can draw, see `drawable`; where they are cut, different names stay different.
+    """Return names that a font can draw, see `drawable`, cut so that different names stay different where they can.
 
     Long names lose letters in the middle, all in one place: after two thirds, or as near as that keeps the most of them
     apart.
@@ -126,7 +126,7 @@ def drawable_names(names: Sequence[str], longest: int, font: str | None = None) 
     return cut(max(range(longest), key=lambda kept: (len(set(cut(kept))), -abs(kept - longest // 3))))
 
 
-def wrapped(name: str, letters: int) -> str:
+def _wrapped(name: str, letters: int) -> str:
     """Return a name in lines of so many letters; what no three lines could hold is cut."""
     return "\n".join(textwrap.wrap(drawable(name, 3 * letters), letters))
 
@@ -252,7 +252,7 @@ def _draw_heat(chart: HeatChart, width_in: float) -> Figure:
     longest = max(map(len, columns))
     upright = longest > LETTERS_ACROSS
     below_in = LETTER_IN * longest if upright else 0.0
-    rows = [wrapped(name, 34) for name in chart.rows]
+    rows = [_wrapped(name, 34) for name in chart.rows]
     row_in = 0.09 + 0.11 * (1 + max(name.count("\n") for name in rows))
     figure, axes = _figure(width_in, 1.25 + row_in * len(rows) + 0.26 * len(chart.marks) + below_in)
     axes.grid(False)
@@ -269,25 +269,17 @@ def _draw_heat(chart: HeatChart, width_in: float) -> Figure:
 
 
 def _draw_ranks(chart: RankChart, width_in: float) -> Figure:
-    names = {name: _rank_text(name, rank) for name, rank in zip(chart.names, chart.ranks, strict=True)}
-    lines = 1 + max(name.count("\n") for name in names.values())
-    layout = lay_out(chart, lines)
-    figure, axes = _figure(
-        width_in, 1.0 + 0.17 * lines * layout.rows + 0.1 * len(chart.cliques) + 0.26 * len(chart.marks)
-    )
+    layout = lay_out(chart, 22)
+    figure, axes = _figure(width_in, 1.0 + 0.17 * layout.lines + 0.1 * len(chart.cliques) + 0.26 * len(chart.marks))
     axes.set_axis_off()
     span = layout.high - layout.low
     axes.set_xlim(layout.low - 0.6 * span, layout.high + 0.6 * span)
     axes.set_ylim(layout.bottom - 0.05, layout.top)
     _draw_rank_parts(axes, layout)
     for name in layout.names:
-        _draw_rank_name(axes, name, names[name.name])
+        _draw_rank_name(axes, name)
     _set_title(figure, axes, chart, width_in)
     return figure
-
-
-def _rank_text(name: str, rank: float) -> str:
-    return wrapped(f"{drawable(name, 60)} {rank:.2f}", 22)
 
 
 def _draw_rank_parts(axes: Axes, layout: RankLayout) -> None:
@@ -300,8 +292,9 @@ def _draw_rank_parts(axes: Axes, layout: RankLayout) -> None:
         axes.text(tag.x, tag.y, drawable(tag.text), ha=align, va="bottom", fontsize=7)
 
 
-def _draw_rank_name(axes: Axes, name: RankName, drawn: str) -> None:
+def _draw_rank_name(axes: Axes, name: RankName) -> None:
     look = look_of(name.method)
     axes.plot([name.rank], [0], color=look.colour, marker=look.marker, markersize=4)
-    text = "\n".join(f"{line} " if name.left else f" {line}" for line in drawn.split("\n"))
+    lines = [drawable(line) for line in name.lines]
+    text = "\n".join(f"{line} " if name.left else f" {line}" for line in lines)
     axes.text(name.x, name.y, text, ha="right" if name.left else "left", va="center", fontsize=7)

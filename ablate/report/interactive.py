@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -146,7 +145,7 @@ def _heat(chart: HeatChart) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 def _ranks(chart: RankChart) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Return the diagram as it is in print; names are broken into short lines, so that a phone has room for them."""
-    layout = lay_out(chart, max(map(len, map(_rank_lines, chart.names, chart.ranks))))
+    layout = lay_out(chart, RANK_LETTERS)
     looks = [look_of(name.method) for name in layout.names]
     trace = {
         "type": "scatter", "mode": "markers", "x": _numbers([name.rank for name in layout.names]),
@@ -183,13 +182,8 @@ def _ranks(chart: RankChart) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     }
 
 
-def _rank_lines(name: str, rank: float) -> list[str]:
-    return textwrap.wrap(one_line(f"{name} {rank:.2f}"), RANK_LETTERS)
-
-
 def _rank_name(name: RankName) -> dict[str, Any]:
-    lines = [safe(line) for line in _rank_lines(name.name, name.rank)]
     return {
-        "x": name.x, "y": name.y, "text": "<br>".join(lines), "showarrow": False, "yanchor": "middle",
+        "x": name.x, "y": name.y, "text": "<br>".join(map(safe, name.lines)), "showarrow": False, "yanchor": "middle",
         "xanchor": "right" if name.left else "left", "align": "right" if name.left else "left",
     }  # fmt: skip

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from dataclasses import dataclass
 
 from ablate.report.chart_kinds import RankChart
+from ablate.words import one_line
 
 ROW = 0.5
-"""Height of a line of a name below the axis."""
+"""Height of a line of a name below the axis, in units of the diagram."""
+
+LONGEST_NAME = 60
+"""Most letters of a name; a longer one is cut."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class RankName:
     """An initialisation: its rank on the axis, and its name at the end of its stroke."""
 
     name: str
+    lines: tuple[str, ...]  # the name and its rank, as they are written
     method: str
     rank: float
     x: float  # end of the stroke
@@ -53,15 +59,15 @@ class RankLayout:
     strokes: tuple[Stroke, ...]
     tags: tuple[Tag, ...]
     names: tuple[RankName, ...]
-    rows: int  # names on the longer side
+    lines: int  # of all names on the longer side
 
 
-def lay_out(chart: RankChart, lines: int = 1) -> RankLayout:
+def lay_out(chart: RankChart, letters: int) -> RankLayout:
     """Return the diagram: ranks on a line, names below on both sides, bars over what cannot be told apart.
 
     Args:
         chart: what it shows.
-        lines: of the longest name.
+        letters: most letters of a line of a name.
     """
     order = sorted(range(len(chart.names)), key=lambda i: (chart.ranks[i], chart.names[i]))
     half = math.ceil(len(order) / 2)
@@ -80,12 +86,22 @@ def lay_out(chart: RankChart, lines: int = 1) -> RankLayout:
     for level, clique in enumerate(chart.cliques):
         y, inside = -0.35 - 0.3 * level, [ranks[name] for name in clique]
         strokes.append(Stroke(((min(inside) - 0.03, y), (max(inside) + 0.03, y)), 2.5))
+    written = [_lines(name, rank, letters) for name, rank in zip(chart.names, chart.ranks, strict=True)]
+    lines = max(map(len, written))
+    row = ROW * lines
     names_y = -0.5 - 0.3 * len(chart.cliques)
     names = []
     for place, i in enumerate(order):
         left = place < half
-        y = names_y - ROW * lines * (place if left else len(order) - 1 - place)
+        y = names_y - row * (place if left else len(order) - 1 - place)
         x = low - 0.05 * (high - low) if left else high + 0.05 * (high - low)
-        names.append(RankName(chart.names[i], chart.methods[i], chart.ranks[i], x, y, left))
+        names.append(RankName(chart.names[i], written[i], chart.methods[i], chart.ranks[i], x, y, left))
         strokes.append(Stroke(((chart.ranks[i], 0.0), (chart.ranks[i], y), (x, y)), 0.8, chart.methods[i]))
-    return RankLayout(low, high, names_y - ROW * lines * half, 1.5, tuple(strokes), tuple(tags), tuple(names), half)
+    return RankLayout(low, high, names_y - row * half, 1.5, tuple(strokes), tuple(tags), tuple(names), lines * half)
+
+
+def _lines(name: str, rank: float, letters: int) -> tuple[str, ...]:
+    """Return a name and its rank in lines of so many letters."""
+    name = one_line(name)
+    short = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+    return tuple(textwrap.wrap(f"{short} {rank:.2f}", letters))

@@ -165,7 +165,8 @@ def _load_space(
             source.refuse(here, "a block must be a mapping with the one key grid")
         choices = list(_expand(block["grid"], (), (*here, "grid"), source))
         specs = [_trial_of(base, choice, (*here, "grid"), source, used) for choice in choices]
-        trials |= {spec.trial_id: spec for spec in specs if spec.trial_id not in trials}
+        for spec in specs:
+            trials.setdefault(spec.trial_id, spec)
         if not is_recorded:
             _refuse_unused(itertools.chain(*choices), specs, source)
     if not is_recorded:
